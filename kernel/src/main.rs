@@ -1,0 +1,2 @@
+//! The kernel around `mm`.
+fn main() {}

@@ -1,0 +1,5 @@
+//! A page allocator whose page descriptor is two words.
+#![no_std]
+
+pub mod machine;
+pub mod units;

@@ -1,0 +1,77 @@
+//! The one door between the allocator and the machine it runs on.
+//!
+//! A kernel implements [`Machine`] with its page tables and interrupt flag; the hosted machine (`host`, feature
+//! `host`) with memory of the process. Memory below the direct map's end is always reachable; everything above is
+//! highmem, reachable only through a `kmap_local` slot (HIGH-1).
+
+use core::ptr::NonNull;
+
+use crate::units::{CpuId, Order, Pfn};
+
+/// Sizes that tests shrink, so that small memory has deep trees; [`Standard`] is the one to run with.
+pub trait Geometry: 'static {
+    /// The order of the largest block.
+    const MAX_ORDER: Order;
+    /// The order of a pageblock, the unit that has one migratetype.
+    const PAGEBLOCK_ORDER: Order;
+    /// log2 of the frame numbers in a freelist leaf; 10 fills a page.
+    const LEAF_SHIFT: u32;
+    /// log2 of the pointers in a freelist's interior node; 9 fills a page.
+    const NODE_SHIFT: u32;
+    /// Entries that each end of a freelist keeps inline in the zone: a power of two from 2 to 16.
+    const INLINE: u32;
+}
+
+/// The sizes to run with: 4 MiB blocks, 2 MiB pageblocks, nodes that fill a page.
+#[derive(Debug)]
+pub struct Standard;
+
+impl Geometry for Standard {
+    const MAX_ORDER: Order = Order::of(10);
+    const PAGEBLOCK_ORDER: Order = Order::of(9);
+    const LEAF_SHIFT: u32 = 10;
+    const NODE_SHIFT: u32 = 9;
+    const INLINE: u32 = 16;
+}
+
+/// What the allocator needs of the machine.
+///
+/// # Safety
+/// * [`direct_map`](Self::direct_map) and [`kmap_local`](Self::kmap_local) give 4 KiB-aligned addresses at which the
+///   whole page may be read and written; for one frame they always lead to the same memory, for two frames never.
+/// * The direct map's end never changes, and memory that the boot map calls usable exists and has no other user.
+/// * While an interrupt guard lives, no interrupt handler on this CPU enters the allocator.
+/// * A kmap slot belongs to the CPU that mapped it (HIGH-1).
+pub unsafe trait Machine: Sync {
+    /// The sizes of blocks, nodes and lists.
+    type Geometry: Geometry;
+
+    /// Keeps interrupts off on this CPU until dropped.
+    type InterruptGuard;
+
+    /// The first frame that has no permanent mapping: highmem starts here.
+    fn direct_map_end(&self) -> Pfn;
+
+    /// Where a frame below [`direct_map_end`](Self::direct_map_end) stands in the kernel's address space.
+    ///
+    /// # Panics
+    /// May panic if the frame lies above: the allocator never asks.
+    fn direct_map(&self, frame: Pfn) -> NonNull<u8>;
+
+    /// Maps a frame into a slot of this CPU. At most three slots are live at once, and they are given up last in,
+    /// first out.
+    fn kmap_local(&self, frame: Pfn) -> NonNull<u8>;
+
+    /// Gives up the slot mapped last.
+    ///
+    /// # Safety
+    /// `address` is what the youngest live [`kmap_local`](Self::kmap_local) of this CPU returned, and nothing refers
+    /// to it any more.
+    unsafe fn kunmap_local(&self, address: NonNull<u8>);
+
+    /// Turns interrupts off on this CPU until the guard drops.
+    fn disable_interrupts(&self) -> Self::InterruptGuard;
+
+    /// The CPU this runs on.
+    fn cpu(&self) -> CpuId;
+}

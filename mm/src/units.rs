@@ -1,0 +1,218 @@
+//! The quantities a page allocator speaks in, each its own type.
+//!
+//! A frame number is 32 bits wide: it reaches 16 TiB, a freelist leaf holds 1024 of them, and no conversion inside
+//! the allocator can truncate one. What does not fit is turned away where addresses come in (`boot_map`).
+
+use core::fmt;
+
+/// log2 of the base page's size in bytes.
+pub const PAGE_SHIFT: u32 = 12;
+
+/// Bytes in a base page.
+pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
+
+/// A physical address, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct PhysAddr(pub u64);
+
+impl fmt::Debug for PhysAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// A page frame number: a physical address divided by the page size.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Pfn(u32);
+
+impl Pfn {
+    /// One past the last frame that a number can name: frame `0xffff_ffff` is never used, so that an end fits too.
+    pub const LIMIT: Self = Self(u32::MAX);
+
+    /// The frame with this number.
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The frame that holds `address`; `None` above 16 TiB.
+    pub fn containing(address: PhysAddr) -> Option<Self> {
+        u32::try_from(address.0 >> PAGE_SHIFT).ok().map(Self).filter(|&pfn| pfn < Self::LIMIT)
+    }
+
+    /// The number itself.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The number as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The frame's first byte.
+    pub const fn address(self) -> PhysAddr {
+        PhysAddr((self.0 as u64) << PAGE_SHIFT)
+    }
+
+    /// The frame `count` after this one, or the limit.
+    #[must_use]
+    pub const fn plus(self, count: u32) -> Self {
+        Self(self.0.saturating_add(count))
+    }
+
+    /// The head of the naturally aligned block of `order` around this frame.
+    #[must_use]
+    pub const fn align_down(self, order: Order) -> Self {
+        Self(self.0 & !(order.pages() - 1))
+    }
+
+    /// The first multiple of the block size at or above this frame, or the limit.
+    #[must_use]
+    pub const fn align_up(self, order: Order) -> Self {
+        match self.0.checked_add(order.pages() - 1) {
+            Some(number) => Self(number & !(order.pages() - 1)),
+            None => Self::LIMIT,
+        }
+    }
+
+    /// The other half of the block of the next order.
+    #[must_use]
+    pub const fn buddy(self, order: Order) -> Self {
+        Self(self.0 ^ order.pages())
+    }
+
+    /// Whether a block of `order` may start here.
+    pub const fn is_aligned(self, order: Order) -> bool {
+        self.0 & (order.pages() - 1) == 0
+    }
+}
+
+impl fmt::Debug for Pfn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pfn {:#x}", self.0)
+    }
+}
+
+/// log2 of a block's size in pages: 0 is one page, 10 is 4 MiB.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Order(u8);
+
+impl Order {
+    /// The largest order any geometry may have.
+    pub const LIMIT: Self = Self(10);
+    /// One page.
+    pub const ZERO: Self = Self(0);
+
+    /// This order; `None` above [`Order::LIMIT`].
+    pub const fn new(order: u8) -> Option<Self> {
+        if order <= Self::LIMIT.0 { Some(Self(order)) } else { None }
+    }
+
+    /// The order that `number` names, for tables indexed by order.
+    ///
+    /// # Panics
+    /// Above [`Order::LIMIT`]: for constants and loop counters, never for what a caller passes in.
+    pub const fn of(number: usize) -> Self {
+        assert!(number <= Self::LIMIT.0 as usize);
+        #[expect(clippy::cast_possible_truncation, reason = "bounded by the assertion")]
+        Self(number as u8)
+    }
+
+    /// The number itself.
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The number as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Pages in a block of this order.
+    pub const fn pages(self) -> u32 {
+        1 << self.0
+    }
+
+    /// The next larger order, if any geometry has it.
+    #[must_use]
+    pub const fn up(self) -> Option<Self> {
+        Self::new(self.0 + 1)
+    }
+
+    /// The next smaller order.
+    #[must_use]
+    pub const fn down(self) -> Option<Self> {
+        match self.0.checked_sub(1) {
+            Some(order) => Some(Self(order)),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "order {}", self.0)
+    }
+}
+
+/// A memory node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct NodeId(pub u8);
+
+/// A CPU.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct CpuId(pub u16);
+
+/// A run of frames: `start` up to, not including, `end`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PfnRange {
+    /// The first frame.
+    pub start: Pfn,
+    /// One past the last frame.
+    pub end: Pfn,
+}
+
+impl PfnRange {
+    /// The run from `start` up to, not including, `end`; empty if they are out of order.
+    pub const fn new(start: Pfn, end: Pfn) -> Self {
+        Self { start, end: if end.0 < start.0 { start } else { end } }
+    }
+
+    /// Frames in the run.
+    pub const fn pages(self) -> u32 {
+        self.end.0 - self.start.0
+    }
+
+    /// Whether the run has no frame.
+    pub const fn is_empty(self) -> bool {
+        self.end.0 == self.start.0
+    }
+
+    /// Whether `pfn` lies in the run.
+    pub const fn contains(self, pfn: Pfn) -> bool {
+        self.start.0 <= pfn.0 && pfn.0 < self.end.0
+    }
+
+    /// The frames both runs have.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Self {
+        let start = self.start.max(other.start);
+        Self::new(start, self.end.min(other.end))
+    }
+
+    /// The frames of the run in ascending order.
+    pub fn frames(self) -> impl DoubleEndedIterator<Item = Pfn> + ExactSizeIterator {
+        (self.start.0..self.end.0).map(Pfn)
+    }
+}
+
+impl fmt::Debug for PfnRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{:#x}, {:#x})", self.start.address().0, self.end.address().0)
+    }
+}

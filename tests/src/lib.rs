@@ -1,0 +1,1 @@
+//! Boots the kernel in QEMU and reads what it says.
