@@ -2,4 +2,5 @@
 #![no_std]
 
 pub mod machine;
+pub mod migratetype;
 pub mod units;
