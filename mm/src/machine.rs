@@ -3,6 +3,7 @@
 //! A kernel implements [`Machine`] with its page tables and interrupt flag; the hosted machine (`host`, feature
 //! `host`) with memory of the process. Memory below the direct map's end is always reachable; everything above is
 //! highmem, reachable only through a `kmap_local` slot (HIGH-1).
+#![expect(unsafe_code, reason = "the door itself: implementing it is a promise")]
 
 use core::ptr::NonNull;
 
@@ -39,7 +40,9 @@ impl Geometry for Standard {
 /// # Safety
 /// * [`direct_map`](Self::direct_map) and [`kmap_local`](Self::kmap_local) give 4 KiB-aligned addresses at which the
 ///   whole page may be read and written; for one frame they always lead to the same memory, for two frames never.
-/// * The direct map's end never changes, and memory that the boot map calls usable exists and has no other user.
+///   Neighbouring frames are neighbours in the direct map.
+/// * MACHINE-MEMORY: the direct map's end never changes, what it maps stays mapped while the machine is borrowed, and
+///   memory that the boot map calls usable exists and has no other user.
 /// * While an interrupt guard lives, no interrupt handler on this CPU enters the allocator.
 /// * A kmap slot belongs to the CPU that mapped it (HIGH-1).
 pub unsafe trait Machine: Sync {
@@ -57,6 +60,9 @@ pub unsafe trait Machine: Sync {
     /// # Panics
     /// May panic if the frame lies above: the allocator never asks.
     fn direct_map(&self, frame: Pfn) -> NonNull<u8>;
+
+    /// The frame that stands at `address` in the direct map: the inverse of [`direct_map`](Self::direct_map).
+    fn direct_map_frame(&self, address: NonNull<u8>) -> Pfn;
 
     /// Maps a frame into a slot of this CPU. At most three slots are live at once, and they are given up last in,
     /// first out.

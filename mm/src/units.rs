@@ -163,6 +163,18 @@ impl fmt::Debug for Order {
 #[repr(transparent)]
 pub struct NodeId(pub u8);
 
+/// A zone, by its place in the allocator's table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct ZoneId(pub(crate) u8);
+
+impl ZoneId {
+    /// The place in the table.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A CPU.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]

@@ -1,0 +1,124 @@
+//! A block on its way between two lists, and the chain of blocks that wait to be placed.
+
+use crate::desc::map::PageMap;
+use crate::machine::Geometry;
+use crate::units::{Order, Pfn, PfnRange, ZoneId};
+
+/// A free block that is on no list: whoever holds one owns its pages.
+///
+/// # Invariants
+/// `head` is aligned to `order`, and every page of the block lies in one zone (ZONE-1).
+#[derive(Debug)]
+#[must_use = "dropping a free block loses its pages"]
+pub(crate) struct FreeBlock {
+    head: Pfn,
+    order: Order,
+}
+
+impl FreeBlock {
+    /// The block of `order` at `head`, which the caller has just taken off a list or out of its owner's hands.
+    pub(crate) const fn claim(head: Pfn, order: Order) -> Self {
+        debug_assert!(head.is_aligned(order), "invariant ZONE-1 broken: a block is not aligned to its size");
+        Self { head, order }
+    }
+
+    /// The fewest aligned blocks that make up a run of frames in one zone, which the caller has taken.
+    pub(super) fn claim_all<G: Geometry>(range: PfnRange) -> impl Iterator<Item = Self> {
+        let mut at = range.start;
+        core::iter::from_fn(move || {
+            let fits = PfnRange::new(at, range.end).pages().checked_ilog2()?;
+            let order = at.number().trailing_zeros().min(fits).min(u32::from(G::MAX_ORDER.number()));
+            let block = Self::claim(at, Order::of(order as usize));
+            at = block.range().end;
+            Some(block)
+        })
+    }
+
+    pub(crate) const fn head(&self) -> Pfn {
+        self.head
+    }
+
+    pub(crate) const fn order(&self) -> Order {
+        self.order
+    }
+
+    pub(crate) const fn range(&self) -> PfnRange {
+        PfnRange::new(self.head, self.head.plus(self.order.pages()))
+    }
+
+    /// Gives up the block: its pages now belong to what the caller writes into its head's descriptor.
+    pub(crate) const fn into_head(self) -> Pfn {
+        self.head
+    }
+}
+
+/// Blocks in flight, one chain an order, linked through their heads' second words: however many there are, they need
+/// no memory.
+#[derive(Debug)]
+pub(super) struct Pending {
+    first: [Option<Pfn>; Order::LIMIT.index() + 1],
+    orders: u16,
+}
+
+impl Pending {
+    pub(super) const fn new() -> Self {
+        Self { first: [None; Order::LIMIT.index() + 1], orders: 0 }
+    }
+
+    /// Adds a block.
+    pub(super) fn push<G: Geometry>(&mut self, map: &PageMap<'_, G>, zone: ZoneId, block: FreeBlock) {
+        let order = block.order();
+        let head = block.into_head();
+        map.page(head).set_isolated(order, zone, self.first[order.index()]);
+        self.first[order.index()] = Some(head);
+        self.orders |= 1 << order.index();
+    }
+
+    /// Takes a block of the smallest order: larger ones may then use it as a node.
+    pub(super) fn pop<G: Geometry>(&mut self, map: &PageMap<'_, G>) -> Option<FreeBlock> {
+        if self.orders == 0 {
+            return None;
+        }
+        let order = Order::of(self.orders.trailing_zeros() as usize);
+        let head = self.first[order.index()]?;
+        self.unlink(order, map.page(head).next());
+        Some(FreeBlock::claim(head, order))
+    }
+
+    fn unlink(&mut self, order: Order, next: Option<Pfn>) {
+        self.first[order.index()] = next;
+        if next.is_none() {
+            self.orders &= !(1 << order.index());
+        }
+    }
+
+    /// Takes the first block of `order` whose head is `wanted`.
+    pub(super) fn take<G: Geometry>(
+        &mut self,
+        map: &PageMap<'_, G>,
+        zone: ZoneId,
+        order: Order,
+        wanted: impl Fn(Pfn) -> bool,
+    ) -> Option<FreeBlock> {
+        let mut before: Option<Pfn> = None;
+        let mut at = self.first[order.index()];
+        while let Some(pfn) = at {
+            let next = map.page(pfn).next();
+            if wanted(pfn) {
+                match before {
+                    Some(before) => map.page(before).set_isolated(order, zone, next),
+                    None => self.unlink(order, next),
+                }
+                return Some(FreeBlock::claim(pfn, order));
+            }
+            before = Some(pfn);
+            at = next;
+        }
+        None
+    }
+
+    /// Whether a block smaller than `order` waits.
+    pub(super) const fn has_below(&self, order: Order) -> bool {
+        self.orders & ((1 << order.index()) - 1) != 0
+    }
+}

@@ -1,0 +1,154 @@
+//! Ranges out of the middle: any run of free frames, whatever blocks it is made of.
+//!
+//! Free blocks come off their lists where they stand, in O(1) each; nodes in the range move out; what sticks out at the
+//! edges goes back. The range is then a row of allocated blocks, each as large as its alignment allows.
+//!
+//! Source: Linux's `alloc_contig_range`.
+
+use core::fmt;
+
+use super::{Buddy, FreeBlock};
+use crate::desc::word::PageState;
+use crate::machine::{Geometry, Machine};
+use crate::units::{Order, Pfn, PfnRange};
+
+/// Why a range could not be allocated; nothing of it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContigError {
+    /// The range is empty.
+    Empty,
+    /// A frame of the range has no descriptor, or is memory that the allocator does not manage.
+    NotManaged(Pfn),
+    /// The range crosses into another zone at this frame.
+    CrossesZone(Pfn),
+    /// A frame of the range is in use.
+    InUse(Pfn),
+    /// A frame of the range serves a freelist as a node, and no free page outside the range can take its place.
+    NodeCannotMove(Pfn),
+    /// No run of that many free frames at that alignment exists.
+    NoSuchRun,
+}
+
+impl fmt::Display for ContigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(f, "the range is empty"),
+            Self::NotManaged(pfn) => write!(f, "{pfn:?} is not memory that the allocator manages"),
+            Self::CrossesZone(pfn) => write!(f, "{pfn:?} lies in another zone"),
+            Self::InUse(pfn) => write!(f, "{pfn:?} is in use"),
+            Self::NodeCannotMove(pfn) => write!(f, "{pfn:?} serves as a node and cannot be moved out"),
+            Self::NoSuchRun => write!(f, "no run of that many free frames at that alignment"),
+        }
+    }
+}
+
+impl core::error::Error for ContigError {}
+
+impl<M: Machine> Buddy<'_, '_, M> {
+    /// Allocates exactly `range`.
+    ///
+    /// # Errors
+    /// Names the first frame that stands in the way; the range is as free as before, though nodes may have moved.
+    pub(crate) fn alloc_range(&mut self, range: PfnRange) -> Result<(), ContigError> {
+        if range.is_empty() {
+            return Err(ContigError::Empty);
+        }
+        self.check_free(range)?;
+        self.pull_blocks(range);
+        let emptied = self.empty_nodes(range);
+        match emptied {
+            Ok(()) => self.zone.free -= range.pages(),
+            Err(_) => self.put_back(range),
+        }
+        self.drain();
+        emptied
+    }
+
+    /// The lowest run of `pages` free frames that starts at a multiple of `align`. Cost: one word a block of the zone.
+    pub(crate) fn find_range(&self, pages: u32, align: Order) -> Option<PfnRange> {
+        let mut start = self.zone.span.start.align_up(align);
+        loop {
+            let end = start.number().checked_add(pages)?;
+            let range = PfnRange::new(start, Pfn::new(end));
+            if range.end > self.zone.span.end {
+                return None;
+            }
+            match self.check_free(range) {
+                Ok(()) => return Some(range),
+                Err(
+                    ContigError::NotManaged(pfn) | ContigError::CrossesZone(pfn) | ContigError::InUse(pfn),
+                ) => start = pfn.plus(1).align_up(align),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Whether every frame of the range lies in a free block of this zone, or serves one of its lists.
+    fn check_free(&self, range: PfnRange) -> Result<(), ContigError> {
+        let mut at = range.start;
+        while at < range.end {
+            let head = self.map.head_of(at).ok_or(ContigError::NotManaged(at))?;
+            let word = self.map.page(head).word();
+            let pages = match word.state() {
+                Some(PageState::Free) if word.zone() == self.zone.id => word.order().pages(),
+                Some(PageState::Node) if word.zone() == self.zone.id => 1,
+                Some(PageState::Free | PageState::Node) => return Err(ContigError::CrossesZone(at)),
+                Some(PageState::Allocated | PageState::Isolated) => return Err(ContigError::InUse(at)),
+                Some(PageState::Hole | PageState::Reserved | PageState::Tail) | None => {
+                    return Err(ContigError::NotManaged(at));
+                }
+            };
+            at = head.plus(pages);
+        }
+        Ok(())
+    }
+
+    /// Takes every free block that touches the range off its list: what lies inside is allocated, the rest in flight.
+    fn pull_blocks(&mut self, range: PfnRange) {
+        let mut at = range.start;
+        while let Some(head) = self.map.head_of(at).filter(|_| at < range.end) {
+            at = at.plus(1);
+            if self.map.page(head).word().is(PageState::Free) {
+                let block = self.unlist(head).range();
+                at = block.end;
+                let inside = block.intersection(range);
+                for piece in FreeBlock::claim_all::<M::Geometry>(PfnRange::new(block.start, inside.start)) {
+                    self.pending.push(self.map, self.zone.id, piece);
+                }
+                for piece in FreeBlock::claim_all::<M::Geometry>(inside) {
+                    let order = piece.order();
+                    self.map.page(piece.into_head()).set_allocated(order, self.zone.id);
+                }
+                for piece in FreeBlock::claim_all::<M::Geometry>(PfnRange::new(inside.end, block.end)) {
+                    self.pending.push(self.map, self.zone.id, piece);
+                }
+            }
+        }
+    }
+
+    /// Moves every node in the range to a page outside, and allocates the page it leaves, as well as those of nodes
+    /// that had become needless.
+    fn empty_nodes(&mut self, range: PfnRange) -> Result<(), ContigError> {
+        for pfn in range.frames() {
+            let state = self.map.page(pfn).word();
+            if state.is(PageState::Node) || state.is(PageState::Isolated) {
+                if !self.move_node_out(pfn, range, M::Geometry::MAX_ORDER) {
+                    return Err(ContigError::NodeCannotMove(pfn));
+                }
+                self.map.page(pfn).set_allocated(Order::ZERO, self.zone.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the allocated part of the range back.
+    #[cold]
+    fn put_back(&mut self, range: PfnRange) {
+        for pfn in range.frames() {
+            let word = self.map.page(pfn).word();
+            if word.is(PageState::Allocated) {
+                self.pending.push(self.map, self.zone.id, FreeBlock::claim(pfn, word.order()));
+            }
+        }
+    }
+}

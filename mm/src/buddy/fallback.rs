@@ -1,0 +1,91 @@
+//! What a migratetype does when it has no block left: it takes from the others, and where that pays, takes over a
+//! whole pageblock, so that unlike pages stay apart.
+//!
+//! The free blocks of a pageblock always stand on the lists of its type. Source: Linux's `__rmqueue_fallback`.
+
+use super::{Buddy, FreeBlock};
+use crate::desc::word::{End, PageState};
+use crate::machine::{Geometry, Machine};
+use crate::migratetype::Migratetype;
+use crate::units::{Order, PfnRange};
+
+impl<M: Machine> Buddy<'_, '_, M> {
+    /// Takes a free block of at least `order` from the lists of the other migratetypes.
+    ///
+    /// A block with whole pageblocks gives one to `migratetype`. A pageblock that is at least half free changes its
+    /// type if the pages are to stay, or the block is a large part of it. Otherwise the smallest block that will do is
+    /// taken, and the pageblock stays what it is. Cost: at most one pass over a pageblock.
+    #[cold]
+    pub(super) fn take_from_others(&mut self, order: Order, migratetype: Migratetype) -> Option<FreeBlock> {
+        let (largest, from) = self.largest_of_others(order, migratetype)?;
+        if largest >= M::Geometry::PAGEBLOCK_ORDER {
+            let block = self.pop(from, largest)?;
+            return Some(self.claim_pageblock(block, order, migratetype));
+        }
+        let stays = migratetype != Migratetype::Movable;
+        if stays || largest.index() >= M::Geometry::PAGEBLOCK_ORDER.index() / 2 {
+            let head = self.zone.lists.list(from, largest).heads(self.context()).next()?;
+            let pageblock = head.align_down(M::Geometry::PAGEBLOCK_ORDER);
+            let pages = M::Geometry::PAGEBLOCK_ORDER.pages();
+            let pageblock = PfnRange::new(pageblock, pageblock.plus(pages));
+            if self.free_pages_in(pageblock).is_some_and(|free| free >= pages / 2) {
+                self.convert(pageblock, migratetype);
+                if let Some(smallest) = self.zone.lists.smallest(migratetype, order) {
+                    return self.pop(migratetype, smallest);
+                }
+            }
+        }
+        let smallest = |&other: &Migratetype| Some((self.zone.lists.smallest(other, order)?, other));
+        let (smallest, from) = migratetype.fallbacks().iter().filter_map(smallest).min_by_key(|&(order, _)| order)?;
+        self.pop(from, smallest)
+    }
+
+    /// The largest block that the others have, of the one that is to be asked first.
+    fn largest_of_others(&self, order: Order, migratetype: Migratetype) -> Option<(Order, Migratetype)> {
+        let [first, second] = migratetype.fallbacks().map(|other| (self.zone.lists.largest(other, order), other));
+        let (largest, from) = if second.0 > first.0 { second } else { first };
+        Some((largest?, from))
+    }
+
+    /// Splits whole pageblocks off that the request does not need; what is left changes its type.
+    fn claim_pageblock(&mut self, block: FreeBlock, order: Order, migratetype: Migratetype) -> FreeBlock {
+        let wanted = order.max(M::Geometry::PAGEBLOCK_ORDER);
+        let mut above = block.order();
+        let head = block.into_head();
+        while above > wanted {
+            above = Order::of(above.index() - 1);
+            self.place(FreeBlock::claim(head.buddy(above), above), End::Near);
+        }
+        let block = FreeBlock::claim(head, wanted);
+        self.set_migratetype(&block, migratetype);
+        block
+    }
+
+    /// Gives a pageblock another type and moves its free blocks to that type's lists.
+    fn convert(&mut self, pageblock: PfnRange, migratetype: Migratetype) {
+        let section = self.map.known_section(pageblock.start);
+        section.set_migratetype(pageblock.start, migratetype);
+        for pfn in pageblock.frames() {
+            if section.page(pfn).word().is(PageState::Free) {
+                let block = self.unlist(pfn);
+                self.pending.push(self.map, self.zone.id, block);
+            }
+        }
+        self.drain();
+    }
+
+    /// Pages of free blocks in a pageblock; nodes do not count, as they are of no type. `None` if another zone has a
+    /// part of the pageblock, and so a say in its type.
+    fn free_pages_in(&self, pageblock: PfnRange) -> Option<u32> {
+        let section = self.map.known_section(pageblock.start);
+        pageblock.frames().try_fold(0, |free, pfn| {
+            let word = section.page(pfn).word();
+            match word.state() {
+                Some(PageState::Hole | PageState::Reserved | PageState::Tail) => Some(free),
+                _ if word.zone() != self.zone.id => None,
+                Some(PageState::Free) => Some(free + word.order().pages()),
+                _ => Some(free),
+            }
+        })
+    }
+}

@@ -1,0 +1,161 @@
+//! Clearing the way: a node that keeps free memory from merging is moved, to a page that costs less.
+//!
+//! Where a merge stops because its buddy is not one free block, the buddy may still hold nothing but free blocks and
+//! nodes. [`Buddy::clear_the_way`] looks how far the block would grow if those nodes stood elsewhere, and moves
+//! them there if smaller free blocks outside have room: memory breaks where it is broken already. So, once all is
+//! free again, the nodes of the largest order's lists have gathered in one place (FREE-6).
+//!
+//! Each move makes a block of some order out of what was smaller, at the price of blocks below that order only; so a
+//! chain of moves comes to an end (FREE-5).
+//!
+//! Cost: one word more on a merge that fails for good; else at most [`STEPS`] words and eight page copies.
+
+use arrayvec::ArrayVec;
+
+use super::{Buddy, FreeBlock};
+use crate::desc::word::{AllocatorWord, PageState};
+use crate::machine::{Geometry, Machine};
+use crate::migratetype::Migratetype;
+use crate::units::{Order, Pfn, PfnRange};
+
+/// The most nodes that are moved for one block.
+pub(super) const MOVES: u32 = 8;
+
+/// The most blocks and nodes that are looked at for one block.
+const STEPS: usize = 64;
+
+/// What stands in a block's way, and how large the block gets without it.
+#[derive(Debug)]
+struct Way {
+    nodes: ArrayVec<Pfn, { MOVES as usize }>,
+    order: Order,
+}
+
+impl<M: Machine> Buddy<'_, '_, M> {
+    /// Grows a block that could not merge any further, by moving the nodes in its way, if that can be had.
+    pub(super) fn clear_the_way(&mut self, block: FreeBlock) -> FreeBlock {
+        if self.zone.nodes == 0 || block.order() == M::Geometry::MAX_ORDER {
+            return block;
+        }
+        match self.survey(&block) {
+            Some(way) => self.evacuate(&way, block),
+            None => block,
+        }
+    }
+
+    /// Finds the largest block that this one could become: climbs as long as the buddy holds only free blocks and
+    /// nodes, and remembers the highest point for which there is room elsewhere.
+    fn survey(&self, block: &FreeBlock) -> Option<Way> {
+        let section = self.map.known_section(block.head());
+        let mut nodes = ArrayVec::new();
+        let mut inside = [0; Order::LIMIT.index() + 1];
+        let mut best = None;
+        let mut steps = 0;
+        let mut order = block.order();
+        let mut head = block.head();
+        while order < M::Geometry::MAX_ORDER {
+            let area = head.buddy(order);
+            let mut at = area;
+            while at < area.plus(order.pages()) {
+                let word = section.page(at).word();
+                steps += 1;
+                if steps > STEPS || word.zone() != self.zone.id {
+                    return best;
+                }
+                if word.is(PageState::Free) {
+                    inside[word.order().index()] += 1;
+                    at = at.plus(word.order().pages());
+                } else if word.is(PageState::Node) && nodes.try_push(at).is_ok() {
+                    at = at.plus(1);
+                } else {
+                    return best;
+                }
+            }
+            head = head.min(area);
+            order = Order::of(order.index() + 1);
+            if !nodes.is_empty() && self.room_outside(&inside, order) >= nodes.len() {
+                best = Some(Way { nodes: nodes.clone(), order });
+            }
+        }
+        best
+    }
+
+    /// Pages in free blocks below `order`, those counted in `inside` left out.
+    fn room_outside(&self, inside: &[u32; Order::LIMIT.index() + 1], order: Order) -> usize {
+        (0..order.index())
+            .map(Order::of)
+            .map(|below| ((self.zone.lists.count(below) - inside[below.index()]) as usize) << below.index())
+            .sum()
+    }
+
+    /// Moves the nodes out of the way and makes one block of what is then free.
+    #[cold]
+    fn evacuate(&mut self, way: &Way, block: FreeBlock) -> FreeBlock {
+        let head = block.head().align_down(way.order);
+        let range = PfnRange::new(head, head.plus(way.order.pages()));
+        for &node in &way.nodes {
+            let moved = self.move_node_out(node, range, Order::of(way.order.index() - 1));
+            assert!(moved, "invariant FREE-6 broken: there was room to move {node:?}, and now there is none");
+        }
+        let own = block.range();
+        let mut at = range.start;
+        while at < range.end {
+            let page = self.map.page(at);
+            let pages = if own.contains(at) {
+                own.pages()
+            } else if page.word().is(PageState::Free) {
+                self.unlist(at).order().pages()
+            } else {
+                1
+            };
+            page.set_tail();
+            at = at.plus(pages);
+        }
+        let _ = block.into_head();
+        FreeBlock::claim(head, way.order)
+    }
+
+    /// Empties a node's page inside `range`: its contents go to a page outside, from a free block of at most
+    /// `largest`. The page is the caller's then, unless there is no such block.
+    pub(super) fn move_node_out(&mut self, node: Pfn, range: PfnRange, largest: Order) -> bool {
+        let page = self.map.page(node);
+        if page.word().is(PageState::Node)
+            && let Some(outside) = self.take_page_outside(range, largest)
+        {
+            // Taking the page may have emptied this very node: then it is in flight, and the page not needed.
+            if page.word().is(PageState::Node) {
+                self.move_node(node, page.word(), outside);
+                return true;
+            }
+            self.pending.push(self.map, self.zone.id, FreeBlock::claim(outside, Order::ZERO));
+        }
+        let in_flight = self.pending.take(self.map, self.zone.id, Order::ZERO, |page| page == node);
+        in_flight.map(FreeBlock::into_head).is_some()
+    }
+
+    fn move_node(&mut self, node: Pfn, word: AllocatorWord, to: Pfn) {
+        let list = word.list();
+        let place = self.map.page(node).place();
+        self.with_list(list.migratetype, list.order, |deque, context, _| deque.relocate(context, list, place, to));
+    }
+
+    /// Takes the first page of the smallest free block, up to `largest`, that does not start in `range`.
+    fn take_page_outside(&mut self, range: PfnRange, largest: Order) -> Option<Pfn> {
+        let orders = (0..=largest.index()).map(Order::of);
+        let outside = |head: Pfn| !range.contains(head);
+        let in_flight = orders.clone().find_map(|order| self.pending.take(self.map, self.zone.id, order, outside));
+        let block = match in_flight {
+            Some(block) => block,
+            None => {
+                let context = self.context();
+                let head = orders.into_iter().find_map(|order| {
+                    let kinds = Migratetype::ALL.into_iter();
+                    let mut heads = kinds.flat_map(|kind| self.zone.lists.list(kind, order).heads(context));
+                    heads.find(|&head| outside(head))
+                })?;
+                self.unlist(head)
+            }
+        };
+        Some(self.keep_first_page(block))
+    }
+}

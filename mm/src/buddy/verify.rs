@@ -1,0 +1,125 @@
+//! The checker: every invariant of a zone, by name.
+//!
+//! Lists and descriptors are read against each other. Each entry of a list names a page that says it stands there, and
+//! there are as many entries as free blocks; so the two are the same (FREE-1). Likewise nodes (FREE-4). The walk over
+//! the descriptors finds every page in exactly one state (ACCT-1), whole blocks inside the zone (ZONE-1), and no two
+//! free buddies (FREE-2).
+//!
+//! Cost: every descriptor of the zone's span and every entry of its lists, once.
+
+use super::{Buddy, relocate};
+use crate::desc::word::{End, PageState};
+use crate::freelist::Freelists;
+use crate::invariant::{Invariant, Violation};
+use crate::machine::{Geometry, Machine};
+use crate::units::{Order, Pfn};
+use crate::zone::Zone;
+
+/// What the walk over the descriptors found.
+#[derive(Default)]
+struct Census {
+    allocated: u32,
+    in_free_blocks: u32,
+    free_blocks: u32,
+    nodes: u32,
+    /// Aligned blocks of the largest order that lie in the zone from end to end.
+    largest_possible: u32,
+}
+
+impl<M: Machine> Buddy<'_, '_, M> {
+    /// Checks every invariant of the zone, at a moment when no operation is under way.
+    ///
+    /// # Errors
+    /// The first violation found.
+    pub(crate) fn verify(&self) -> Result<(), Violation> {
+        let mut entries = 0;
+        let mut nodes = 0;
+        for list in Freelists::<M::Geometry>::ids() {
+            let deque = self.zone.lists.list(list.migratetype, list.order);
+            nodes += deque.verify(self.context(), list)?;
+            if list.end == End::Near {
+                entries += deque.len();
+                let occupied = self.zone.lists.smallest(list.migratetype, list.order) == Some(list.order);
+                ensure(occupied == (deque.len() > 0), Invariant::Free3, None, "a list's bit does not say if it is empty")?;
+            }
+        }
+        let census = self.census()?;
+        let Zone { managed, free, nodes: counted, .. } = *self.zone;
+        ensure(entries == census.free_blocks, Invariant::Free1, None, "there are free blocks that no list holds")?;
+        ensure(nodes == census.nodes, Invariant::Free4, None, "there are nodes that no list leads to")?;
+        ensure(nodes == counted, Invariant::Free4, None, "the zone has miscounted its nodes")?;
+        ensure(entries > 0 || nodes == 0, Invariant::Free3, None, "free pages are nodes of empty lists")?;
+        ensure(free == census.in_free_blocks + nodes, Invariant::Acct1, None, "the zone has miscounted its free pages")?;
+        ensure(managed == free + census.allocated, Invariant::Acct1, None, "total is not free plus allocated")?;
+        if free == managed {
+            self.check_coalesced(&census)?;
+        }
+        Ok(())
+    }
+
+    /// FREE-6: with everything free, memory is broken only where nodes stand, and they stand together: as few largest
+    /// blocks are broken as can hold them, or one more for each group that is too large to be moved.
+    fn check_coalesced(&self, census: &Census) -> Result<(), Violation> {
+        let whole = self.zone.lists.count(M::Geometry::MAX_ORDER);
+        let broken = census.largest_possible.saturating_sub(whole);
+        let needed = census.nodes.div_ceil(M::Geometry::MAX_ORDER.pages());
+        let stuck = census.nodes.min(1) + census.nodes / (relocate::MOVES + 1);
+        ensure(broken <= needed.max(stuck), Invariant::Free6, None, "all is free, but has not coalesced")
+    }
+
+    /// Walks the descriptors of the span.
+    fn census(&self) -> Result<Census, Violation> {
+        let mut census = Census::default();
+        let mut at = self.zone.span.start;
+        let mut ours_since = at;
+        while at < self.zone.span.end {
+            let Some(section) = self.map.section(at) else {
+                at = at.plus(1).align_up(M::Geometry::MAX_ORDER);
+                ours_since = at;
+                continue;
+            };
+            let page = section.page(at);
+            let word = page.word();
+            let ours = word.zone() == self.zone.id;
+            let block = match word.state() {
+                Some(PageState::Free | PageState::Allocated) => word.order(),
+                _ => Order::ZERO,
+            };
+            let fault = |invariant, what| Err(Violation::of(invariant, Some(at), what));
+            match word.state() {
+                Some(PageState::Hole | PageState::Reserved) => ours_since = at.plus(1),
+                Some(PageState::Tail) => return fault(Invariant::Acct1, "a page belongs to no block"),
+                Some(PageState::Isolated) => return fault(Invariant::Acct1, "a block is still in flight"),
+                None => return fault(Invariant::Acct1, "a page's state is none there is"),
+                Some(_) if !ours => ours_since = at.plus(block.pages()),
+                Some(PageState::Node) => census.nodes += 1,
+                Some(PageState::Allocated) => census.allocated += block.pages(),
+                Some(PageState::Free) => {
+                    census.free_blocks += 1;
+                    census.in_free_blocks += block.pages();
+                    if block < M::Geometry::MAX_ORDER && section.page(at.buddy(block)).word().is_free(block, word.zone()) {
+                        return fault(Invariant::Free2, "two free buddies have not merged");
+                    }
+                    if word.list().migratetype != section.migratetype(at) {
+                        return fault(Invariant::Free1, "a free block's list is not of its pageblock's type");
+                    }
+                }
+            }
+            if !at.is_aligned(block) || block > M::Geometry::MAX_ORDER {
+                return fault(Invariant::Zone1, "a block is not aligned to its size");
+            }
+            if let Some(stray) = (1..block.pages()).map(|page| at.plus(page)).find(|&page| !section.page(page).word().is_tail()) {
+                return Err(Violation::of(Invariant::Zone1, Some(stray), "a page inside a block is more than a tail"));
+            }
+            at = at.plus(block.pages());
+            if ours && at.is_aligned(M::Geometry::MAX_ORDER) && at.number() - ours_since.number() >= M::Geometry::MAX_ORDER.pages() {
+                census.largest_possible += 1;
+            }
+        }
+        Ok(census)
+    }
+}
+
+fn ensure(holds: bool, invariant: Invariant, pfn: Option<Pfn>, what: &'static str) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation::of(invariant, pfn, what)) }
+}

@@ -1,0 +1,213 @@
+//! From a frame number to its descriptor: how the descriptors are laid out is known here and nowhere else.
+//!
+//! Descriptors come a section at a time, a section being one aligned block of the largest order: so the buddy of any
+//! page that has a descriptor has one as well. A section has descriptors if any of its frames is usable, or was before
+//! it was carved out; the frames around that are holes or reserved. Between sections there is nothing. Two levels of
+//! tables lead to a section: a root with one pointer for 512 sections (2 GiB), and below it only what is populated.
+//!
+//! The type of each pageblock stands beside its section's pointer, two bits a pageblock: it is read on every free, and
+//! a gigabyte of them fits into a few cache lines.
+//!
+//! Cost: a lookup is two dependent loads and an address. Memory: 16 bytes a page of populated sections, 8 KiB for each
+//! populated 2 GiB, 8 bytes a 2 GiB up to the highest usable frame.
+#![expect(unsafe_code, reason = "a section's descriptors are reached through a thin pointer")]
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::word::{AllocatorWord, Page};
+use crate::boot_map::{BootMap, CarveError, Extent, RegionKind};
+use crate::early::{MetadataBytes, carve_slice};
+use crate::machine::{Geometry, Machine};
+use crate::migratetype::Migratetype;
+use crate::units::{NodeId, Order, Pfn, PfnRange};
+
+/// log2 of the sections in one table.
+const TABLE_SHIFT: u32 = 9;
+
+/// The descriptors of one aligned block of the largest order, and the types of its pageblocks.
+#[derive(Debug)]
+pub(crate) struct Section<'m, G> {
+    /// INVARIANT: leads to `1 << G::MAX_ORDER` descriptors that live as long as `'m`.
+    pages: NonNull<Page>,
+    types: AtomicU64,
+    geometry: PhantomData<(&'m Page, fn() -> G)>,
+}
+
+// SAFETY: a section is a shared reference to descriptors, which are atomics, and an atomic beside it.
+unsafe impl<G> Sync for Section<'_, G> {}
+// SAFETY: as above.
+unsafe impl<G> Send for Section<'_, G> {}
+
+impl<'m, G: Geometry> Section<'m, G> {
+    const PAGES: usize = G::MAX_ORDER.pages() as usize;
+
+    /// The descriptor of `pfn`, or of the frame at the same place in this section if it lies in another.
+    pub(crate) fn page(&self, pfn: Pfn) -> &'m Page {
+        // SAFETY: the index is below the number of descriptors in a section.
+        let page = unsafe { self.pages.add(pfn.index() % Self::PAGES) };
+        // SAFETY: the section's descriptors were initialised when it was made, and live as long as `'m`.
+        unsafe { page.as_ref() }
+    }
+
+    const fn type_shift(pfn: Pfn) -> u32 {
+        const { assert!(G::MAX_ORDER.index() - G::PAGEBLOCK_ORDER.index() <= 5) };
+        (pfn.number() % G::MAX_ORDER.pages() >> G::PAGEBLOCK_ORDER.number()) * 2
+    }
+
+    /// The type of the pageblock around `pfn`.
+    pub(crate) fn migratetype(&self, pfn: Pfn) -> Migratetype {
+        match self.types.load(Ordering::Relaxed) >> Self::type_shift(pfn) & 3 {
+            0 => Migratetype::Unmovable,
+            1 => Migratetype::Movable,
+            _ => Migratetype::Reclaimable,
+        }
+    }
+
+    /// Gives the pageblock around `pfn` a type. Whoever calls holds the lock of the pageblock's zone; where two zones
+    /// share a section, the update must not lose the other's, hence one atomic step.
+    pub(crate) fn set_migratetype(&self, pfn: Pfn, migratetype: Migratetype) {
+        let flip = (self.migratetype(pfn) as u64 ^ migratetype as u64) << Self::type_shift(pfn);
+        self.types.fetch_xor(flip, Ordering::Relaxed);
+    }
+}
+
+type Table<'m, G> = [Option<Section<'m, G>>];
+
+/// All descriptors of the machine.
+#[derive(Debug)]
+pub(crate) struct PageMap<'m, G> {
+    root: &'m [Option<&'m Table<'m, G>>],
+}
+
+impl<'m, G: Geometry> PageMap<'m, G> {
+    const SECTION_SHIFT: u32 = G::MAX_ORDER.number() as u32;
+
+    /// The section around `pfn`, if it is populated.
+    pub(crate) fn section(&self, pfn: Pfn) -> Option<&'m Section<'m, G>> {
+        let section = pfn.index() >> Self::SECTION_SHIFT;
+        let table = (*self.root.get(section >> TABLE_SHIFT)?)?;
+        table.get(section % (1 << TABLE_SHIFT))?.as_ref()
+    }
+
+    /// The descriptor of `pfn`, if it has one.
+    pub(crate) fn get(&self, pfn: Pfn) -> Option<&'m Page> {
+        Some(self.section(pfn)?.page(pfn))
+    }
+
+    /// The descriptor of a frame that the allocator knows to have one.
+    ///
+    /// # Panics
+    /// ZONE-1 is broken: a block, a list or a zone names a frame outside the map.
+    pub(crate) fn page(&self, pfn: Pfn) -> &'m Page {
+        self.known_section(pfn).page(pfn)
+    }
+
+    /// The section of a frame that the allocator knows to have a descriptor.
+    ///
+    /// # Panics
+    /// ZONE-1 is broken, as in [`page`](Self::page).
+    pub(crate) fn known_section(&self, pfn: Pfn) -> &'m Section<'m, G> {
+        match self.section(pfn) {
+            Some(section) => section,
+            None => panic!("invariant ZONE-1 broken: {pfn:?} is in use but has no descriptor"),
+        }
+    }
+
+    /// The head of the block around `pfn`: the nearest page at or below it, by ever larger alignment, that is not
+    /// behind another. Any block that holds `pfn` starts at one of these, and everything between is its tail.
+    ///
+    /// `None` if there is no descriptor, or no head in the largest block around.
+    pub(crate) fn head_of(&self, pfn: Pfn) -> Option<Pfn> {
+        let section = self.section(pfn)?;
+        (0..=G::MAX_ORDER.index())
+            .map(|order| pfn.align_down(Order::of(order)))
+            .find(|&head| !section.page(head).word().is_tail())
+    }
+
+    /// Carves tables and descriptors for every section that holds a frame of the boot map. All pages are holes until
+    /// [`fill`](Self::fill) has seen the final map.
+    ///
+    /// # Errors
+    /// The direct map has no room for them.
+    pub(crate) fn carve<M: Machine<Geometry = G>, const CAPACITY: usize>(
+        machine: &'m M,
+        boot_map: &mut BootMap<CAPACITY>,
+        bytes: &mut MetadataBytes,
+    ) -> Result<Self, CarveError> {
+        let sections = Self::sections_of(boot_map.extents(), 0..usize::MAX);
+        let tables = sections.end.div_ceil(1 << TABLE_SHIFT);
+        let (root, root_bytes) = carve_slice(machine, boot_map, NodeId(0), tables, |_| None)?;
+        bytes.tables += root_bytes;
+        for (index, entry) in root.iter_mut().enumerate() {
+            let window = index << TABLE_SHIFT..(index + 1) << TABLE_SHIFT;
+            let populated = |section: usize| !Self::sections_of(boot_map.extents(), section..section + 1).is_empty();
+            let count = window.clone().filter(|&section| populated(section)).count();
+            if count == 0 {
+                continue;
+            }
+            let mut present = [false; 1 << TABLE_SHIFT];
+            for section in window.clone() {
+                present[section - window.start] = populated(section);
+            }
+            let node = Self::node_of(boot_map.extents(), window);
+            let pages = count * Section::<G>::PAGES;
+            let hole = |_| Page::new(AllocatorWord::HOLE);
+            let (pages, page_bytes) = carve_slice(machine, boot_map, node, pages, hole)?;
+            let mut chunks = pages.chunks_exact(Section::<G>::PAGES);
+            let section = |index: usize| {
+                let pages = if present[index] { chunks.next() } else { None }?;
+                Some(Section { pages: NonNull::from(pages).cast(), types: AtomicU64::new(0), geometry: PhantomData })
+            };
+            let (table, table_bytes) = carve_slice(machine, boot_map, node, 1 << TABLE_SHIFT, section)?;
+            *entry = Some(&*table);
+            bytes.descriptors += page_bytes;
+            bytes.tables += table_bytes;
+        }
+        Ok(Self { root })
+    }
+
+    /// Says of every frame of the boot map what it is: behind a head that is yet to come, or reserved. Pageblocks
+    /// start out movable, as Linux's do.
+    pub(crate) fn fill(&self, extents: &[Extent]) {
+        for extent in extents {
+            let mut pfn = extent.range.start;
+            while pfn < extent.range.end {
+                let section = self.known_section(pfn);
+                let end = pfn.plus(1).align_up(G::MAX_ORDER).min(extent.range.end);
+                for frame in PfnRange::new(pfn, end).frames() {
+                    match extent.kind {
+                        RegionKind::Usable => section.page(frame).set_tail(),
+                        RegionKind::Reserved => section.page(frame).set_reserved(),
+                    }
+                }
+                for block in 0..G::MAX_ORDER.pages() >> G::PAGEBLOCK_ORDER.number() {
+                    section.set_migratetype(Pfn::new(block << G::PAGEBLOCK_ORDER.number()), Migratetype::Movable);
+                }
+                pfn = end;
+            }
+        }
+    }
+
+    /// The sections in `window` that hold frames of the extents: from the first to the last.
+    fn sections_of(extents: &[Extent], window: core::ops::Range<usize>) -> core::ops::Range<usize> {
+        let touched = |extent: &Extent| {
+            let start = extent.range.start.index() >> Self::SECTION_SHIFT;
+            let end = ((extent.range.end.index() - 1) >> Self::SECTION_SHIFT) + 1;
+            start.max(window.start)..end.min(window.end)
+        };
+        extents
+            .iter()
+            .map(touched)
+            .filter(|sections| !sections.is_empty())
+            .reduce(|all, next| all.start.min(next.start)..all.end.max(next.end))
+            .unwrap_or(0..0)
+    }
+
+    /// The node of the first extent in `window`.
+    fn node_of(extents: &[Extent], window: core::ops::Range<usize>) -> NodeId {
+        let inside = |extent: &&Extent| !Self::sections_of(core::slice::from_ref(extent), window.clone()).is_empty();
+        extents.iter().find(inside).map_or(NodeId(0), |extent| extent.node)
+    }
+}

@@ -1,0 +1,349 @@
+//! The page descriptor, and what its two words say: the one file that encodes and decodes them.
+//!
+//! The first word, `allocator`, belongs to the page allocator alone:
+//!
+//! ```text
+//!   63            24 23   20  19  18 17   16 15       8 7     4 3     0
+//!  +----------------+-------+---+---+-------+----------+-------+-------+
+//!  |       0        | level | 0 |end| type  |   zone   | order | state |
+//!  +----------------+-------+---+---+-------+----------+-------+-------+
+//! ```
+//!
+//! `type` is the migratetype of the freelist that a free block stands on or a node serves, `end` that list's end, and
+//! `level` a node's height above the list's entries. Only a block's head says more than "tail": merging and splitting
+//! each write one word, and allocating writes one whatever the block's size. A tail's head is found by rounding down.
+//!
+//! The second word, `allocatee`, belongs to whoever owns the page: for a free block its position on its list, for
+//! a node the first position under it (the way back to its parent's slot), for a block in flight between lists the
+//! next one in flight. While the block is allocated it is the owner's: zero for a plain page.
+//!
+//! Invariants: ZONE-1 (a block's zone stands in its head), FREE-1 (its position too).
+//! Source: K. Overstreet, "Struct page proposal", linux-mm, 2021-09-23.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::migratetype::Migratetype;
+use crate::units::{Order, Pfn, ZoneId};
+
+/// What a page is to the allocator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageState {
+    /// No memory, or memory of which the boot map says nothing.
+    Hole,
+    /// Memory that was never the allocator's: firmware's, the kernel's, the descriptors' own.
+    Reserved,
+    /// Inside a block, behind its head.
+    Tail,
+    /// The head of a free block on a freelist.
+    Free,
+    /// A page that serves a freelist as a node.
+    Node,
+    /// The head of an allocated block.
+    Allocated,
+    /// The head of a block between two lists, in the hands of one operation.
+    Isolated,
+}
+
+impl PageState {
+    const fn bits(self) -> u64 {
+        match self {
+            Self::Hole => 0,
+            Self::Tail => 1,
+            Self::Reserved => 2,
+            Self::Free => 3,
+            Self::Node => 4,
+            Self::Allocated => 5,
+            Self::Isolated => 6,
+        }
+    }
+
+    const fn decode(bits: u64) -> Option<Self> {
+        match bits {
+            0 => Some(Self::Hole),
+            1 => Some(Self::Tail),
+            2 => Some(Self::Reserved),
+            3 => Some(Self::Free),
+            4 => Some(Self::Node),
+            5 => Some(Self::Allocated),
+            6 => Some(Self::Isolated),
+            _ => None,
+        }
+    }
+}
+
+/// An end of a freelist.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// Where allocation takes from: blocks still warm in the cache.
+    Near,
+    /// Where blocks wait that will probably merge soon.
+    Far,
+}
+
+/// Names one end of one freelist of a zone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ListId {
+    pub(crate) migratetype: Migratetype,
+    pub(crate) order: Order,
+    pub(crate) end: End,
+}
+
+/// A node's place in its list: the level above the entries (a leaf is 1) and the first position under it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NodePlace {
+    pub(crate) level: u8,
+    pub(crate) first: Position,
+}
+
+/// A position on one end of a freelist, counted from its bottom.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(transparent)]
+pub(crate) struct Position(pub(crate) u32);
+
+/// The decoded first word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct AllocatorWord(u64);
+
+const STATE: u64 = 0xf;
+const ORDER_SHIFT: u32 = 4;
+const ZONE_SHIFT: u32 = 8;
+const TYPE_SHIFT: u32 = 16;
+const END_SHIFT: u32 = 18;
+const LEVEL_SHIFT: u32 = 20;
+/// State, order and zone: all that a merge asks of a buddy.
+const MERGE: u64 = 0xffff;
+
+impl AllocatorWord {
+    pub(crate) const HOLE: Self = Self(PageState::Hole.bits());
+    pub(crate) const TAIL: Self = Self(PageState::Tail.bits());
+    pub(crate) const RESERVED: Self = Self(PageState::Reserved.bits());
+
+    const fn head(state: PageState, order: Order, zone: ZoneId) -> Self {
+        Self(state.bits() | (order.number() as u64) << ORDER_SHIFT | (zone.0 as u64) << ZONE_SHIFT)
+    }
+
+    const fn on_list(self, list: ListId) -> Self {
+        Self(self.0 | (list.migratetype as u64) << TYPE_SHIFT | (list.end as u64) << END_SHIFT)
+    }
+
+    pub(crate) const fn allocated(order: Order, zone: ZoneId) -> Self {
+        Self::head(PageState::Allocated, order, zone)
+    }
+
+    pub(crate) const fn isolated(order: Order, zone: ZoneId) -> Self {
+        Self::head(PageState::Isolated, order, zone)
+    }
+
+    pub(crate) const fn free(list: ListId, zone: ZoneId) -> Self {
+        Self::head(PageState::Free, list.order, zone).on_list(list)
+    }
+
+    pub(crate) const fn node(list: ListId, level: u8, zone: ZoneId) -> Self {
+        let word = Self::head(PageState::Node, list.order, zone).on_list(list);
+        Self(word.0 | (level as u64) << LEVEL_SHIFT)
+    }
+
+    /// Whether this heads a free block of `order` in `zone`, on whatever list: one masked compare.
+    pub(crate) const fn is_free(self, order: Order, zone: ZoneId) -> bool {
+        self.0 & MERGE == Self::head(PageState::Free, order, zone).0
+    }
+
+    /// The state; `None` if the word was never written by this module.
+    pub(crate) const fn state(self) -> Option<PageState> {
+        PageState::decode(self.0 & STATE)
+    }
+
+    /// Whether the page is behind its block's head.
+    pub(crate) const fn is_tail(self) -> bool {
+        self.0 & STATE == PageState::Tail.bits()
+    }
+
+    /// Whether the page is of `state`.
+    pub(crate) const fn is(self, state: PageState) -> bool {
+        self.0 & STATE == state.bits()
+    }
+
+    /// The order of the block this heads, or of the list this serves; the largest there is if the bits are none.
+    pub(crate) const fn order(self) -> Order {
+        match Order::new((self.0 >> ORDER_SHIFT & 0xf) as u8) {
+            Some(order) => order,
+            None => Order::LIMIT,
+        }
+    }
+
+    pub(crate) const fn zone(self) -> ZoneId {
+        ZoneId((self.0 >> ZONE_SHIFT & 0xff) as u8)
+    }
+
+    /// The list end that a free block stands on or a node serves.
+    pub(crate) const fn list(self) -> ListId {
+        let migratetype = match self.0 >> TYPE_SHIFT & 3 {
+            0 => Migratetype::Unmovable,
+            1 => Migratetype::Movable,
+            _ => Migratetype::Reclaimable,
+        };
+        let end = if self.0 >> END_SHIFT & 1 == 0 { End::Near } else { End::Far };
+        ListId { migratetype, order: self.order(), end }
+    }
+
+    /// A node's level.
+    pub(crate) const fn level(self) -> u8 {
+        (self.0 >> LEVEL_SHIFT & 0xf) as u8
+    }
+
+    /// The word as it stands in memory, for the checker's canonical form of a state.
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// The descriptor of one base page: two words, and not a bit more.
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub struct Page {
+    allocator: AtomicU64,
+    allocatee: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Page>() == 16 && align_of::<Page>() == 16);
+const _: () = assert!(core::mem::offset_of!(Page, allocator) == 0 && core::mem::offset_of!(Page, allocatee) == 8);
+
+/// The end of a chain of blocks in flight.
+const NO_NEXT: u64 = u64::MAX;
+
+impl Page {
+    /// A descriptor of a page that heads nothing.
+    pub(crate) const fn new(word: AllocatorWord) -> Self {
+        Self { allocator: AtomicU64::new(word.0), allocatee: AtomicU64::new(0) }
+    }
+
+    /// The first word. Acquire pairs with the release in [`Page::publish`]: who sees a state sees the second word
+    /// that belongs to it, or a later one.
+    pub(crate) fn word(&self) -> AllocatorWord {
+        AllocatorWord(self.allocator.load(Ordering::Acquire))
+    }
+
+    /// Makes the page a free block's head at `position` of `list`.
+    pub(crate) fn set_free(&self, list: ListId, zone: ZoneId, position: Position) {
+        self.set_position(position);
+        self.publish(AllocatorWord::free(list, zone));
+    }
+
+    /// Makes the page a node of `list`.
+    pub(crate) fn set_node(&self, list: ListId, zone: ZoneId, place: NodePlace) {
+        self.set_position(place.first);
+        self.publish(AllocatorWord::node(list, place.level, zone));
+    }
+
+    /// Makes the page the head of an allocated block without an owner.
+    pub(crate) fn set_allocated(&self, order: Order, zone: ZoneId) {
+        self.allocatee.store(0, Ordering::Relaxed);
+        self.publish(AllocatorWord::allocated(order, zone));
+    }
+
+    /// Makes the page the head of a block in flight, in front of `next`.
+    pub(crate) fn set_isolated(&self, order: Order, zone: ZoneId, next: Option<Pfn>) {
+        self.allocatee.store(next.map_or(NO_NEXT, |pfn| u64::from(pfn.number())), Ordering::Relaxed);
+        self.publish(AllocatorWord::isolated(order, zone));
+    }
+
+    /// Puts the page behind its block's head.
+    pub(crate) fn set_tail(&self) {
+        self.publish(AllocatorWord::TAIL);
+    }
+
+    /// Takes the page out of the allocator's reach.
+    pub(crate) fn set_reserved(&self) {
+        self.publish(AllocatorWord::RESERVED);
+    }
+
+    /// Gives a free block that stays on its list its new position there (FREE-1).
+    pub(crate) fn set_position(&self, position: Position) {
+        self.allocatee.store(u64::from(position.0), Ordering::Relaxed);
+    }
+
+    /// A free block's position, or the first position under a node.
+    #[expect(clippy::cast_possible_truncation, reason = "only a position is ever stored while the page is free")]
+    pub(crate) fn position(&self) -> Position {
+        Position(self.allocatee.load(Ordering::Relaxed) as u32)
+    }
+
+    /// A node's place in its list.
+    pub(crate) fn place(&self) -> NodePlace {
+        NodePlace { level: self.word().level(), first: self.position() }
+    }
+
+    /// The block in flight behind this one.
+    pub(crate) fn next(&self) -> Option<Pfn> {
+        u32::try_from(self.allocatee.load(Ordering::Relaxed)).ok().map(Pfn::new)
+    }
+
+    /// The second word as it stands in memory, for the checker's canonical form of a state.
+    pub(crate) fn allocatee_bits(&self) -> u64 {
+        self.allocatee.load(Ordering::Relaxed)
+    }
+
+    /// The state is written last, so that no one reads a new state with the old second word. Pairs with the acquire
+    /// in [`Page::word`].
+    fn publish(&self, word: AllocatorWord) {
+        self.allocator.store(word.0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lists() -> impl Iterator<Item = ListId> {
+        Migratetype::ALL.into_iter().flat_map(|migratetype| {
+            (0..=10).flat_map(move |order| {
+                [End::Near, End::Far].map(|end| ListId { migratetype, order: Order::of(order), end })
+            })
+        })
+    }
+
+    #[test]
+    fn every_free_and_node_word_decodes_to_what_was_encoded() {
+        for list in lists() {
+            for zone in [0, 1, 0x5a, 0xff].map(ZoneId) {
+                let page = Page::new(AllocatorWord::HOLE);
+                page.set_free(list, zone, Position(0xdead_beef));
+                let word = page.word();
+                assert_eq!(word.state(), Some(PageState::Free));
+                assert_eq!((word.list(), word.zone(), page.position()), (list, zone, Position(0xdead_beef)));
+
+                let place = NodePlace { level: 4, first: Position(u32::MAX) };
+                page.set_node(list, zone, place);
+                let word = page.word();
+                assert_eq!(word.state(), Some(PageState::Node));
+                assert_eq!((word.list(), word.zone(), page.place()), (list, zone, place));
+            }
+        }
+    }
+
+    #[test]
+    fn the_merge_test_ignores_the_list_and_nothing_else() {
+        let zone = ZoneId(3);
+        for list in lists() {
+            let word = AllocatorWord::free(list, zone);
+            assert!(word.is_free(list.order, zone));
+            assert!(!word.is_free(list.order, ZoneId(2)));
+            assert!(!word.is_free(Order::of((list.order.index() + 1) % 11), zone));
+            assert!(!AllocatorWord::node(list, 1, zone).is_free(list.order, zone));
+            assert!(!AllocatorWord::allocated(list.order, zone).is_free(list.order, zone));
+            assert!(!AllocatorWord::isolated(list.order, zone).is_free(list.order, zone));
+        }
+        assert!(!AllocatorWord::TAIL.is_free(Order::ZERO, ZoneId(0)));
+        assert!(!AllocatorWord::HOLE.is_free(Order::ZERO, ZoneId(0)));
+    }
+
+    #[test]
+    fn a_chain_of_blocks_in_flight_ends_where_it_was_told_to() {
+        let page = Page::new(AllocatorWord::TAIL);
+        page.set_isolated(Order::ZERO, ZoneId(0), Some(Pfn::new(0)));
+        assert_eq!(page.next(), Some(Pfn::new(0)));
+        page.set_isolated(Order::ZERO, ZoneId(0), None);
+        assert_eq!(page.next(), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! Freelist nodes: pages that are free, holding the positions of other free pages.
+//!
+//! A pointer to a node is tagged in its low bit:
+//!
+//! ```text
+//!   lowmem    virtual address            | 0     read and written where it stands
+//!   highmem   frame number << 12         | 1     mapped with kmap_local for as long as it is looked at
+//! ```
+//!
+//! Pages are 4 KiB aligned, so neither the tag nor the twelve bits above it collide with an address or a frame
+//! number; how high a tree is stands in its list, never in a pointer. No lowmem pointer is null, and a highmem one
+//! is odd, so that "no node" is none of them.
+//!
+//! Invariants: HIGH-1 (a highmem node is touched only in [`Nodes::view`], between map and unmap of its slot).
+//! Cost: one test of a bit for lowmem; map and unmap for highmem.
+//!
+//! Source: K. Overstreet, "Dynamically allocated memory descriptors", linux-mm, 2021-10-26.
+#![expect(unsafe_code, reason = "node pages are bare memory, and a highmem pointer no address at all")]
+
+use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
+
+use crate::machine::Machine;
+use crate::units::{PAGE_SHIFT, PAGE_SIZE, Pfn};
+
+const HIGHMEM: usize = 1;
+
+/// A tagged pointer to a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub(super) struct NodePointer(NonNull<u8>);
+
+// SAFETY: the pointer is only followed through `Nodes`, under the lock of the zone whose list holds it.
+unsafe impl Send for NodePointer {}
+
+impl NodePointer {
+    fn is_highmem(self) -> bool {
+        self.0.addr().get() & HIGHMEM != 0
+    }
+
+    /// The pointer to the node in frame `pfn`.
+    pub(super) fn to<M: Machine>(machine: &M, pfn: Pfn) -> Self {
+        if pfn < machine.direct_map_end() {
+            return Self(machine.direct_map(pfn));
+        }
+        let tagged = pfn.index() << PAGE_SHIFT | HIGHMEM;
+        Self(NonNull::without_provenance(core::num::NonZero::new(tagged).unwrap_or(core::num::NonZero::<usize>::MIN)))
+    }
+
+    /// The frame that the node stands in.
+    pub(super) fn frame<M: Machine>(self, machine: &M) -> Pfn {
+        if self.is_highmem() {
+            #[expect(clippy::cast_possible_truncation, reason = "made from a frame number, by `to`")]
+            Pfn::new((self.0.addr().get() >> PAGE_SHIFT) as u32)
+        } else {
+            machine.direct_map_frame(self.0)
+        }
+    }
+
+    /// Whether the tag says what the frame's place in memory demands (HIGH-1).
+    pub(super) fn is_tagged_rightly<M: Machine>(self, machine: &M) -> bool {
+        self.is_highmem() == (self.frame(machine) >= machine.direct_map_end())
+    }
+}
+
+/// Lets nodes be looked at.
+#[derive(Debug)]
+pub(crate) struct Nodes<'a, M> {
+    machine: &'a M,
+}
+
+impl<M> Clone for Nodes<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Nodes<'_, M> {}
+
+impl<'a, M: Machine> Nodes<'a, M> {
+    pub(crate) fn new(machine: &'a M) -> Self {
+        Self { machine }
+    }
+
+    pub(super) fn machine(self) -> &'a M {
+        self.machine
+    }
+
+    /// Shows a node to `look`; it is mapped exactly that long, so slots nest by construction.
+    pub(super) fn view<R>(self, node: NodePointer, look: impl for<'k> FnOnce(NodeView<'k>) -> R) -> R {
+        if !node.is_highmem() {
+            return look(NodeView { page: node.0, mapping: PhantomData });
+        }
+        let page = self.machine.kmap_local(node.frame(self.machine));
+        let seen = look(NodeView { page, mapping: PhantomData });
+        // SAFETY: HIGH-1, this is the youngest live slot: those that `look` mapped were given up inside it; the view
+        // cannot outlive the call.
+        unsafe { self.machine.kunmap_local(page) };
+        seen
+    }
+
+    /// Copies a node's page.
+    pub(super) fn copy(self, from: NodePointer, to: NodePointer) {
+        self.view(from, |from| self.view(to, |to| to.copy_from(from)));
+    }
+}
+
+/// A node, mapped for the moment: an array of frame numbers (a leaf) or of pointers to nodes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NodeView<'k> {
+    page: NonNull<u8>,
+    mapping: PhantomData<&'k ()>,
+}
+
+impl NodeView<'_> {
+    /// The address of entry `index`, which is taken modulo what fits into a page.
+    fn slot<T>(self, index: usize) -> NonNull<T> {
+        // SAFETY: the index is below the number of entries that a page holds.
+        unsafe { self.page.cast::<T>().add(index % (PAGE_SIZE / size_of::<T>())) }
+    }
+
+    /// The frame number in slot `index` of a leaf.
+    pub(super) fn entry(self, index: usize) -> Pfn {
+        // SAFETY: FREE-4, the page serves this list alone and is mapped; slots below the list's length were written.
+        Pfn::new(unsafe { self.slot::<u32>(index).read() })
+    }
+
+    /// Writes a frame number into slot `index` of a leaf.
+    pub(super) fn set_entry(self, index: usize, pfn: Pfn) {
+        // SAFETY: FREE-4, the page serves this list alone and is mapped.
+        unsafe { self.slot::<u32>(index).write(pfn.number()) };
+    }
+
+    /// The pointer in slot `index` of an interior node.
+    pub(super) fn child(self, index: usize) -> NodePointer {
+        // SAFETY: FREE-4, the page serves this list alone and is mapped; slots over filled leaves were written.
+        unsafe { self.slot::<NodePointer>(index).read() }
+    }
+
+    /// Writes a pointer into slot `index` of an interior node.
+    pub(super) fn set_child(self, index: usize, child: NodePointer) {
+        // SAFETY: FREE-4, the page serves this list alone and is mapped.
+        unsafe { self.slot::<NodePointer>(index).write(child) };
+    }
+
+    fn copy_from(self, from: NodeView<'_>) {
+        // SAFETY: both pages are mapped, and are two different frames.
+        unsafe { ptr::copy_nonoverlapping(from.page.as_ptr(), self.page.as_ptr(), PAGE_SIZE) };
+    }
+}

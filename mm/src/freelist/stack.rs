@@ -1,0 +1,348 @@
+//! One end of a freelist: a stack of frame numbers, on a radix tree of nodes, with its top inline in the zone.
+//!
+//! Entries have positions, counted from the bottom, and keep them while they stay. The first `stored` of them stand
+//! in the leaves of the tree, the rest in a small ring, so that most pushes and pops touch no node at all, and a
+//! highmem leaf is mapped once for several of them:
+//!
+//! ```text
+//!    position   0 ............................ stored ..... len
+//!               [ leaf ][ leaf ][ leaf ][ leaf ] inline ring
+//!                   \      |       |      /
+//!                       interior node            (only above the second leaf)
+//! ```
+//!
+//! A tree grows by one node at a time ([`Stack::supply`]), from the root down to the leaf that is missing, so that
+//! one freed page is always enough to get on; it gives its nodes back as soon as no entry needs them.
+//!
+//! Invariants: FREE-4. The tree holds ceil(stored / leaf) leaves, the interior nodes above them, and at most one path
+//! under construction. `len > 0` means that the ring is not empty; no more than half a ring of entries needs no tree.
+//!
+//! Cost: push and pop O(1), without a node in all but one of `INLINE / 2`; `remove` and `get` one node a level.
+//! An emptied leaf comes back only after half a ring of pops, so a stack swinging around a leaf's edge does not convert
+//! a page per operation.
+
+use core::marker::PhantomData;
+
+use super::node::{NodePointer, Nodes};
+use crate::desc::word::{NodePlace, Position};
+use crate::machine::{Geometry, Machine};
+use crate::units::Pfn;
+
+/// The most entries that a ring can have, whatever the geometry.
+const RING: usize = 16;
+
+/// The most levels that a tree can have: 2^32 positions with two entries a node.
+pub(super) const MAX_LEVELS: u8 = 32;
+
+/// A stack; the machine's nodes are passed in.
+#[derive(Debug)]
+pub(super) struct Stack<G> {
+    ring: [u32; RING],
+    len: u32,
+    stored: u32,
+    /// Levels of the tree: 0 without one, 1 if the root is a leaf.
+    height: u8,
+    /// Interior nodes that already stand on the path to the leaf that is missing, below the root.
+    prepared: u8,
+    root: Option<NodePointer>,
+    /// The last leaf: it holds position `stored - 1`.
+    tail: Option<NodePointer>,
+    geometry: PhantomData<fn() -> G>,
+}
+
+impl<G: Geometry> Stack<G> {
+    const HALF: u32 = G::INLINE / 2;
+    const LEAF: u32 = 1 << G::LEAF_SHIFT;
+
+    pub(super) const fn new() -> Self {
+        const {
+            assert!(G::INLINE.is_power_of_two() && G::INLINE >= 2 && G::INLINE as usize <= RING);
+            assert!(G::LEAF_SHIFT >= 1 && G::LEAF_SHIFT <= 10 && G::NODE_SHIFT >= 1 && G::NODE_SHIFT <= 9);
+        }
+        let ring = [0; RING];
+        Self { ring, len: 0, stored: 0, height: 0, prepared: 0, root: None, tail: None, geometry: PhantomData }
+    }
+
+    pub(super) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Positions under a node of `level`, as a shift; a level beyond all positions covers them all.
+    const fn shift(level: u8) -> u32 {
+        G::LEAF_SHIFT + (level as u32 - 1) * G::NODE_SHIFT
+    }
+
+    /// Whether `position` is the first one under a node of `level`.
+    const fn starts(position: u32, level: u8) -> bool {
+        (position as u64).trailing_zeros() >= Self::shift(level) || position == 0
+    }
+
+    /// Which child of its parent at `level + 1` the node of `level` over `position` is.
+    const fn child_index(position: u32, level: u8) -> usize {
+        ((position as u64 >> Self::shift(level)) & ((1 << G::NODE_SHIFT) - 1)) as usize
+    }
+
+    /// Whether the tree, were it `height` levels high, would cover `positions` entries.
+    const fn covers(height: u8, positions: u32) -> bool {
+        height != 0 && (positions as u64) <= 1u64 << Self::shift(height)
+    }
+
+    fn ring_slot(position: u32) -> usize {
+        (position % G::INLINE) as usize
+    }
+
+    /// The node of `level` over `position`, which the tree has.
+    fn node<M: Machine>(&self, nodes: Nodes<'_, M>, level: u8, position: u32) -> NodePointer {
+        let mut node = present(self.root);
+        for below in (level..self.height).rev() {
+            node = nodes.view(node, |view| view.child(Self::child_index(position, below)));
+        }
+        node
+    }
+
+    /// The leaf over `position`, which is stored; the last one is at hand.
+    fn leaf<M: Machine>(&self, nodes: Nodes<'_, M>, position: u32) -> NodePointer {
+        if (position ^ (self.stored - 1)) >> G::LEAF_SHIFT == 0 {
+            present(self.tail)
+        } else {
+            self.node(nodes, 1, position)
+        }
+    }
+
+    /// The entry at `position`, which is below the length.
+    pub(super) fn get<M: Machine>(&self, nodes: Nodes<'_, M>, position: Position) -> Pfn {
+        let position = position.0;
+        if position >= self.stored {
+            return Pfn::new(self.ring[Self::ring_slot(position)]);
+        }
+        nodes.view(self.leaf(nodes, position), |leaf| leaf.entry((position % Self::LEAF) as usize))
+    }
+
+    fn set<M: Machine>(&mut self, nodes: Nodes<'_, M>, position: Position, pfn: Pfn) {
+        let position = position.0;
+        if position >= self.stored {
+            self.ring[Self::ring_slot(position)] = pfn.number();
+        } else {
+            nodes.view(self.leaf(nodes, position), |leaf| leaf.set_entry((position % Self::LEAF) as usize, pfn));
+        }
+    }
+
+    /// Whether the next push must wait for [`supply`](Self::supply).
+    pub(super) const fn needs_node(&self) -> bool {
+        self.len - self.stored == G::INLINE && self.stored.is_multiple_of(Self::LEAF)
+    }
+
+    /// Puts an entry on top and says where it stands. The stack does not need a node.
+    pub(super) fn push<M: Machine>(&mut self, nodes: Nodes<'_, M>, pfn: Pfn) -> Position {
+        if self.len - self.stored == G::INLINE {
+            self.spill(nodes);
+        }
+        let position = self.len;
+        self.ring[Self::ring_slot(position)] = pfn.number();
+        self.len += 1;
+        Position(position)
+    }
+
+    /// Moves the older half of the ring into the last leaf, as far as it has room.
+    fn spill<M: Machine>(&mut self, nodes: Nodes<'_, M>) {
+        let first = self.stored;
+        let count = Self::HALF.min(Self::LEAF - first % Self::LEAF);
+        nodes.view(present(self.tail), |leaf| {
+            for position in first..first + count {
+                let pfn = Pfn::new(self.ring[Self::ring_slot(position)]);
+                leaf.set_entry((position % Self::LEAF) as usize, pfn);
+            }
+        });
+        self.stored += count;
+    }
+
+    /// Where the next node that is supplied will stand: the highest one missing on the way to position `stored`.
+    pub(super) fn next_place(&self) -> NodePlace {
+        let first = Position(self.stored);
+        if self.height == 0 {
+            return NodePlace { level: 1, first };
+        }
+        if !Self::covers(self.height, self.stored + 1) {
+            return NodePlace { level: self.height + 1, first: Position(0) };
+        }
+        NodePlace { level: self.highest_missing() - self.prepared, first }
+    }
+
+    /// The level of the highest node that starts at position `stored`, below the root.
+    fn highest_missing(&self) -> u8 {
+        (1..self.height).take_while(|&level| Self::starts(self.stored, level)).last().unwrap_or(1)
+    }
+
+    /// Takes the page of frame `pfn` for the node at [`next_place`](Self::next_place), of which the stack has need.
+    /// With the leaf in place, half the ring moves into it.
+    pub(super) fn supply<M: Machine>(&mut self, nodes: Nodes<'_, M>, pfn: Pfn) {
+        let node = NodePointer::to(nodes.machine(), pfn);
+        let NodePlace { level, first } = self.next_place();
+        if level > self.height {
+            if let Some(root) = self.root {
+                nodes.view(node, |view| view.set_child(0, root));
+            }
+            self.root = Some(node);
+            self.height = level;
+        } else {
+            let parent = self.node(nodes, level + 1, first.0);
+            nodes.view(parent, |view| view.set_child(Self::child_index(first.0, level), node));
+            self.prepared += 1;
+        }
+        if level == 1 {
+            self.prepared = 0;
+            self.tail = Some(node);
+            self.spill(nodes);
+        }
+    }
+
+    /// Takes the top entry. Frames of nodes that are no longer needed go to `released`.
+    pub(super) fn pop<M: Machine>(&mut self, nodes: Nodes<'_, M>, released: &mut impl FnMut(Pfn)) -> Option<Pfn> {
+        self.len = self.len.checked_sub(1)?;
+        let pfn = Pfn::new(self.ring[Self::ring_slot(self.len)]);
+        while self.stored > 0 && (self.len == self.stored || self.len <= Self::HALF) {
+            self.refill(nodes, released);
+        }
+        Some(pfn)
+    }
+
+    /// Takes the entry at `position` out of the middle: the top one moves to its place, and is returned if it did.
+    pub(super) fn remove<M: Machine>(
+        &mut self,
+        nodes: Nodes<'_, M>,
+        position: Position,
+        released: &mut impl FnMut(Pfn),
+    ) -> Option<Pfn> {
+        let top = self.len - 1;
+        let last = self.pop(nodes, released)?;
+        if position.0 == top {
+            return None;
+        }
+        self.set(nodes, position, last);
+        Some(last)
+    }
+
+    /// Moves up to half a ring of entries from the last leaf into the ring, and gives back the nodes that this empties.
+    #[cold]
+    fn refill<M: Machine>(&mut self, nodes: Nodes<'_, M>, released: &mut impl FnMut(Pfn)) {
+        self.abandon_path(nodes, released);
+        let count = Self::HALF.min((self.stored - 1) % Self::LEAF + 1);
+        let tail = present(self.tail);
+        let first = self.stored - count;
+        nodes.view(tail, |leaf| {
+            for position in first..self.stored {
+                self.ring[Self::ring_slot(position)] = leaf.entry((position % Self::LEAF) as usize).number();
+            }
+        });
+        self.stored = first;
+        if first.is_multiple_of(Self::LEAF) {
+            // Every node that starts here holds nothing any more; at position 0 that is the root too.
+            let highest = if first == 0 { self.height } else { self.highest_missing() };
+            for level in (1..=highest).rev() {
+                released(self.node(nodes, level, first).frame(nodes.machine()));
+            }
+        }
+        if first == 0 {
+            (self.root, self.tail, self.height) = (None, None, 0);
+            return;
+        }
+        self.lower_root(nodes, released);
+        if first.is_multiple_of(Self::LEAF) {
+            self.tail = Some(self.node(nodes, 1, first - 1));
+        }
+    }
+
+    /// Gives back the nodes of a path whose leaf never came.
+    fn abandon_path<M: Machine>(&mut self, nodes: Nodes<'_, M>, released: &mut impl FnMut(Pfn)) {
+        let highest = self.highest_missing();
+        for level in (highest + 1 - self.prepared..=highest).rev() {
+            released(self.node(nodes, level, self.stored).frame(nodes.machine()));
+        }
+        self.prepared = 0;
+    }
+
+    /// Takes roots away that have but one child in use.
+    fn lower_root<M: Machine>(&mut self, nodes: Nodes<'_, M>, released: &mut impl FnMut(Pfn)) {
+        while self.height > 1 && Self::covers(self.height - 1, self.stored) {
+            let root = present(self.root);
+            self.root = Some(nodes.view(root, |view| view.child(0)));
+            self.height -= 1;
+            released(root.frame(nodes.machine()));
+        }
+    }
+
+    /// Moves the node at `place` to frame `to`: copies the page and turns the one pointer that leads to it.
+    pub(super) fn relocate<M: Machine>(&mut self, nodes: Nodes<'_, M>, place: NodePlace, to: Pfn) {
+        let NodePlace { level, first } = place;
+        let new = NodePointer::to(nodes.machine(), to);
+        let old = self.node(nodes, level, first.0);
+        nodes.copy(old, new);
+        if level == self.height {
+            self.root = Some(new);
+        } else {
+            let parent = self.node(nodes, level + 1, first.0);
+            nodes.view(parent, |view| view.set_child(Self::child_index(first.0, level), new));
+        }
+        if self.tail == Some(old) {
+            self.tail = Some(new);
+        }
+    }
+
+    /// Shows every node of the tree to `see`, with the place that the tree's shape gives it: for the checker.
+    pub(super) fn each_node<M: Machine>(&self, nodes: Nodes<'_, M>, mut see: impl FnMut(NodePlace, NodePointer)) {
+        for level in (1..=self.height).rev() {
+            let step = 1u64 << Self::shift(level);
+            let mut first = 0u64;
+            let on_path = self.prepared > 0 && level + self.prepared > self.highest_missing() && level < self.height;
+            while first < u64::from(self.stored) || (on_path && first == u64::from(self.stored)) {
+                #[expect(clippy::cast_possible_truncation, reason = "at most `stored`")]
+                let position = first as u32;
+                see(NodePlace { level, first: Position(position) }, self.node(nodes, level, position));
+                first += step;
+            }
+        }
+    }
+
+    /// Shows every entry to `see`, for the checker; each leaf is mapped once.
+    pub(super) fn each_entry<M: Machine>(&self, nodes: Nodes<'_, M>, mut see: impl FnMut(Position, Pfn)) {
+        let mut first = 0;
+        while first < self.stored {
+            let end = self.stored.min(first.saturating_add(Self::LEAF));
+            nodes.view(self.leaf(nodes, first), |leaf| {
+                for position in first..end {
+                    see(Position(position), leaf.entry((position % Self::LEAF) as usize));
+                }
+            });
+            first = end;
+        }
+        for position in self.stored..self.len {
+            see(Position(position), Pfn::new(self.ring[Self::ring_slot(position)]));
+        }
+    }
+
+    /// Whether the shape obeys FREE-4: no level too many, the last leaf at hand, the ring in use.
+    pub(super) fn is_well_formed<M: Machine>(&self, nodes: Nodes<'_, M>) -> bool {
+        let ring = self.len - self.stored;
+        let path_may_be_open = self.stored.is_multiple_of(Self::LEAF);
+        let height_fits = if self.stored == 0 {
+            self.height == 0 && self.root.is_none()
+        } else {
+            // A root that came ahead of its second child is the only one too many.
+            let lower = self.height.saturating_sub(1);
+            Self::covers(self.height, self.stored)
+                && (!Self::covers(lower, self.stored) || (path_may_be_open && !Self::covers(lower, self.stored + 1)))
+        };
+        let tail_fits = self.stored == 0 || self.tail == Some(self.node(nodes, 1, self.stored - 1));
+        let ring_fits = ring <= G::INLINE && (ring > 0 || self.len == 0);
+        let tree_is_needed = self.stored == 0 || self.len > Self::HALF;
+        height_fits && tail_fits && ring_fits && tree_is_needed && (self.prepared == 0 || path_may_be_open)
+    }
+}
+
+/// A pointer that FREE-4 says is there.
+fn present(node: Option<NodePointer>) -> NodePointer {
+    match node {
+        Some(node) => node,
+        None => panic!("invariant FREE-4 broken: a freelist's tree lacks a node that its length demands"),
+    }
+}

@@ -1,0 +1,68 @@
+//! The allocator's invariants by name, and how to say that one does not hold.
+
+use core::fmt;
+
+use crate::units::Pfn;
+
+/// The invariants that can be checked by looking. HIGH-1 is the machine's to enforce but for its tags; FREE-5 shows
+/// while an operation runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Invariant {
+    /// `slot[position(p)] == p` for every free block, and nothing else is in a slot.
+    Free1,
+    /// No free block's buddy is free at the same order in the same zone.
+    Free2,
+    /// With k pages free, k order-0 allocations succeed.
+    Free3,
+    /// Nodes are free pages, and no more of them than the lists' lengths demand.
+    Free4,
+    /// When everything is free, all has coalesced but for what the nodes keep apart.
+    Free6,
+    /// Highmem is reached through tagged pointers, and nothing else is.
+    High1,
+    /// No block straddles a zone, node, section or hole.
+    Zone1,
+    /// Total = free + allocated, and every page is one of them.
+    Acct1,
+}
+
+impl fmt::Display for Invariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Free1 => "FREE-1",
+            Self::Free2 => "FREE-2",
+            Self::Free3 => "FREE-3",
+            Self::Free4 => "FREE-4",
+            Self::Free6 => "FREE-6",
+            Self::High1 => "HIGH-1",
+            Self::Zone1 => "ZONE-1",
+            Self::Acct1 => "ACCT-1",
+        })
+    }
+}
+
+/// An invariant that does not hold, and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Which one.
+    pub invariant: Invariant,
+    /// The page it was found at, if it is about one.
+    pub pfn: Option<Pfn>,
+    /// What was found.
+    pub what: &'static str,
+}
+
+impl Violation {
+    pub(crate) const fn of(invariant: Invariant, pfn: Option<Pfn>, what: &'static str) -> Self {
+        Self { invariant, pfn, what }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invariant {} broken: {}", self.invariant, self.what)?;
+        self.pfn.map_or(Ok(()), |pfn| write!(f, " ({pfn:?})"))
+    }
+}
+
+impl core::error::Error for Violation {}

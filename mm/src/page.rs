@@ -1,0 +1,16 @@
+//! The allocator as its users see it: requests in, owned blocks out.
+//!
+//! `request` is what to ask for, `allocator` the zones and their locks, `block` the owned memory, `access` its bytes,
+//! `setup` the way from a boot map, `report` the counts.
+
+mod access;
+mod allocator;
+mod block;
+mod report;
+mod request;
+mod setup;
+
+pub use allocator::{AllocError, FreeError, PageAllocator};
+pub use block::{Block, ContigRange};
+pub use request::Request;
+pub use setup::SetupError;

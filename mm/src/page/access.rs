@@ -1,0 +1,70 @@
+//! The bytes of allocated pages, lent to their owner.
+//!
+//! Invariants: HIGH-1 (a highmem page is mapped exactly as long as it is looked at).
+#![expect(unsafe_code, reason = "turns an owned frame into the bytes it holds")]
+
+use core::slice;
+
+use super::block::{Block, ContigRange};
+use crate::machine::Machine;
+use crate::units::{PAGE_SIZE, Pfn, PfnRange};
+
+/// Shows the bytes of a frame to `look`.
+///
+/// # Safety
+/// The frame is allocated, and nobody but the caller reaches its bytes while `look` runs.
+unsafe fn with_frame<M: Machine, R>(machine: &M, pfn: Pfn, look: impl FnOnce(&mut [u8; PAGE_SIZE]) -> R) -> R {
+    let lowmem = pfn < machine.direct_map_end();
+    let page = if lowmem { machine.direct_map(pfn) } else { machine.kmap_local(pfn) };
+    // SAFETY: the page is mapped until `look` is done, and the caller's alone.
+    let seen = look(unsafe { page.cast().as_mut() });
+    if !lowmem {
+        // SAFETY: HIGH-1, this is the youngest live slot: those that `look` mapped were given up inside it.
+        unsafe { machine.kunmap_local(page) };
+    }
+    seen
+}
+
+/// The bytes of a run of frames, if all of it lies in the direct map.
+///
+/// # Safety
+/// The frames are allocated, and nobody but the holder of the result reaches their bytes.
+unsafe fn bytes<M: Machine>(machine: &M, range: PfnRange) -> Option<&mut [u8]> {
+    if range.end > machine.direct_map_end() {
+        return None;
+    }
+    let start = machine.direct_map(range.start);
+    // SAFETY: MACHINE-MEMORY, neighbours in the direct map, and the caller's alone.
+    Some(unsafe { slice::from_raw_parts_mut(start.as_ptr(), range.pages() as usize * PAGE_SIZE) })
+}
+
+impl<M: Machine> Block<'_, M> {
+    /// Shows the bytes of the page at `pfn`, wherever it lies: highmem is mapped for as long as `look` runs. What a
+    /// fresh page holds is whatever its last owner left there. `None` if the frame is not the block's.
+    pub fn with_page<R>(&mut self, pfn: Pfn, look: impl FnOnce(&mut [u8; PAGE_SIZE]) -> R) -> Option<R> {
+        let machine = self.allocator().machine();
+        // SAFETY: DESC-1, the block owns the frame, and is borrowed for as long as the bytes are.
+        self.range().contains(pfn).then(|| unsafe { with_frame(machine, pfn, look) })
+    }
+
+    /// All bytes of the block; `None` if it is highmem.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        // SAFETY: DESC-1, the block owns its frames, and is borrowed for as long as the bytes are.
+        unsafe { bytes(self.allocator().machine(), self.range()) }
+    }
+}
+
+impl<M: Machine> ContigRange<'_, M> {
+    /// Shows the bytes of the page at `pfn`, as [`Block::with_page`] does.
+    pub fn with_page<R>(&mut self, pfn: Pfn, look: impl FnOnce(&mut [u8; PAGE_SIZE]) -> R) -> Option<R> {
+        let machine = self.allocator().machine();
+        // SAFETY: DESC-1, the range owns the frame, and is borrowed for as long as the bytes are.
+        self.range().contains(pfn).then(|| unsafe { with_frame(machine, pfn, look) })
+    }
+
+    /// All bytes of the range; `None` if it reaches into highmem.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        // SAFETY: DESC-1, the range owns its frames, and is borrowed for as long as the bytes are.
+        unsafe { bytes(self.allocator().machine(), self.range()) }
+    }
+}

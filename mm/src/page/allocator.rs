@@ -1,0 +1,286 @@
+//! The page allocator: zones behind their locks, owned blocks in front.
+//!
+//! Locks: one a zone, taken with interrupts off, never two at once, and nothing is called under it but the machine's
+//! own functions. Descriptor words change only under the lock of the zone that they name.
+//!
+//! Cost: one lock; within it what `buddy` costs. Freeing reads the block's own words to learn zone and order.
+
+use core::fmt;
+
+use spin::Mutex;
+
+use super::block::{Block, ContigRange};
+use super::request::Request;
+use crate::buddy::{Buddy, ContigError, FreeBlock};
+use crate::desc::map::PageMap;
+use crate::desc::word::{AllocatorWord, Page, PageState};
+use crate::early::MetadataBytes;
+use crate::invariant::Violation;
+use crate::machine::{Geometry, Machine};
+use crate::units::{NodeId, Order, Pfn, PfnRange, ZoneId};
+use crate::zone::{Zone, ZoneKind};
+
+/// A zone and what about it never changes.
+#[derive(Debug)]
+pub(super) struct ZoneCell<G> {
+    pub(super) node: NodeId,
+    pub(super) kind: ZoneKind,
+    pub(super) zone: Mutex<Zone<G>>,
+}
+
+/// The page allocator of a machine.
+#[derive(Debug)]
+pub struct PageAllocator<'m, M: Machine> {
+    pub(super) machine: &'m M,
+    pub(super) map: PageMap<'m, M::Geometry>,
+    /// By node, and within a node the kinds that serve the fewest requests first.
+    pub(super) zones: &'m [ZoneCell<M::Geometry>],
+    pub(super) metadata: MetadataBytes,
+}
+
+/// Why no block was allocated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AllocError {
+    /// The geometry has no blocks that large.
+    OrderTooLarge(Order),
+    /// No zone that may serve the request has a free block of that order or above.
+    Exhausted(Request),
+}
+
+impl fmt::Display for AllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OrderTooLarge(order) => write!(f, "no block is as large as {order:?}"),
+            Self::Exhausted(request) => write!(f, "no zone up to {} has {:?} free", request.highest.name(), request.order),
+        }
+    }
+}
+
+impl core::error::Error for AllocError {}
+
+/// Why a block was not freed; the allocator is as before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FreeError {
+    /// The frame is no memory that the allocator knows.
+    NoMemory(Pfn),
+    /// The frame was never the allocator's.
+    Reserved(Pfn),
+    /// The frame is free: freed before, or never allocated.
+    AlreadyFree(Pfn),
+    /// The frame is inside an allocated block, whose head this is.
+    Tail {
+        /// What was to be freed.
+        pfn: Pfn,
+        /// What should have been.
+        head: Pfn,
+    },
+    /// The frame's descriptor says what no descriptor says.
+    Corrupt(Pfn),
+}
+
+impl fmt::Display for FreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMemory(pfn) => write!(f, "{pfn:?} is no memory"),
+            Self::Reserved(pfn) => write!(f, "{pfn:?} is reserved"),
+            Self::AlreadyFree(pfn) => write!(f, "{pfn:?} is free already: a double free, or it was never allocated"),
+            Self::Tail { pfn, head } => write!(f, "{pfn:?} is inside the block at {head:?}"),
+            Self::Corrupt(pfn) => write!(f, "the descriptor of {pfn:?} is corrupt"),
+        }
+    }
+}
+
+impl core::error::Error for FreeError {}
+
+impl<'m, M: Machine> PageAllocator<'m, M> {
+    /// Allocates a block.
+    ///
+    /// # Errors
+    /// The order is none there is, or no zone that may serve the request has such a block.
+    pub fn alloc(&self, request: Request) -> Result<Block<'_, M>, AllocError> {
+        Ok(Block::own(self, self.alloc_raw(request)?, request.order))
+    }
+
+    /// Allocates a block and returns its bare head: to be given to [`free_raw`](Self::free_raw) or
+    /// [`from_raw`](Self::from_raw).
+    ///
+    /// # Errors
+    /// As [`alloc`](Self::alloc).
+    pub fn alloc_raw(&self, request: Request) -> Result<Pfn, AllocError> {
+        if request.order > M::Geometry::MAX_ORDER {
+            return Err(AllocError::OrderTooLarge(request.order));
+        }
+        let serves = |cell: &&ZoneCell<M::Geometry>| cell.kind <= request.highest;
+        let on_node = |cell: &&ZoneCell<M::Geometry>| request.node.is_none_or(|node| cell.node == node);
+        let take = |cell| self.with_buddy(cell, |buddy| buddy.alloc(request.order, request.migratetype));
+        let zones = || self.zones.iter().filter(serves);
+        let near = zones().filter(on_node).find_map(take);
+        let pfn = near.or_else(|| zones().filter(|cell| !on_node(cell)).find_map(take));
+        pfn.ok_or(AllocError::Exhausted(request))
+    }
+
+    /// Frees the block that `pfn` heads. The words say how large it is; anything but the head of an allocated block
+    /// is turned away by them alone.
+    ///
+    /// # Errors
+    /// Says what the frame is instead; nothing has changed.
+    ///
+    /// # Safety
+    /// Nobody uses the block's pages any more, and no [`Block`] owns them.
+    #[expect(unsafe_code, reason = "the caller vouches for what the words cannot say: that nobody uses the pages")]
+    pub unsafe fn free_raw(&self, pfn: Pfn) -> Result<(), FreeError> {
+        self.free(pfn)
+    }
+
+    /// Takes ownership of the block that `pfn` heads.
+    ///
+    /// # Errors
+    /// Says what the frame is instead.
+    ///
+    /// # Safety
+    /// The caller owns the block: it comes from [`alloc_raw`](Self::alloc_raw) or [`Block::into_raw`].
+    #[expect(unsafe_code, reason = "the caller vouches for being the only owner")]
+    pub unsafe fn from_raw(&self, pfn: Pfn) -> Result<Block<'_, M>, FreeError> {
+        let page = self.map.get(pfn).ok_or(FreeError::NoMemory(pfn))?;
+        let word = self.allocated_word(pfn, page)?;
+        Ok(Block::own(self, pfn, word.order()))
+    }
+
+    /// Allocates exactly these frames, if all of them are free.
+    ///
+    /// # Errors
+    /// Names the first frame that stands in the way; the range is as free as before.
+    pub fn alloc_contig(&self, range: PfnRange) -> Result<ContigRange<'_, M>, ContigError> {
+        let head = self.map.head_of(range.start).ok_or(ContigError::NotManaged(range.start))?;
+        let word = self.map.page(head).word();
+        if matches!(word.state(), Some(PageState::Hole | PageState::Reserved | PageState::Tail) | None) {
+            return Err(ContigError::NotManaged(range.start));
+        }
+        let cell = self.zones.get(word.zone().index()).ok_or(ContigError::NotManaged(range.start))?;
+        self.with_buddy(cell, |buddy| buddy.alloc_range(range))?;
+        Ok(ContigRange::own(self, range))
+    }
+
+    /// Allocates a run of `pages` frames that starts at a multiple of `align`, anywhere in the zones up to `highest`.
+    /// Cost: a pass over the descriptors of the blocks before it.
+    ///
+    /// # Errors
+    /// There is no such run.
+    pub fn alloc_contig_aligned(
+        &self,
+        pages: u32,
+        align: Order,
+        highest: ZoneKind,
+    ) -> Result<ContigRange<'_, M>, ContigError> {
+        if pages == 0 {
+            return Err(ContigError::Empty);
+        }
+        let find = |cell| {
+            self.with_buddy(cell, |buddy| {
+                let range = buddy.find_range(pages, align)?;
+                buddy.alloc_range(range).is_ok().then_some(range)
+            })
+        };
+        let range = self.zones.iter().filter(|cell| cell.kind <= highest).find_map(find);
+        range.map(|range| ContigRange::own(self, range)).ok_or(ContigError::NoSuchRun)
+    }
+
+    /// Checks every invariant of every zone. Cost: a pass over all descriptors, with each zone's lock held in turn.
+    ///
+    /// # Errors
+    /// The first violation found.
+    pub fn verify(&self) -> Result<(), Violation> {
+        self.zones.iter().try_for_each(|cell| self.with_buddy(cell, |buddy| buddy.verify()))
+    }
+
+    /// What a page is, and the order of the block it heads, as of now. Holes have no state of their own.
+    pub fn page_state(&self, pfn: Pfn) -> (PageState, Order) {
+        let word = self.map.get(pfn).map_or(AllocatorWord::HOLE, Page::word);
+        (word.state().unwrap_or(PageState::Hole), word.order())
+    }
+
+    /// The head of the block around `pfn`, whatever its state.
+    pub fn block_of(&self, pfn: Pfn) -> Option<Pfn> {
+        self.map.head_of(pfn)
+    }
+
+    /// The machine this allocates the memory of.
+    pub const fn machine(&self) -> &'m M {
+        self.machine
+    }
+
+    /// Memory spent on descriptors and tables.
+    pub const fn metadata(&self) -> MetadataBytes {
+        self.metadata
+    }
+
+    /// Runs one operation on a zone, with its lock held and interrupts off.
+    pub(super) fn with_buddy<R>(
+        &self,
+        cell: &ZoneCell<M::Geometry>,
+        operation: impl FnOnce(&mut Buddy<'_, 'm, M>) -> R,
+    ) -> R {
+        let _interrupts = self.machine.disable_interrupts();
+        let mut zone = cell.zone.lock();
+        operation(&mut Buddy::new(self.machine, &self.map, &mut zone))
+    }
+
+    fn free(&self, pfn: Pfn) -> Result<(), FreeError> {
+        let page = self.map.get(pfn).ok_or(FreeError::NoMemory(pfn))?;
+        let zone = self.allocated_word(pfn, page)?.zone();
+        let cell = self.zones.get(zone.index()).ok_or(FreeError::Corrupt(pfn))?;
+        self.with_buddy(cell, |buddy| {
+            // Again, now that nobody else can free it.
+            let word = self.allocated_word(pfn, page)?;
+            if word.zone() != zone {
+                return Err(FreeError::Corrupt(pfn));
+            }
+            buddy.free(FreeBlock::claim(pfn, word.order()));
+            Ok(())
+        })
+    }
+
+    /// The word of the head of an allocated block.
+    fn allocated_word(&self, pfn: Pfn, page: &Page) -> Result<AllocatorWord, FreeError> {
+        let word = page.word();
+        if word.is(PageState::Allocated) && pfn.is_aligned(word.order()) && word.order() <= M::Geometry::MAX_ORDER {
+            return Ok(word);
+        }
+        Err(self.why_not_allocated(pfn, word))
+    }
+
+    #[cold]
+    fn why_not_allocated(&self, pfn: Pfn, word: AllocatorWord) -> FreeError {
+        match word.state() {
+            Some(PageState::Hole) => FreeError::NoMemory(pfn),
+            Some(PageState::Reserved) => FreeError::Reserved(pfn),
+            Some(PageState::Free | PageState::Node | PageState::Isolated) => FreeError::AlreadyFree(pfn),
+            Some(PageState::Tail) => match self.map.head_of(pfn) {
+                Some(head) if self.map.page(head).word().is(PageState::Allocated) => FreeError::Tail { pfn, head },
+                Some(_) => FreeError::AlreadyFree(pfn),
+                None => FreeError::Corrupt(pfn),
+            },
+            Some(PageState::Allocated) | None => FreeError::Corrupt(pfn),
+        }
+    }
+
+    pub(super) fn free_owned(&self, head: Pfn) {
+        if let Err(error) = self.free(head) {
+            panic!("invariant DESC-1 broken: an owned block cannot be freed: {error}");
+        }
+    }
+
+    /// The order of an allocated block.
+    pub(super) fn allocated_order(&self, head: Pfn) -> Option<Order> {
+        let word = self.map.get(head)?.word();
+        word.is(PageState::Allocated).then(|| word.order())
+    }
+
+    /// Makes two blocks of `order` of the allocated block at `low`, which the caller owns.
+    pub(super) fn split_allocated(&self, low: Pfn, order: Order) {
+        let section = self.map.known_section(low);
+        let zone: ZoneId = section.page(low).word().zone();
+        section.page(low.buddy(order)).set_allocated(order, zone);
+        section.page(low).set_allocated(order, zone);
+    }
+}

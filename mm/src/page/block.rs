@@ -1,0 +1,154 @@
+//! Allocated memory as values: whoever holds one owns its pages, and dropping it frees them.
+
+use core::fmt;
+use core::mem::ManuallyDrop;
+
+use super::allocator::PageAllocator;
+use crate::machine::Machine;
+use crate::units::{Order, Pfn, PfnRange};
+
+/// An allocated block of `1 << order` pages.
+///
+/// ```text
+///   alloc ──> Block ──drop──> free
+///               │ ▲
+///      into_raw ▼ │ from_raw
+///              a bare Pfn, whose holder must free it
+/// ```
+///
+/// # Invariants
+/// `head` heads an allocated block of the allocator, which nobody else frees (DESC-1).
+#[must_use = "dropping a block frees it"]
+pub struct Block<'a, M: Machine> {
+    allocator: &'a PageAllocator<'a, M>,
+    head: Pfn,
+    order: Order,
+}
+
+impl<'a, M: Machine> Block<'a, M> {
+    pub(super) const fn own(allocator: &'a PageAllocator<'a, M>, head: Pfn, order: Order) -> Self {
+        Self { allocator, head, order }
+    }
+
+    /// The first frame.
+    pub const fn head(&self) -> Pfn {
+        self.head
+    }
+
+    /// The size.
+    pub const fn order(&self) -> Order {
+        self.order
+    }
+
+    /// The frames of the block.
+    pub const fn range(&self) -> PfnRange {
+        PfnRange::new(self.head, self.head.plus(self.order.pages()))
+    }
+
+    /// Gives up ownership: the block stays allocated until its head is given to
+    /// [`free_raw`](PageAllocator::free_raw) or [`from_raw`](PageAllocator::from_raw).
+    #[must_use = "nobody else frees the block"]
+    pub fn into_raw(self) -> Pfn {
+        ManuallyDrop::new(self).head
+    }
+
+    /// Halves the block in place; the lower half comes first. Costs two descriptor writes.
+    ///
+    /// # Errors
+    /// Gives the block back if it is a single page.
+    pub fn split(self) -> Result<(Self, Self), Self> {
+        let Some(order) = self.order.down() else { return Err(self) };
+        let allocator = self.allocator;
+        let low = self.into_raw();
+        let high = low.buddy(order);
+        allocator.split_allocated(low, order);
+        Ok((Self::own(allocator, low, order), Self::own(allocator, high, order)))
+    }
+
+    pub(super) const fn allocator(&self) -> &'a PageAllocator<'a, M> {
+        self.allocator
+    }
+}
+
+impl<M: Machine> Drop for Block<'_, M> {
+    fn drop(&mut self) {
+        self.allocator.free_owned(self.head);
+    }
+}
+
+impl<M: Machine> fmt::Debug for Block<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Block({:?}, {:?})", self.head, self.order)
+    }
+}
+
+/// An allocated run of frames of any length, made by [`alloc_contig`](PageAllocator::alloc_contig).
+///
+/// # Invariants
+/// The range is a row of allocated blocks, which nobody else frees (DESC-1).
+#[must_use = "dropping a range frees it"]
+pub struct ContigRange<'a, M: Machine> {
+    allocator: &'a PageAllocator<'a, M>,
+    range: PfnRange,
+}
+
+impl<'a, M: Machine> ContigRange<'a, M> {
+    pub(super) const fn own(allocator: &'a PageAllocator<'a, M>, range: PfnRange) -> Self {
+        Self { allocator, range }
+    }
+
+    pub(super) const fn allocator(&self) -> &'a PageAllocator<'a, M> {
+        self.allocator
+    }
+
+    /// The frames.
+    pub const fn range(&self) -> PfnRange {
+        self.range
+    }
+
+    /// Gives up the range as what it is made of: one owned block after the other, in ascending order. Those that are
+    /// not taken are freed.
+    pub fn into_blocks(self) -> impl Iterator<Item = Block<'a, M>> {
+        Blocks { allocator: self.allocator, left: ManuallyDrop::new(self).range }
+    }
+}
+
+impl<M: Machine> Drop for ContigRange<'_, M> {
+    fn drop(&mut self) {
+        drop(Blocks { allocator: self.allocator, left: self.range });
+    }
+}
+
+impl<M: Machine> fmt::Debug for ContigRange<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ContigRange({:?})", self.range)
+    }
+}
+
+/// The blocks of a range that was given up.
+struct Blocks<'a, M: Machine> {
+    allocator: &'a PageAllocator<'a, M>,
+    left: PfnRange,
+}
+
+impl<'a, M: Machine> Iterator for Blocks<'a, M> {
+    type Item = Block<'a, M>;
+
+    fn next(&mut self) -> Option<Block<'a, M>> {
+        if self.left.is_empty() {
+            return None;
+        }
+        let head = self.left.start;
+        let order = self.allocator.allocated_order(head)?;
+        self.left = PfnRange::new(head.plus(order.pages()), self.left.end);
+        Some(Block::own(self.allocator, head, order))
+    }
+}
+
+impl<M: Machine> Drop for Blocks<'_, M> {
+    fn drop(&mut self) {
+        for block in self {
+            drop(block);
+        }
+    }
+}

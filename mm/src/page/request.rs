@@ -1,0 +1,44 @@
+//! What to allocate: order, migratetype, how far up the zones, which node.
+
+use crate::migratetype::Migratetype;
+use crate::units::{NodeId, Order};
+use crate::zone::ZoneKind;
+
+/// A request for one block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    pub(crate) order: Order,
+    pub(crate) migratetype: Migratetype,
+    pub(crate) highest: ZoneKind,
+    pub(crate) node: Option<NodeId>,
+}
+
+impl Request {
+    /// A block of `order` for the kernel's own use: unmovable, in the direct map, on any node. Linux's `GFP_KERNEL`.
+    pub const fn new(order: Order) -> Self {
+        Self { order, migratetype: Migratetype::Unmovable, highest: ZoneKind::Normal, node: None }
+    }
+
+    /// A block of `order` that can be moved and may be highmem. Linux's `GFP_HIGHUSER_MOVABLE`.
+    pub const fn movable(order: Order) -> Self {
+        Self { order, migratetype: Migratetype::Movable, highest: ZoneKind::Highmem, node: None }
+    }
+
+    /// The same, for pages of this kind.
+    #[must_use]
+    pub const fn with_migratetype(self, migratetype: Migratetype) -> Self {
+        Self { migratetype, ..self }
+    }
+
+    /// The same, from zones of this kind or, if those have none, below.
+    #[must_use]
+    pub const fn up_to(self, highest: ZoneKind) -> Self {
+        Self { highest, ..self }
+    }
+
+    /// The same, from this node if it has any.
+    #[must_use]
+    pub const fn near(self, node: NodeId) -> Self {
+        Self { node: Some(node), ..self }
+    }
+}

@@ -1,0 +1,97 @@
+//! From a boot map to an allocator: descriptors are carved and filled, zones made, and every usable frame freed.
+//!
+//! Cost: one descriptor write a frame of populated sections, and one free a block of the largest order.
+
+use core::cmp::Reverse;
+use core::fmt;
+
+use arrayvec::ArrayVec;
+use spin::Mutex;
+
+use super::allocator::{PageAllocator, ZoneCell};
+use crate::boot_map::{BootMap, CarveError};
+use crate::desc::map::PageMap;
+use crate::early::{MetadataBytes, carve_slice};
+use crate::machine::Machine;
+use crate::units::{NodeId, PfnRange, ZoneId};
+use crate::zone::{Zone, ZoneKind};
+
+/// Why an allocator could not be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SetupError {
+    /// The direct map has no room for descriptors, tables or zones.
+    Metadata(CarveError),
+    /// There are more zones than a descriptor can name.
+    TooManyZones,
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Metadata(error) => write!(f, "no room for the allocator's own tables: {error}"),
+            Self::TooManyZones => write!(f, "more zones than a descriptor can name"),
+        }
+    }
+}
+
+impl core::error::Error for SetupError {}
+
+impl From<CarveError> for SetupError {
+    fn from(error: CarveError) -> Self {
+        Self::Metadata(error)
+    }
+}
+
+impl<'m, M: Machine> PageAllocator<'m, M> {
+    /// Takes over the usable memory of a boot map. What it carves out for itself is reserved in the map afterwards.
+    ///
+    /// # Errors
+    /// The direct map has no room for the descriptors, or there are too many zones. The map may have lost memory.
+    pub fn new<const CAPACITY: usize>(machine: &'m M, boot_map: &mut BootMap<CAPACITY>) -> Result<Self, SetupError> {
+        let mut metadata = MetadataBytes::default();
+        let map = PageMap::carve(machine, boot_map, &mut metadata)?;
+        let zones = carve_zones(machine, boot_map, &mut metadata)?;
+        map.fill(boot_map.extents());
+        let allocator = Self { machine, map, zones, metadata };
+        for cell in allocator.zones {
+            let frames = cell.kind.frames(machine.direct_map_end());
+            for (range, _) in boot_map.usable().filter(|&(_, node)| node == cell.node) {
+                allocator.with_buddy(cell, |buddy| buddy.adopt(range.intersection(frames)));
+            }
+        }
+        Ok(allocator)
+    }
+}
+
+/// A zone that is to be made.
+type Plan = (NodeId, ZoneKind, PfnRange);
+
+/// Makes a zone of every node's usable memory of each kind.
+fn carve_zones<'m, M: Machine, const CAPACITY: usize>(
+    machine: &'m M,
+    boot_map: &mut BootMap<CAPACITY>,
+    metadata: &mut MetadataBytes,
+) -> Result<&'m [ZoneCell<M::Geometry>], SetupError> {
+    let mut plans: ArrayVec<Plan, { u8::MAX as usize + 1 }> = ArrayVec::new();
+    for (range, node) in boot_map.usable() {
+        for kind in ZoneKind::ALL {
+            let frames = range.intersection(kind.frames(machine.direct_map_end()));
+            match plans.iter_mut().find(|plan| plan.0 == node && plan.1 == kind) {
+                _ if frames.is_empty() => {}
+                Some(plan) => plan.2.end = frames.end,
+                None => plans.try_push((node, kind, frames)).map_err(|_| SetupError::TooManyZones)?,
+            }
+        }
+    }
+    plans.sort_unstable_by_key(|&(node, kind, _)| (node, Reverse(kind)));
+    let first_node = plans.first().map_or(NodeId(0), |plan| plan.0);
+    let zone = |index: usize| {
+        let (node, kind, span) = plans[index];
+        #[expect(clippy::cast_possible_truncation, reason = "there are at most 256 plans")]
+        let id = ZoneId(index as u8);
+        ZoneCell { node, kind, zone: Mutex::new(Zone::new(id, node, kind, span)) }
+    };
+    let (zones, bytes) = carve_slice(machine, boot_map, first_node, plans.len(), zone)?;
+    metadata.zones += bytes;
+    Ok(zones)
+}

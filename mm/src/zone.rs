@@ -1,0 +1,110 @@
+//! Zones: runs of memory that may serve the same requests, each with its freelists and its lock.
+//!
+//! A zone is the usable memory of one node on one side of two boundaries: 4 GiB, below which old devices reach, and
+//! the end of the direct map, above which a page has no address of its own. Blocks never straddle a zone: every head
+//! names its zone, and merging compares it (ZONE-1).
+
+use crate::freelist::Freelists;
+use crate::machine::Geometry;
+use crate::migratetype::Migratetype;
+use crate::units::{NodeId, Order, Pfn, PfnRange, PhysAddr, ZoneId};
+
+/// What a zone's memory can be used for. A later kind serves fewer requests, and is tried first by those it serves.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ZoneKind {
+    /// In the direct map and below 4 GiB.
+    Dma32,
+    /// In the direct map.
+    Normal,
+    /// Beyond the direct map: reachable through `kmap_local` only.
+    Highmem,
+}
+
+impl ZoneKind {
+    /// Every kind, from the one that serves all requests to the one that serves the fewest.
+    pub const ALL: [Self; 3] = [Self::Dma32, Self::Normal, Self::Highmem];
+
+    /// Linux's name for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dma32 => "DMA32",
+            Self::Normal => "Normal",
+            Self::Highmem => "HighMem",
+        }
+    }
+
+    /// The frames of this kind, given where the direct map ends.
+    pub(crate) fn frames(self, direct_map_end: Pfn) -> PfnRange {
+        let dma32_end = match Pfn::containing(PhysAddr(1 << 32)) {
+            Some(end) => end.min(direct_map_end),
+            None => direct_map_end,
+        };
+        match self {
+            Self::Dma32 => PfnRange::new(Pfn::new(0), dma32_end),
+            Self::Normal => PfnRange::new(dma32_end, direct_map_end),
+            Self::Highmem => PfnRange::new(direct_map_end, Pfn::LIMIT),
+        }
+    }
+}
+
+/// What the zone lock guards.
+#[derive(Debug)]
+pub(crate) struct Zone<G> {
+    pub(crate) id: ZoneId,
+    pub(crate) node: NodeId,
+    pub(crate) kind: ZoneKind,
+    /// From the first usable frame to behind the last; other zones and holes may lie between.
+    pub(crate) span: PfnRange,
+    /// Pages that the allocator was given.
+    pub(crate) managed: u32,
+    /// Pages that are free, those that serve as nodes among them.
+    pub(crate) free: u32,
+    /// Free pages that serve as nodes.
+    pub(crate) nodes: u32,
+    /// The most pages that ever served as nodes at once.
+    pub(crate) peak_nodes: u32,
+    pub(crate) lists: Freelists<G>,
+}
+
+impl<G: Geometry> Zone<G> {
+    pub(crate) const fn new(id: ZoneId, node: NodeId, kind: ZoneKind, span: PfnRange) -> Self {
+        Self { id, node, kind, span, managed: 0, free: 0, nodes: 0, peak_nodes: 0, lists: Freelists::new() }
+    }
+
+    pub(crate) fn report(&self) -> ZoneReport {
+        let Self { id, node, kind, span, managed, free, nodes, peak_nodes, ref lists } = *self;
+        let orders: [Order; Order::LIMIT.index() + 1] = core::array::from_fn(Order::of);
+        let blocks = Migratetype::ALL.map(|migratetype| orders.map(|order| lists.list(migratetype, order).len()));
+        ZoneReport { id, node, kind, span, managed, free, nodes, peak_nodes, blocks }
+    }
+}
+
+/// A zone at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ZoneReport {
+    /// The zone's place in the table.
+    pub id: ZoneId,
+    /// The node whose memory it is.
+    pub node: NodeId,
+    /// What the memory can be used for.
+    pub kind: ZoneKind,
+    /// From the first frame to behind the last.
+    pub span: PfnRange,
+    /// Pages that the allocator was given.
+    pub managed: u32,
+    /// Pages that are free, nodes included.
+    pub free: u32,
+    /// Free pages that serve freelists as nodes.
+    pub nodes: u32,
+    /// The most there ever were of those.
+    pub peak_nodes: u32,
+    /// Free blocks by migratetype and order.
+    pub blocks: [[u32; Order::LIMIT.index() + 1]; Migratetype::ALL.len()],
+}
+
+impl ZoneReport {
+    /// Free blocks of an order, of whatever migratetype.
+    pub fn blocks_of(&self, order: Order) -> u32 {
+        self.blocks.iter().map(|by_order| by_order[order.index()]).sum()
+    }
+}
