@@ -49,11 +49,7 @@ pub(crate) struct Buddy<'a, 'm, M: Machine> {
 }
 
 impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
-    pub(crate) fn new(
-        machine: &'a M,
-        map: &'a PageMap<'m, M::Geometry>,
-        zone: &'a mut Zone<M::Geometry>,
-    ) -> Self {
+    pub(crate) fn new(machine: &'a M, map: &'a PageMap<'m, M::Geometry>, zone: &'a mut Zone<M::Geometry>) -> Self {
         Self { machine, map, zone, pending: Pending::new() }
     }
 
@@ -99,7 +95,8 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
 
     /// Takes the block that is next in turn on a list.
     fn pop(&mut self, migratetype: Migratetype, order: Order) -> Option<FreeBlock> {
-        let head = self.with_list(migratetype, order, |list, context, mut released| list.pop(context, &mut released))?;
+        let head =
+            self.with_list(migratetype, order, |list, context, mut released| list.pop(context, &mut released))?;
         Some(FreeBlock::claim(head, order))
     }
 

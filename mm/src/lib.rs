@@ -9,6 +9,8 @@ pub mod boot_map;
 mod buddy;
 mod desc;
 mod early;
+#[cfg(test)]
+mod exhaustive;
 mod freelist;
 pub mod invariant;
 pub mod machine;

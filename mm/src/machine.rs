@@ -50,7 +50,9 @@ pub unsafe trait Machine: Sync {
     type Geometry: Geometry;
 
     /// Keeps interrupts off on this CPU until dropped.
-    type InterruptGuard;
+    type InterruptGuard<'a>
+    where
+        Self: 'a;
 
     /// The first frame that has no permanent mapping: highmem starts here.
     fn direct_map_end(&self) -> Pfn;
@@ -76,7 +78,7 @@ pub unsafe trait Machine: Sync {
     unsafe fn kunmap_local(&self, address: NonNull<u8>);
 
     /// Turns interrupts off on this CPU until the guard drops.
-    fn disable_interrupts(&self) -> Self::InterruptGuard;
+    fn disable_interrupts(&self) -> Self::InterruptGuard<'_>;
 
     /// The CPU this runs on.
     fn cpu(&self) -> CpuId;

@@ -75,9 +75,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
             }
             match self.check_free(range) {
                 Ok(()) => return Some(range),
-                Err(
-                    ContigError::NotManaged(pfn) | ContigError::CrossesZone(pfn) | ContigError::InUse(pfn),
-                ) => start = pfn.plus(1).align_up(align),
+                Err(ContigError::NotManaged(pfn) | ContigError::CrossesZone(pfn) | ContigError::InUse(pfn)) => {
+                    start = pfn.plus(1).align_up(align)
+                }
                 Err(_) => return None,
             }
         }

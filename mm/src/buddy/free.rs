@@ -114,9 +114,10 @@ impl<M: Machine> Buddy<'_, '_, M> {
         }
         let smallest = |buddy: &Self| {
             let lists = &buddy.zone.lists;
-            Migratetype::ALL.into_iter().filter_map(|kind| Some((lists.smallest(kind, Order::ZERO)?, kind))).min_by_key(
-                |&(order, kind)| (order, kind.index()),
-            )
+            Migratetype::ALL
+                .into_iter()
+                .filter_map(|kind| Some((lists.smallest(kind, Order::ZERO)?, kind)))
+                .min_by_key(|&(order, kind)| (order, kind.index()))
         };
         let smaller = match smallest(self) {
             Some((order, migratetype)) if order < block.order() => self.pop(migratetype, order),

@@ -40,7 +40,12 @@ impl<M: Machine> Buddy<'_, '_, M> {
             if list.end == End::Near {
                 entries += deque.len();
                 let occupied = self.zone.lists.smallest(list.migratetype, list.order) == Some(list.order);
-                ensure(occupied == (deque.len() > 0), Invariant::Free3, None, "a list's bit does not say if it is empty")?;
+                ensure(
+                    occupied == (deque.len() > 0),
+                    Invariant::Free3,
+                    None,
+                    "a list's bit does not say if it is empty",
+                )?;
             }
         }
         let census = self.census()?;
@@ -49,7 +54,12 @@ impl<M: Machine> Buddy<'_, '_, M> {
         ensure(nodes == census.nodes, Invariant::Free4, None, "there are nodes that no list leads to")?;
         ensure(nodes == counted, Invariant::Free4, None, "the zone has miscounted its nodes")?;
         ensure(entries > 0 || nodes == 0, Invariant::Free3, None, "free pages are nodes of empty lists")?;
-        ensure(free == census.in_free_blocks + nodes, Invariant::Acct1, None, "the zone has miscounted its free pages")?;
+        ensure(
+            free == census.in_free_blocks + nodes,
+            Invariant::Acct1,
+            None,
+            "the zone has miscounted its free pages",
+        )?;
         ensure(managed == free + census.allocated, Invariant::Acct1, None, "total is not free plus allocated")?;
         if free == managed {
             self.check_coalesced(&census)?;
@@ -97,7 +107,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 Some(PageState::Free) => {
                     census.free_blocks += 1;
                     census.in_free_blocks += block.pages();
-                    if block < M::Geometry::MAX_ORDER && section.page(at.buddy(block)).word().is_free(block, word.zone()) {
+                    if block < M::Geometry::MAX_ORDER
+                        && section.page(at.buddy(block)).word().is_free(block, word.zone())
+                    {
                         return fault(Invariant::Free2, "two free buddies have not merged");
                     }
                     if word.list().migratetype != section.migratetype(at) {
@@ -108,11 +120,16 @@ impl<M: Machine> Buddy<'_, '_, M> {
             if !at.is_aligned(block) || block > M::Geometry::MAX_ORDER {
                 return fault(Invariant::Zone1, "a block is not aligned to its size");
             }
-            if let Some(stray) = (1..block.pages()).map(|page| at.plus(page)).find(|&page| !section.page(page).word().is_tail()) {
+            if let Some(stray) =
+                (1..block.pages()).map(|page| at.plus(page)).find(|&page| !section.page(page).word().is_tail())
+            {
                 return Err(Violation::of(Invariant::Zone1, Some(stray), "a page inside a block is more than a tail"));
             }
             at = at.plus(block.pages());
-            if ours && at.is_aligned(M::Geometry::MAX_ORDER) && at.number() - ours_since.number() >= M::Geometry::MAX_ORDER.pages() {
+            if ours
+                && at.is_aligned(M::Geometry::MAX_ORDER)
+                && at.number() - ours_since.number() >= M::Geometry::MAX_ORDER.pages()
+            {
                 census.largest_possible += 1;
             }
         }

@@ -191,17 +191,12 @@ impl AllocatorWord {
     pub(crate) const fn level(self) -> u8 {
         (self.0 >> LEVEL_SHIFT & 0xf) as u8
     }
-
-    /// The word as it stands in memory, for the checker's canonical form of a state.
-    pub(crate) const fn bits(self) -> u64 {
-        self.0
-    }
 }
 
 /// The descriptor of one base page: two words, and not a bit more.
 #[derive(Debug)]
 #[repr(C, align(16))]
-pub struct Page {
+pub(crate) struct Page {
     allocator: AtomicU64,
     allocatee: AtomicU64,
 }
@@ -279,9 +274,12 @@ impl Page {
         u32::try_from(self.allocatee.load(Ordering::Relaxed)).ok().map(Pfn::new)
     }
 
-    /// The second word as it stands in memory, for the checker's canonical form of a state.
-    pub(crate) fn allocatee_bits(&self) -> u64 {
-        self.allocatee.load(Ordering::Relaxed)
+    /// What the words say, without what nobody reads: the second word of a page that is neither free nor a node.
+    #[cfg(test)]
+    pub(crate) fn fingerprint(&self) -> [u64; 2] {
+        let word = self.word();
+        let placed = word.is(PageState::Free) || word.is(PageState::Node);
+        [word.0, if placed { u64::from(self.position().0) } else { 0 }]
     }
 
     /// The state is written last, so that no one reads a new state with the old second word. Pairs with the acquire

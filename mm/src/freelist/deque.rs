@@ -106,12 +106,7 @@ impl<G: Geometry> Deque<G> {
     }
 
     /// Makes the page of frame `pfn` the node that `list` lacks.
-    pub(crate) fn supply<M: Machine<Geometry = G>>(
-        &mut self,
-        context: ListContext<'_, '_, M>,
-        list: ListId,
-        pfn: Pfn,
-    ) {
+    pub(crate) fn supply<M: Machine<Geometry = G>>(&mut self, context: ListContext<'_, '_, M>, list: ListId, pfn: Pfn) {
         let stack = self.stack_mut(list.end);
         // INVARIANT: FREE-4, the page says which node it is before the tree leads to it.
         context.map.page(pfn).set_node(list, context.zone, stack.next_place());

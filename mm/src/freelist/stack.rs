@@ -31,9 +31,6 @@ use crate::units::Pfn;
 /// The most entries that a ring can have, whatever the geometry.
 const RING: usize = 16;
 
-/// The most levels that a tree can have: 2^32 positions with two entries a node.
-pub(super) const MAX_LEVELS: u8 = 32;
-
 /// A stack; the machine's nodes are passed in.
 #[derive(Debug)]
 pub(super) struct Stack<G> {

@@ -19,7 +19,11 @@ impl<G: Geometry> Deque<G> {
     ) -> Result<u32, Violation> {
         let stack = self.stack(list.end);
         if !stack.is_well_formed(context.nodes) {
-            return Err(Violation::of(Invariant::Free4, None, "a list's tree does not have the shape its length demands"));
+            return Err(Violation::of(
+                Invariant::Free4,
+                None,
+                "a list's tree does not have the shape its length demands",
+            ));
         }
         let mut nodes = 0;
         let mut fault = None;

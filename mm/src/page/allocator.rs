@@ -51,7 +51,9 @@ impl fmt::Display for AllocError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OrderTooLarge(order) => write!(f, "no block is as large as {order:?}"),
-            Self::Exhausted(request) => write!(f, "no zone up to {} has {:?} free", request.highest.name(), request.order),
+            Self::Exhausted(request) => {
+                write!(f, "no zone up to {} has {:?} free", request.highest.name(), request.order)
+            }
         }
     }
 }

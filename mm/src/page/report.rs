@@ -14,4 +14,12 @@ impl<M: Machine> PageAllocator<'_, M> {
     pub fn free_pages(&self) -> u32 {
         self.zones().map(|zone| zone.free).sum()
     }
+
+    /// What the descriptors of a range say: for two allocators of one machine in the same state, the same words.
+    #[cfg(test)]
+    pub(crate) fn fingerprint(&self, range: crate::units::PfnRange) -> std::vec::Vec<u64> {
+        let words = range.frames().filter_map(|pfn| self.map.get(pfn)).flat_map(crate::desc::word::Page::fingerprint);
+        let types = range.frames().filter_map(|pfn| Some(self.map.section(pfn)?.migratetype(pfn) as u64));
+        words.chain(types).collect()
+    }
 }

@@ -1,0 +1,261 @@
+//! Every state that a small machine can get into, and every operation from each of them.
+//!
+//! With two entries a node and two inline, eight pages already cross every edge that the real sizes meet at millions
+//! of pages: trees of several levels, nodes in the way of merges, lists without room for one more, the last pages inside
+//! nodes. The search starts from the machine as it boots, tries every allocation, every free, every contiguous range
+//! and every wrong free, and goes on from each state that it has not seen, until there is none.
+//!
+//! A state is what the descriptors say: with FREE-1 and FREE-4 checked, all else follows from them.
+#![expect(unsafe_code, reason = "frees bare frames, the wrong ones too")]
+
+mod arena;
+
+use std::collections::HashSet;
+use std::println;
+use std::vec::Vec;
+
+use self::arena::ArenaMachine;
+use crate::PageState;
+use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::machine::Geometry;
+use crate::migratetype::Migratetype;
+use crate::page::{PageAllocator, Request};
+use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange};
+
+/// Where the small machine's pages start; its tables stand below.
+const BASE: Pfn = Pfn::new(32);
+
+/// A sparse copy of a state: where it differs from the state after boot.
+type Delta = Vec<(u32, u64)>;
+
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Alloc(Order, Migratetype),
+    Free(Pfn),
+    Contig(PfnRange),
+}
+
+struct Search<'m, G: Geometry> {
+    machine: &'m ArenaMachine<G>,
+    allocator: PageAllocator<'m, ArenaMachine<G>>,
+    frames: PfnRange,
+    boot: Vec<u8>,
+    kinds: &'static [Migratetype],
+}
+
+/// What a search saw.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    states: usize,
+    operations: usize,
+    /// Whether no state was left to go on from.
+    complete: bool,
+    most_nodes: u32,
+}
+
+impl<'m, G: Geometry> Search<'m, G> {
+    fn new(machine: &'m ArenaMachine<G>, pages: u32, kinds: &'static [Migratetype]) -> Self {
+        let region = |start: u32, end: u32, node| Region {
+            start: Pfn::new(start).address(),
+            len: u64::from(end - start) * PAGE_SIZE as u64,
+            kind: RegionKind::Usable,
+            node: NodeId(node),
+        };
+        let frames = PfnRange::new(BASE, BASE.plus(pages));
+        let regions = [region(1, BASE.number(), 0), region(BASE.number(), frames.end.number(), 1)];
+        let mut boot_map: BootMap = BootMap::new(&regions).expect("the regions are disjoint");
+        let allocator = PageAllocator::new(machine, &mut boot_map).expect("the tables fit below the small machine");
+        // What the tables left of their node is out of the game.
+        let elsewhere = Request::movable(Order::ZERO).near(NodeId(0));
+        while let Ok(pfn) = allocator.alloc_raw(elsewhere) {
+            if frames.contains(pfn) {
+                // SAFETY: just allocated.
+                unsafe { allocator.free_raw(pfn) }.expect("what was just allocated can be freed");
+                break;
+            }
+        }
+        let boot = machine.save(BASE, frames.end);
+        Self { machine, allocator, frames, boot, kinds }
+    }
+
+    fn save(&self) -> Delta {
+        let now = self.machine.save(BASE, self.frames.end);
+        let words = now.chunks_exact(8).zip(self.boot.chunks_exact(8)).enumerate();
+        words
+            .filter(|(_, (now, boot))| now != boot)
+            .map(|(index, (now, _))| {
+                let index = u32::try_from(index).expect("a small machine");
+                (index, u64::from_ne_bytes(now.try_into().expect("eight bytes")))
+            })
+            .collect()
+    }
+
+    fn restore(&self, delta: &Delta) {
+        let mut bytes = self.boot.clone();
+        for &(index, word) in delta {
+            bytes[index as usize * 8..][..8].copy_from_slice(&word.to_ne_bytes());
+        }
+        self.machine.restore(&bytes, BASE, self.frames.end);
+    }
+
+    fn operations(&self) -> Vec<Operation> {
+        let orders = || (0..=G::MAX_ORDER.index()).map(Order::of);
+        let mut operations: Vec<_> =
+            self.kinds.iter().flat_map(|&kind| orders().map(move |order| Operation::Alloc(order, kind))).collect();
+        for pfn in self.frames.frames() {
+            match self.allocator.page_state(pfn).0 {
+                PageState::Allocated => operations.push(Operation::Free(pfn)),
+                _ => operations.extend((1..=3).map(|pages| Operation::Contig(PfnRange::new(pfn, pfn.plus(pages))))),
+            }
+        }
+        operations
+    }
+
+    fn free_pages(&self) -> u32 {
+        self.allocator.zones().filter(|zone| zone.node == NodeId(1)).map(|zone| zone.free).sum()
+    }
+
+    /// Does one operation and checks what a user would: that it had to succeed, or why it did not.
+    fn apply(&self, operation: Operation) {
+        let free = self.free_pages();
+        match operation {
+            Operation::Alloc(order, kind) => {
+                let request = Request::movable(order).with_migratetype(kind).near(NodeId(1));
+                match self.allocator.alloc_raw(request) {
+                    Ok(pfn) => {
+                        assert!(self.frames.contains(pfn) && pfn.is_aligned(order));
+                        assert_eq!(self.allocator.page_state(pfn), (PageState::Allocated, order));
+                        assert_eq!(self.free_pages(), free - order.pages());
+                    }
+                    Err(_) => assert!(order > Order::ZERO || free == 0, "FREE-3: {free} pages free, none to be had"),
+                }
+            }
+            Operation::Free(pfn) => {
+                let pages = self.allocator.page_state(pfn).1.pages();
+                // SAFETY: nobody uses the page.
+                unsafe { self.allocator.free_raw(pfn) }.expect("an allocated head can be freed");
+                assert_eq!(self.free_pages(), free + pages);
+            }
+            Operation::Contig(range) => match self.allocator.alloc_contig(range) {
+                Ok(range) => {
+                    let frames = range.range();
+                    for block in range.into_blocks() {
+                        let _ = block.into_raw();
+                    }
+                    assert_eq!(self.free_pages(), free - frames.pages());
+                }
+                Err(_) => assert_eq!(self.free_pages(), free),
+            },
+        }
+        if let Err(violation) = self.allocator.verify() {
+            panic!("{violation}");
+        }
+    }
+
+    /// Every free that is wrong in this state is turned away, and changes nothing.
+    fn try_wrong_frees(&self, state: &[u64]) {
+        for pfn in (BASE.number() - 1..=self.frames.end.number()).map(Pfn::new) {
+            if self.allocator.page_state(pfn).0 != PageState::Allocated {
+                // SAFETY: the frame heads no allocated block, which is what is to be found out.
+                assert!(unsafe { self.allocator.free_raw(pfn) }.is_err(), "{pfn:?} was freed");
+            }
+        }
+        assert_eq!(self.allocator.fingerprint(self.frames), state, "a wrong free changed the state");
+    }
+
+    /// Visits every state within `depth` operations of boot, as far as `limit` states.
+    fn run(&self, depth: usize, limit: usize) -> Seen {
+        let first = self.allocator.fingerprint(self.frames);
+        let mut known = HashSet::from([first.clone()]);
+        let mut frontier = std::vec![(first, Delta::new())];
+        let mut seen = Seen { states: 1, operations: 0, complete: false, most_nodes: 0 };
+        for _ in 0..depth {
+            let mut next = Vec::new();
+            for (fingerprint, delta) in &frontier {
+                self.restore(delta);
+                self.try_wrong_frees(fingerprint);
+                for operation in self.operations() {
+                    self.restore(delta);
+                    self.apply(operation);
+                    seen.operations += 1;
+                    let fingerprint = self.allocator.fingerprint(self.frames);
+                    if known.len() < limit && known.insert(fingerprint.clone()) {
+                        let nodes = self.allocator.zones().map(|zone| zone.nodes).sum();
+                        seen.most_nodes = seen.most_nodes.max(nodes);
+                        next.push((fingerprint, self.save()));
+                    }
+                }
+            }
+            frontier = next;
+            if frontier.is_empty() {
+                seen.complete = known.len() < limit;
+                break;
+            }
+        }
+        self.restore(&Delta::new());
+        seen.states = known.len();
+        seen
+    }
+}
+
+/// Two entries a node, two inline: eight pages are one block of the largest order.
+struct Tiny;
+
+impl Geometry for Tiny {
+    const MAX_ORDER: Order = Order::of(3);
+    const PAGEBLOCK_ORDER: Order = Order::of(2);
+    const LEAF_SHIFT: u32 = 1;
+    const NODE_SHIFT: u32 = 1;
+    const INLINE: u32 = 2;
+}
+
+/// As [`Tiny`], with no order above single pages: no page ever merges, so lists and trees get as long as can be.
+struct Flat;
+
+impl Geometry for Flat {
+    const MAX_ORDER: Order = Order::ZERO;
+    const PAGEBLOCK_ORDER: Order = Order::ZERO;
+    const LEAF_SHIFT: u32 = 1;
+    const NODE_SHIFT: u32 = 1;
+    const INLINE: u32 = 2;
+}
+
+fn search<G: Geometry>(pages: u32, lowmem: u32, kinds: &'static [Migratetype], depth: usize, limit: usize) -> Seen {
+    let machine = ArenaMachine::<G>::new(BASE.plus(pages), BASE.plus(lowmem));
+    let seen = Search::new(&machine, pages, kinds).run(depth, limit);
+    println!("{pages} pages, {lowmem} of them lowmem, {} migratetypes: {seen:?}", kinds.len());
+    seen
+}
+
+#[test]
+fn eight_pages_reach_no_bad_state_wherever_lowmem_ends() {
+    for lowmem in 0..=8 {
+        let seen = search::<Tiny>(8, lowmem, &[Migratetype::Movable], usize::MAX, usize::MAX);
+        assert!(seen.complete);
+    }
+}
+
+#[test]
+fn eight_pages_that_never_merge_reach_no_bad_state_wherever_lowmem_ends() {
+    for lowmem in 0..=8 {
+        let seen = search::<Flat>(8, lowmem, &[Migratetype::Movable], usize::MAX, 100_000);
+        assert!(seen.states > 0);
+    }
+}
+
+#[test]
+fn eight_pages_of_two_migratetypes_reach_no_bad_state() {
+    for lowmem in [0, 3, 8] {
+        let kinds = &[Migratetype::Movable, Migratetype::Unmovable];
+        let seen = search::<Tiny>(8, lowmem, kinds, usize::MAX, 100_000);
+        assert!(seen.states > 0);
+    }
+}
+
+#[test]
+fn sixteen_pages() {
+    for lowmem in [0, 5, 16] {
+        let seen = search::<Tiny>(16, lowmem, &[Migratetype::Movable], usize::MAX, 50_000);
+        assert!(seen.states > 0);
+    }
+}

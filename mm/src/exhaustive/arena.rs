@@ -1,0 +1,158 @@
+//! A machine in ordinary heap memory: lowmem in one allocation, every highmem frame in one of its own that only a
+//! slot hands out. No system calls, so states can be saved and restored by the million; and no mapping tricks, so
+//! that an interpreter can run it.
+//!
+//! It is also the trap for FREE-5: entering the allocator while inside it is a failure.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::sync::Mutex;
+use std::vec::Vec;
+
+use crate::machine::{Geometry, Machine};
+use crate::units::{CpuId, PAGE_SIZE, Pfn};
+
+/// Bytes of a page that a shrunk geometry's nodes use: two pointers.
+const NODE_BYTES: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct ArenaMachine<G> {
+    lowmem: NonNull<u8>,
+    highmem: Vec<NonNull<u8>>,
+    direct_map_end: Pfn,
+    slots: Mutex<Vec<NonNull<u8>>>,
+    inside: AtomicBool,
+    geometry: PhantomData<fn() -> G>,
+}
+
+// SAFETY: the pages are the allocator's, which guards them with its zone locks; all else here is atomic or locked.
+unsafe impl<G> Sync for ArenaMachine<G> {}
+
+/// Says that the allocator has been left again.
+#[derive(Debug)]
+pub(crate) struct Inside<'a>(&'a AtomicBool);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+fn pages(count: usize) -> Layout {
+    Layout::from_size_align(count * PAGE_SIZE, PAGE_SIZE).expect("a test's memory is small")
+}
+
+fn zeroed(count: usize) -> NonNull<u8> {
+    // SAFETY: the layout is not empty.
+    NonNull::new(unsafe { alloc_zeroed(pages(count)) }).expect("the host has memory for a test")
+}
+
+impl<G> ArenaMachine<G> {
+    pub(crate) fn new(memory_end: Pfn, direct_map_end: Pfn) -> Self {
+        Self {
+            lowmem: zeroed(direct_map_end.index()),
+            highmem: (direct_map_end.index()..memory_end.index()).map(|_| zeroed(1)).collect(),
+            direct_map_end,
+            slots: Mutex::new(Vec::new()),
+            inside: AtomicBool::new(false),
+            geometry: PhantomData,
+        }
+    }
+
+    fn frame(&self, pfn: Pfn) -> NonNull<u8> {
+        match pfn.index().checked_sub(self.direct_map_end.index()) {
+            // SAFETY: the frame lies in the lowmem allocation.
+            None => unsafe { self.lowmem.add(pfn.index() * PAGE_SIZE) },
+            Some(index) => self.highmem[index],
+        }
+    }
+
+    /// Copies what the allocator can have in its pages: all of lowmem up to `tables_end`, where its tables are, and the
+    /// beginning of every page behind it.
+    pub(crate) fn save(&self, tables_end: Pfn, memory_end: Pfn) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (pfn, len) in Self::parts(tables_end, memory_end) {
+            // SAFETY: the part lies in the frame, and no operation is under way.
+            bytes.extend_from_slice(unsafe { core::slice::from_raw_parts(self.frame(pfn).as_ptr(), len) });
+        }
+        bytes
+    }
+
+    /// Brings back what [`save`](Self::save) copied.
+    pub(crate) fn restore(&self, saved: &[u8], tables_end: Pfn, memory_end: Pfn) {
+        let mut saved = saved;
+        for (pfn, len) in Self::parts(tables_end, memory_end) {
+            let (part, rest) = saved.split_at(len);
+            // SAFETY: the part lies in the frame, and no operation is under way.
+            unsafe { self.frame(pfn).as_ptr().copy_from_nonoverlapping(part.as_ptr(), len) };
+            saved = rest;
+        }
+    }
+
+    fn parts(tables_end: Pfn, memory_end: Pfn) -> impl Iterator<Item = (Pfn, usize)> {
+        let len = move |pfn| if pfn < tables_end { PAGE_SIZE } else { NODE_BYTES };
+        (0..memory_end.number()).map(Pfn::new).map(move |pfn| (pfn, len(pfn)))
+    }
+}
+
+impl<G> Drop for ArenaMachine<G> {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.lowmem.as_ptr(), pages(self.direct_map_end.index())) };
+        for frame in &self.highmem {
+            // SAFETY: as above.
+            unsafe { dealloc(frame.as_ptr(), pages(1)) };
+        }
+    }
+}
+
+// SAFETY: frames are distinct, page-aligned, live as long as the machine; lowmem is one allocation. A slot leads to the
+// frame's own allocation. Entering twice is refused, so no handler can.
+unsafe impl<G: Geometry> Machine for ArenaMachine<G> {
+    type Geometry = G;
+    type InterruptGuard<'a>
+        = Inside<'a>
+    where
+        G: 'a;
+
+    fn direct_map_end(&self) -> Pfn {
+        self.direct_map_end
+    }
+
+    fn direct_map(&self, frame: Pfn) -> NonNull<u8> {
+        assert!(frame < self.direct_map_end, "HIGH-1: {frame:?} is not in the direct map");
+        self.frame(frame)
+    }
+
+    fn direct_map_frame(&self, address: NonNull<u8>) -> Pfn {
+        let offset = address.addr().get() - self.lowmem.addr().get();
+        Pfn::new(u32::try_from(offset / PAGE_SIZE).expect("an address in the direct map"))
+    }
+
+    fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
+        let mut slots = self.slots.lock().expect("no test panics with it held");
+        assert!(frame >= self.direct_map_end, "{frame:?} needs no slot");
+        assert!(slots.len() < 3, "kmap_local nests too deep");
+        let address = self.frame(frame);
+        assert!(!slots.contains(&address), "{frame:?} is mapped twice");
+        slots.push(address);
+        address
+    }
+
+    unsafe fn kunmap_local(&self, address: NonNull<u8>) {
+        let youngest = self.slots.lock().expect("no test panics with it held").pop();
+        assert_eq!(youngest, Some(address), "slots are given up last in, first out");
+    }
+
+    fn disable_interrupts(&self) -> Inside<'_> {
+        let entered = self.inside.swap(true, Ordering::Relaxed);
+        assert!(!entered, "invariant FREE-5 broken: the allocator entered itself");
+        Inside(&self.inside)
+    }
+
+    fn cpu(&self) -> CpuId {
+        CpuId(0)
+    }
+}
