@@ -10,14 +10,17 @@ use x86_64::VirtAddr;
 
 use crate::error::Error;
 use crate::kernel_image::MAX_SEGMENTS;
+use crate::segment::PAGE;
 
-const PAGE: u64 = 4096;
 const MAX_CLAIMS: usize = MAX_SEGMENTS + 16;
 
 /// Where dynamic mappings start unless the kernel says otherwise: level-4 entry 1. Entry 0 stays free for the lower
 /// addresses that user space and null pointers have.
 const DYNAMIC_START: u64 = 1 << 39;
 const DYNAMIC_END: u64 = 0xffff_ffff_ffff_f000;
+
+/// The bits of an address that count; the others repeat the highest of them.
+const ADDRESS_BITS: u64 = (1 << 48) - 1;
 
 /// A mapping to find room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +109,13 @@ impl AddressSpace {
     /// [`Error::Placement`] if the range has no room.
     pub fn place(&mut self, extent: Extent) -> Result<VirtAddr, Error> {
         let start = self.start;
+        let (low, high) = (start & ADDRESS_BITS, self.end & ADDRESS_BITS);
         let from = self.entropy.as_mut().and_then(|entropy| {
-            let choices = self.end.checked_sub(start)?.checked_sub(extent.length)?.checked_add(1)?;
-            Some(start + entropy.next() % choices)
+            // Without the hole: nearly every number in it would lead to the first address behind it.
+            let choices = high.checked_sub(low)?.checked_sub(extent.length)?.checked_add(1)?;
+            Some(VirtAddr::new_truncate(low + entropy.next() % choices).as_u64())
         });
+        let from = from.filter(|from| (start..self.end).contains(from));
         let at = from.and_then(|from| self.first_fit(extent, from)).or_else(|| self.first_fit(extent, start));
         self.claim(extent, at.ok_or(extent.refused(None, "no room in the dynamic range"))?)
     }
@@ -189,5 +195,15 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert!(seen.len() > 20, "{} places", seen.len());
+    }
+
+    #[test]
+    fn entropy_spreads_over_both_halves_and_not_to_the_edge_of_the_hole() {
+        let places: Vec<_> = (0..64)
+            .map(|seed| AddressSpace::new(None, None, Some(Entropy(seed))).place(pages(16)).unwrap().as_u64())
+            .collect();
+        let upper = places.iter().filter(|&&at| at >> 47 != 0).count();
+        assert!((16..48).contains(&upper), "{upper} of 64 in the upper half");
+        assert!(!places.contains(&0xffff_8000_0000_0000));
     }
 }

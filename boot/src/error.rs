@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::kernel_image::LinkAddress;
+use crate::segment::LinkAddress;
 
 /// Why the kernel cannot start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

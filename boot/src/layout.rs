@@ -11,9 +11,9 @@ use x86_64::{PhysAddr, VirtAddr};
 use crate::address_space::{AddressSpace, Entropy, Extent};
 use crate::error::Error;
 use crate::frames::{Block, FreeMemory};
-use crate::kernel_image::{KernelImage, Position, Slide};
+use crate::kernel_image::{KernelImage, Position};
+use crate::segment::{PAGE, Slide};
 
-const PAGE: u64 = 4096;
 const LARGE_PAGE: u64 = 1 << 21;
 const HUGE_PAGE: u64 = 1 << 30;
 const LEVEL_4_ENTRY: u64 = 1 << 39;

@@ -5,7 +5,8 @@
 //! before it:
 //!
 //! ```text
-//! error -> start_info, rsdp -> memory_map -> frames -> kernel_image -> address_space -> layout -> (binary)
+//! error -> start_info, rsdp -> memory_map -> frames -> segment -> kernel_image -> load
+//!       -> address_space -> layout -> (binary)
 //! ```
 //!
 //! # What the kernel finds
@@ -33,6 +34,8 @@ pub mod error;
 pub mod frames;
 pub mod kernel_image;
 pub mod layout;
+pub mod load;
 pub mod memory_map;
 pub mod rsdp;
+pub mod segment;
 pub mod start_info;

@@ -14,16 +14,17 @@ use arrayvec::ArrayVec;
 use boot::address_space::Entropy;
 use boot::error::Error;
 use boot::frames::FreeMemory;
-use boot::kernel_image::{KernelImage, LinkAddress, LoadedSegment, MAX_SEGMENTS, Rights, Slide, TlsImage};
+use boot::kernel_image::{KernelImage, MAX_SEGMENTS, TlsImage};
 use boot::layout::{Demand, Layout};
+use boot::load::LoadedSegment;
 use boot::memory_map::MemoryMap;
 use boot::rsdp;
+use boot::segment::{Access, LinkAddress, Slide};
 use boot::start_info::{Extent, MemoryMapEntry, Module, StartInfo};
 use bootloader_api::BootInfo;
 use bootloader_api::info::TlsTemplate;
 use x86_64::instructions::random::RdRand;
 use x86_64::structures::idt::InterruptDescriptorTable;
-use x86_64::structures::paging::PageTableFlags;
 use x86_64::{PhysAddr, VirtAddr};
 
 use boot_info::BootInfoPlace;
@@ -66,14 +67,13 @@ fn boot(physical: &PhysicalMemory, start_info: PhysAddr) -> Result<Infallible, E
 
     load(physical, &image, layout.slide, &mut tables, &mut free)?;
     let stack = free.allocate("kernel stack", layout.stack.page_count())?;
-    let data = PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE;
-    tables.map_block(layout.stack.bottom, &stack, data, &mut free)?;
+    tables.map_block(layout.stack.bottom, &stack, Access::ReadWrite, &mut free)?;
     let boot_info = free.allocate("boot info", boot_info_pages)?;
-    tables.map_block(layout.boot_info, &boot_info, data, &mut free)?;
+    tables.map_block(layout.boot_info, &boot_info, Access::ReadWrite, &mut free)?;
     let switch_address = VirtAddr::new(layout.switch.start().as_u64());
-    tables.map_block(switch_address, &layout.switch, PageTableFlags::PRESENT, &mut free)?;
+    tables.map_block(switch_address, &layout.switch, Access::Execute, &mut free)?;
     if let Some(address) = layout.physical_memory {
-        tables.map_memory(address, map.memory_end(), data, &mut free)?;
+        tables.map_memory(address, map.memory_end(), Access::ReadWrite, &mut free)?;
     }
     if let Some(index) = layout.recursive {
         tables.map_recursively(index);
@@ -114,11 +114,7 @@ fn load(
         let block = free.allocate("kernel segment", segment.page_count())?;
         let pages = (segment.pages().start.0..segment.pages().end.0).step_by(4096).map(LinkAddress);
         for (page, frame) in pages.zip(block.frames()) {
-            let rights = image.rights(segment, page);
-            let mut flags = PageTableFlags::PRESENT;
-            flags.set(PageTableFlags::WRITABLE, rights.contains(Rights::WRITE));
-            flags.set(PageTableFlags::NO_EXECUTE, !rights.contains(Rights::EXECUTE));
-            tables.map_frame(VirtAddr::new_truncate(page.slid(slide)), frame, flags, free)?;
+            tables.map_frame(VirtAddr::new_truncate(page.slid(slide)), frame, image.access(segment, page), free)?;
         }
         loaded.push(LoadedSegment::load(*segment, physical.open(block))?);
     }

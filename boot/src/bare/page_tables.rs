@@ -1,9 +1,10 @@
 //! The kernel's page tables, built while the loader's are in use.
 //!
-//! Invariant: no entry is writable without being no-execute (W^X); callers pass the flags, [`PageTables`] checks them.
+//! Invariant: no page is writable and executable, because no [`Access`] is.
 
 use boot::error::Error;
 use boot::frames::{Block, FreeMemory};
+use boot::segment::Access;
 use x86_64::structures::paging::mapper::{MapToError, MapperFlush};
 use x86_64::structures::paging::{
     FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTable, PageTableFlags, PageTableIndex, PhysFrame,
@@ -63,11 +64,11 @@ impl PageTables {
         &mut self,
         start: VirtAddr,
         block: &Block,
-        flags: PageTableFlags,
+        access: Access,
         free: &mut FreeMemory,
     ) -> Result<(), Error> {
         for (index, frame) in (0..).zip(block.frames()) {
-            self.map_frame(start + index * Size4KiB::SIZE, frame, flags, free)?;
+            self.map_frame(start + index * Size4KiB::SIZE, frame, access, free)?;
         }
         Ok(())
     }
@@ -80,18 +81,15 @@ impl PageTables {
         &mut self,
         at: VirtAddr,
         frame: PhysFrame<S>,
-        flags: PageTableFlags,
+        access: Access,
         free: &mut FreeMemory,
     ) -> Result<(), Error>
     where
         OffsetPageTable<'static>: Mapper<S>,
     {
-        let writable_and_executable =
-            flags.contains(PageTableFlags::WRITABLE) && !flags.contains(PageTableFlags::NO_EXECUTE);
-        debug_assert!(!writable_and_executable, "W^X: {at:?}");
         let page = Page::containing_address(at);
         // SAFETY: these tables are not in use, so nothing that runs now sees the mapping.
-        let mapped = unsafe { self.tables.map_to(page, frame, flags, &mut TableFrames(free)) };
+        let mapped = unsafe { self.tables.map_to(page, frame, flags(access), &mut TableFrames(free)) };
         mapped.map(MapperFlush::ignore).map_err(|error| match error {
             MapToError::FrameAllocationFailed => Error::OutOfMemory { what: "page tables", pages: 1 },
             _ => Error::Mapping { address: at.as_u64() },
@@ -107,7 +105,7 @@ impl PageTables {
         &mut self,
         start: VirtAddr,
         end: PhysAddr,
-        flags: PageTableFlags,
+        access: Access,
         free: &mut FreeMemory,
     ) -> Result<(), Error> {
         let has_huge_pages = core::arch::x86_64::__cpuid(0x8000_0001).edx & HUGE_PAGES != 0;
@@ -115,14 +113,15 @@ impl PageTables {
         let mut done = PhysAddr::zero();
         while done < end {
             let at = start + done.as_u64();
-            done += if has_huge_pages && at.is_aligned(Size1GiB::SIZE) && end - done >= Size1GiB::SIZE {
-                self.map_frame(at, PhysFrame::<Size1GiB>::containing_address(done), flags, free)?;
+            let aligned = |size| at.is_aligned(size) && done.is_aligned(size) && end - done >= size;
+            done += if has_huge_pages && aligned(Size1GiB::SIZE) {
+                self.map_frame(at, PhysFrame::<Size1GiB>::containing_address(done), access, free)?;
                 Size1GiB::SIZE
-            } else if at.is_aligned(Size2MiB::SIZE) {
-                self.map_frame(at, PhysFrame::<Size2MiB>::containing_address(done), flags, free)?;
+            } else if aligned(Size2MiB::SIZE) {
+                self.map_frame(at, PhysFrame::<Size2MiB>::containing_address(done), access, free)?;
                 Size2MiB::SIZE
             } else {
-                self.map_frame(at, PhysFrame::<Size4KiB>::containing_address(done), flags, free)?;
+                self.map_frame(at, PhysFrame::<Size4KiB>::containing_address(done), access, free)?;
                 Size4KiB::SIZE
             };
         }
@@ -131,7 +130,15 @@ impl PageTables {
 
     /// Maps the level-4 table into its own entry `index`.
     pub(super) fn map_recursively(&mut self, index: PageTableIndex) {
-        let flags = PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE;
-        self.tables.level_4_table_mut()[index].set_frame(self.frame, flags);
+        self.tables.level_4_table_mut()[index].set_frame(self.frame, flags(Access::ReadWrite));
+    }
+}
+
+fn flags(access: Access) -> PageTableFlags {
+    let common = PageTableFlags::PRESENT;
+    match access {
+        Access::ReadOnly => common | PageTableFlags::NO_EXECUTE,
+        Access::ReadWrite => common | PageTableFlags::NO_EXECUTE | PageTableFlags::WRITABLE,
+        Access::Execute => common,
     }
 }
