@@ -11,6 +11,7 @@ use arrayvec::ArrayVec;
 use bootloader_api::BootloaderConfig;
 use elf::ElfBytes;
 use elf::abi;
+use elf::dynamic::DynamicTable;
 use elf::endian::LittleEndian;
 use elf::file::Class;
 use elf::parse::ParseError;
@@ -51,6 +52,7 @@ pub struct KernelImage<'f> {
     segments: ArrayVec<Segment<'f>, MAX_SEGMENTS>,
     relro: Option<Range<u64>>,
     tls: Option<TlsImage>,
+    dynamic: Option<DynamicTable<'f, LittleEndian>>,
     position: Position,
 }
 
@@ -73,11 +75,15 @@ impl<'f> KernelImage<'f> {
             other => return Err(ImageError::WrongType(other)),
         };
         let headers = elf.segments().ok_or(ImageError::NoSegments)?;
-        let mut image = Self { elf, segments: ArrayVec::new(), relro: None, tls: None, position };
+        let mut image = Self { elf, segments: ArrayVec::new(), relro: None, tls: None, dynamic: None, position };
         for header in headers.iter() {
             match header.p_type {
                 abi::PT_LOAD if header.p_memsz > 0 => image.add(Segment::parse(&image.elf, &header)?)?,
                 abi::PT_GNU_RELRO if header.p_memsz > 0 => image.relro = Some(memory_range(&header)?),
+                abi::PT_DYNAMIC => {
+                    let entries = image.elf.segment_data(&header)?;
+                    image.dynamic = Some(DynamicTable::new(LittleEndian, Class::ELF64, entries));
+                }
                 abi::PT_TLS => {
                     let start = LinkAddress(header.p_vaddr);
                     let (file_size, memory_size) = (header.p_filesz, header.p_memsz);
@@ -178,9 +184,9 @@ impl<'f> KernelImage<'f> {
         }
     }
 
-    /// Its parsed headers.
-    pub(crate) fn elf(&self) -> &ElfBytes<'f, LittleEndian> {
-        &self.elf
+    /// The dynamic table, which names the relocations.
+    pub(crate) fn dynamic(&self) -> Option<&DynamicTable<'f, LittleEndian>> {
+        self.dynamic.as_ref()
     }
 }
 
@@ -196,6 +202,122 @@ impl From<ParseError> for ImageError {
             ParseError::UnsupportedElfClass(_) | ParseError::UnsupportedElfEndianness(_) => Self::WrongMachine,
             ParseError::SliceReadError(_) | ParseError::BadOffset(_) => Self::Truncated,
             _ => Self::Malformed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_elf::{Header, R, RW, RX, TestElf, load};
+
+    fn refusal(elf: &TestElf) -> ImageError {
+        KernelImage::parse(&elf.bytes()).map(|_| ()).unwrap_err()
+    }
+
+    #[test]
+    fn a_position_independent_kernel_is_read_as_it_was_linked() {
+        let file = TestElf::kernel().bytes();
+        let image = KernelImage::parse(&file).unwrap();
+        let segments: Vec<_> =
+            image.segments().iter().map(|s| (s.pages().start.0, s.pages().end.0, s.data.len(), s.access)).collect();
+        let code = (0x1000, 0x3000, 0x1c00, Access::Execute);
+        let relocated = (0x3000, 0x4000, 0x7f0, Access::ReadWrite);
+        let data = (0x4000, 0x6000, 0x780, Access::ReadWrite);
+        assert_eq!(segments, [(0, 0x1000, 0x1000, Access::ReadOnly), code, relocated, data]);
+        assert_eq!((image.position(), image.entry()), (Position::Independent, LinkAddress(0x1200)));
+        assert_eq!(image.span(), LinkAddress(0)..LinkAddress(0x6000));
+        assert_eq!(image.config(), Ok(BootloaderConfig::new_default()));
+    }
+
+    #[test]
+    fn only_whole_pages_of_the_relocated_range_become_read_only() {
+        let mut elf = TestElf::kernel();
+        let relro = elf.headers.iter_mut().find(|header| header.kind == abi::PT_GNU_RELRO).unwrap();
+        relro.memory_size = 0x4800 - 0x3010;
+        let file = elf.bytes();
+        let image = KernelImage::parse(&file).unwrap();
+        let access = |segment: usize, page| image.access(&image.segments()[segment], LinkAddress(page));
+        assert_eq!(access(1, 0x2000), Access::Execute);
+        assert_eq!(access(2, 0x3000), Access::ReadOnly);
+        assert_eq!([access(3, 0x4000), access(3, 0x5000)], [Access::ReadWrite; 2]);
+    }
+
+    #[test]
+    fn a_page_may_not_be_writable_and_executable_or_belong_to_two_segments() {
+        let mut elf = TestElf::kernel();
+        elf.headers[1].flags = 7;
+        assert_eq!(refusal(&elf), ImageError::WritableAndExecutable(LinkAddress(0x1200)));
+        elf.headers[1] = load(0, 0xff8, 0x2e00, RX);
+        assert_eq!(refusal(&elf), ImageError::Overlapping(LinkAddress(0), LinkAddress(0xff8)));
+        elf.headers[1] = load(0, 0x1200, 0x3008, RX);
+        assert_eq!(refusal(&elf), ImageError::Overlapping(LinkAddress(0x1200), LinkAddress(0x3010)));
+    }
+
+    #[test]
+    fn impossible_sizes_and_alignments_are_named() {
+        let data = TestElf::kernel().headers[3];
+        let cases = [
+            (Header { memory_size: u64::MAX, ..data }, ImageError::BadSegmentSize(LinkAddress(0x4080))),
+            (Header { memory_size: 0x77f, ..data }, ImageError::BadSegmentSize(LinkAddress(0x4080))),
+            (Header { memory_size: u64::MAX - 0x4080, ..data }, ImageError::BadSegmentSize(LinkAddress(0x4080))),
+            (Header { align: 0x1800, ..data }, ImageError::Misaligned(LinkAddress(0x4080))),
+            (Header { address: 0x4088, ..data }, ImageError::Misaligned(LinkAddress(0x4088))),
+            (Header { offset: 0xff_f080, ..data }, ImageError::Truncated),
+            (Header { offset: u64::MAX - 8, align: 1, ..data }, ImageError::Malformed),
+        ];
+        for (header, error) in cases {
+            let mut elf = TestElf::kernel();
+            elf.headers[3] = header;
+            assert_eq!(refusal(&elf), error);
+        }
+    }
+
+    #[test]
+    fn the_entry_point_lies_in_code_and_the_tls_template_in_a_segment() {
+        for entry in [0, 0x11ff, 0x2e00, 0x4080, u64::MAX] {
+            assert_eq!(refusal(&TestElf { entry, ..TestElf::kernel() }), ImageError::BadEntryPoint(LinkAddress(entry)));
+        }
+        let mut elf = TestElf::kernel();
+        elf.headers.push(Header { kind: abi::PT_TLS, memory_size: 0x900, ..load(0, 0x4080, 0x4180, R) });
+        let file = elf.bytes();
+        let tls = TlsImage { start: LinkAddress(0x4080), file_size: 0x100, memory_size: 0x900 };
+        assert_eq!(KernelImage::parse(&file).unwrap().tls(), Some(tls));
+        elf.headers.last_mut().unwrap().address = 0x5800;
+        assert_eq!(refusal(&elf), ImageError::OutsideSegments(LinkAddress(0x5800)));
+    }
+
+    #[test]
+    fn strangers_are_told_apart() {
+        assert_eq!(refusal(&TestElf { kind: 1, ..TestElf::kernel() }), ImageError::WrongType(1));
+        assert_eq!(refusal(&TestElf { headers: Vec::new(), ..TestElf::kernel() }), ImageError::NoSegments);
+        let many = (0..33).map(|index| load(0x10_0000 * index, 0x10_0000 * index, 0x10_0000 * index + 8, RW)).collect();
+        assert_eq!(refusal(&TestElf { headers: many, ..TestElf::kernel() }), ImageError::TooManySegments);
+        let patched = |at: usize, byte| {
+            let mut file = TestElf::kernel().bytes();
+            file[at] = byte;
+            KernelImage::parse(&file).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(patched(0, 0), ImageError::NotElf);
+        assert_eq!([patched(4, 1), patched(5, 2), patched(18, 3)], [ImageError::WrongMachine; 3]);
+    }
+
+    #[test]
+    fn a_kernel_without_or_with_a_damaged_configuration_is_refused() {
+        let mut file = TestElf::kernel().bytes();
+        let name = file.windows(18).rposition(|bytes| bytes == CONFIG_SECTION.as_bytes()).unwrap();
+        file[name] = b'_';
+        assert_eq!(KernelImage::parse(&file).unwrap().config(), Err(Error::Kernel(ImageError::NoConfig)));
+        file[name] = b'.';
+        file[name - 1 - BootloaderConfig::SERIALIZED_LEN] ^= 1;
+        assert!(matches!(KernelImage::parse(&file).unwrap().config(), Err(Error::Config(_))));
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_refused() {
+        let whole = TestElf::kernel().bytes();
+        for length in (0..whole.len()).step_by(7) {
+            assert!(KernelImage::parse(&whole[..length]).is_err(), "{length} bytes");
         }
     }
 }

@@ -194,3 +194,121 @@ fn switching_page(space: &mut AddressSpace, free: &mut FreeMemory) -> Result<Blo
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory_map::tests::map;
+    use crate::test_elf::{R, RX};
+    use crate::test_elf::{TestElf, load};
+
+    const MEMORY: [(u64, u64, u32); 2] = [(0, 0x9_f000, 1), (0x10_0000, 0x100_0000, 1)];
+
+    fn plan(elf: &TestElf) -> Result<Layout, Error> {
+        let file = elf.bytes();
+        let image = KernelImage::parse(&file)?;
+        let memory_end = PhysAddr::new(5 << 30);
+        let demand = Demand { boot_info_pages: 1, memory_end, entropy: Entropy(42) };
+        Layout::plan(&image, &image.config()?, demand, &mut FreeMemory::new(&map(&MEMORY)).unwrap())
+    }
+
+    #[test]
+    fn dynamic_mappings_start_at_512_gib_and_leave_a_page_below_the_stack() {
+        let mut elf = TestElf::kernel();
+        elf.config.mappings.physical_memory = Some(Mapping::Dynamic);
+        elf.config.mappings.page_table_recursive = Some(Mapping::Dynamic);
+        elf.config.kernel_stack_size = 0x4008;
+        let layout = plan(&elf).unwrap();
+        assert_eq!(layout.slide, Slide(0x80_0000_0000));
+        let kernel_end = 0x80_0000_6000;
+        assert_eq!(layout.stack, Stack { bottom: VirtAddr::new(kernel_end + PAGE), length: 0x4008 });
+        assert_eq!((layout.stack.page_count(), layout.stack.top().as_u64()), (5, kernel_end + PAGE + 0x4000));
+        assert_eq!(layout.boot_info.as_u64(), kernel_end + 6 * PAGE);
+        assert_eq!(layout.recursive.map(u16::from), Some(2));
+        assert_eq!(layout.physical_memory, Some(VirtAddr::new(0x80_4000_0000)));
+    }
+
+    #[test]
+    fn fixed_places_are_kept_and_their_collisions_refused() {
+        let mut elf = TestElf::kernel();
+        elf.config.mappings.kernel_base = Mapping::FixedAddress(0xffff_ffff_8000_0000);
+        elf.config.mappings.kernel_stack = Mapping::FixedAddress(0xf_0000_0000);
+        elf.config.mappings.page_table_recursive = Some(Mapping::FixedAddress(0xffff_ff00_0000_0000));
+        let layout = plan(&elf).unwrap();
+        assert_eq!(layout.slide, Slide(0xffff_ffff_8000_0000));
+        assert_eq!(layout.stack.bottom.as_u64(), 0xf_0000_1000);
+        assert_eq!(layout.recursive.map(u16::from), Some(510));
+        for at in [0xffff_ffff_8000_5000, 0xf_0000_0800, 0, 0xffff_ff12_3456_7000, 1 << 47] {
+            elf.config.mappings.boot_info = Mapping::FixedAddress(at);
+            assert!(matches!(plan(&elf), Err(Error::Placement { .. })), "{at:#x}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_with_fixed_addresses_stays_there_and_cannot_be_moved() {
+        let mut elf = TestElf::fixed(0xffff_ffff_8020_0000);
+        assert_eq!(plan(&elf).unwrap().slide, Slide(0));
+        elf.config.mappings.kernel_base = Mapping::FixedAddress(0xffff_ffff_9000_0000);
+        assert!(matches!(plan(&elf), Err(Error::Placement { what: "kernel image", .. })));
+        assert!(plan(&TestElf::fixed(1 << 47)).is_err());
+        assert!(plan(&TestElf::fixed(0)).is_err(), "a kernel over the first page");
+    }
+
+    #[test]
+    fn the_switching_page_avoids_a_kernel_that_lies_where_free_memory_starts() {
+        let layout = plan(&TestElf::fixed(0x10_0000)).unwrap();
+        assert_eq!(layout.switch.start().as_u64(), 0x10_3000);
+    }
+
+    #[test]
+    fn the_slide_keeps_the_largest_alignment_of_the_segments() {
+        let mut elf = TestElf::kernel();
+        elf.kind = 3;
+        elf.entry = 0x60_1200;
+        elf.headers = vec![load(0x60_0000, 0x60_0000, 0x60_1000, R), load(0x60_0000, 0x60_1200, 0x60_2e00, RX)];
+        elf.headers[0].align = 1 << 21;
+        elf.config.mappings.dynamic_range_start = Some(0x7f_ffff_f000);
+        elf.content.clear();
+        assert_eq!(plan(&elf).unwrap().slide, Slide(0x80_0000_0000 - 0x60_0000));
+        elf.config.mappings.kernel_base = Mapping::FixedAddress(0x7000);
+        assert!(matches!(plan(&elf), Err(Error::Placement { what: "kernel image", .. })));
+    }
+
+    #[test]
+    fn what_cannot_fit_is_an_error() {
+        for stack in [u64::MAX, 1 << 47, 1 << 63] {
+            let mut elf = TestElf::kernel();
+            elf.config.kernel_stack_size = stack;
+            elf.config.mappings.dynamic_range_end = Some(1 << 46);
+            assert!(matches!(plan(&elf), Err(Error::Placement { what: "kernel stack", .. })), "{stack:#x}");
+        }
+    }
+
+    #[test]
+    fn aslr_moves_what_has_no_fixed_place() {
+        let mut elf = TestElf::kernel();
+        elf.config.mappings.aslr = true;
+        let layout = plan(&elf).unwrap();
+        assert_ne!(layout.slide, Slide(0x80_0000_0000));
+        assert!(layout.slide.0.is_multiple_of(PAGE));
+    }
+
+    #[test]
+    fn no_single_damaged_byte_of_the_headers_does_more_than_fail() {
+        let whole = TestElf::kernel().bytes();
+        let tail = whole.len() - 512;
+        let free = FreeMemory::new(&map(&MEMORY)).unwrap();
+        for at in (0..64 + 56 * 6).chain(0x800..0x840).chain(0xa00..0xa18).chain(tail..whole.len()) {
+            for byte in [0, 1, 7, 0x7f, 0x80, 0xff] {
+                let mut file = whole.clone();
+                file[at] = byte;
+                let Ok(image) = KernelImage::parse(&file) else { continue };
+                let Ok(config) = image.config() else { continue };
+                let demand = Demand { boot_info_pages: 1, memory_end: PhysAddr::new(1 << 32), entropy: Entropy(1) };
+                if let Ok(layout) = Layout::plan(&image, &config, demand, &mut free.clone()) {
+                    let _ = image.relocate(layout.slide, &mut []);
+                }
+            }
+        }
+    }
+}

@@ -39,3 +39,5 @@ pub mod memory_map;
 pub mod rsdp;
 pub mod segment;
 pub mod start_info;
+#[cfg(test)]
+mod test_elf;

@@ -1,9 +1,11 @@
 //! The kernel's bytes in memory: copied, zero-filled, relocated.
 //!
 //! A static position-independent executable needs one relocation only: add the slide to an address
-//! (`R_X86_64_RELATIVE`). Whatever else a file asks for is refused.
+//! (`R_X86_64_RELATIVE`). Whatever else a file asks for is refused. The relocations are found through the program
+//! headers, as they are for a program: section headers may say anything.
 
 use elf::abi;
+use elf::dynamic::DynamicTable;
 use elf::endian::LittleEndian;
 use elf::file::Class;
 use elf::relocation::RelaIterator;
@@ -71,7 +73,7 @@ impl<'f> KernelImage<'f> {
 
     fn relocation_table(&self) -> Result<&'f [u8], ImageError> {
         let (mut start, mut length) = (0, 0);
-        for entry in self.elf().dynamic()?.into_iter().flat_map(|table| table.iter()) {
+        for entry in self.dynamic().into_iter().flat_map(DynamicTable::iter) {
             match entry.d_tag {
                 abi::DT_NULL => break,
                 abi::DT_RELA => start = entry.d_ptr(),
@@ -91,5 +93,88 @@ impl<'f> KernelImage<'f> {
             segment.data.get(offset..)?.get(..usize::try_from(length).ok()?)
         });
         table.ok_or(ImageError::BadRelocation(LinkAddress(start)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_elf::TestElf;
+
+    /// What the kernel finds from its first page on.
+    fn loaded(elf: &TestElf, slide: Slide) -> Result<Vec<u8>, ImageError> {
+        let file = elf.bytes();
+        let image = KernelImage::parse(&file)?;
+        let mut memory = vec![0xa5; usize::try_from(image.span().end.0).unwrap()];
+        let mut rest = memory.as_mut_slice();
+        let mut segments = Vec::new();
+        for segment in image.segments() {
+            let (pages, after) = rest.split_at_mut(usize::try_from(segment.page_count() * PAGE).unwrap());
+            segments.push(LoadedSegment::load(*segment, pages)?);
+            rest = after;
+        }
+        image.relocate(slide, &mut segments)?;
+        drop(segments);
+        Ok(memory)
+    }
+
+    fn with_relocation(words: [u64; 3]) -> TestElf {
+        let mut elf = TestElf::kernel();
+        elf.content[1].1 = words.to_vec();
+        elf
+    }
+
+    fn word(memory: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(*memory[at..].first_chunk().unwrap())
+    }
+
+    #[test]
+    fn bytes_land_where_they_are_linked_and_zeros_around_them() {
+        let memory = loaded(&TestElf::kernel(), Slide(0)).unwrap();
+        assert_eq!(word(&memory, 0x4080), 0xdada_dada_dada_dada);
+        assert!(memory[0x4000..0x4080].iter().chain(&memory[0x4088..]).all(|&byte| byte == 0));
+        assert!(memory[0x1000..0x1200].iter().all(|&byte| byte == 0));
+        assert_eq!(memory[..4], *b"\x7fELF");
+    }
+
+    #[test]
+    fn relocations_add_the_slide_up_or_down() {
+        for slide in [0x80_0000_0000, 0xffff_ffff_8000_0000, 0_u64.wrapping_sub(0x1000)] {
+            let memory = loaded(&TestElf::kernel(), Slide(slide)).unwrap();
+            assert_eq!(word(&memory, 0x3010), slide.wrapping_add(0x1234));
+        }
+        let crossing = with_relocation([0x4ffc, 8, 0x1234]);
+        assert_eq!(word(&loaded(&crossing, Slide(1 << 40)).unwrap(), 0x4ffc), (1 << 40) + 0x1234);
+    }
+
+    #[test]
+    fn a_relocation_outside_the_segments_or_across_their_end_is_refused() {
+        for at in [0x1100, 0x3008, 0x37f9, 0x5879, 0x9000, u64::MAX - 3] {
+            let error = loaded(&with_relocation([at, 8, 0]), Slide(0));
+            assert_eq!(error.unwrap_err(), ImageError::BadRelocation(LinkAddress(at)));
+        }
+    }
+
+    #[test]
+    fn other_relocations_are_refused_by_their_names() {
+        let symbol = with_relocation([0x3010, 6 | 1 << 32, 0]);
+        let error = ImageError::UnsupportedRelocation { kind: 6, at: LinkAddress(0x3010) };
+        assert_eq!(loaded(&symbol, Slide(0)).unwrap_err(), error);
+        for tag in [17, 23, 36] {
+            let mut elf = TestElf::kernel();
+            elf.content[0].1[0] = tag;
+            let error = ImageError::UnsupportedRelocationTable(tag.cast_signed());
+            assert_eq!(loaded(&elf, Slide(0)).unwrap_err(), error);
+        }
+    }
+
+    #[test]
+    fn a_relocation_table_outside_the_file_is_refused() {
+        for (start, length) in [(1 << 50, 24), (0xa00, 1 << 50), (0xa00, u64::MAX), (0xff0, 24)] {
+            let mut elf = TestElf::kernel();
+            elf.content[0].1[1] = start;
+            elf.content[0].1[3] = length;
+            assert_eq!(loaded(&elf, Slide(0)).unwrap_err(), ImageError::BadRelocation(LinkAddress(start)));
+        }
     }
 }
