@@ -9,6 +9,11 @@
 //!       -> address_space -> layout -> (binary)
 //! ```
 //!
+//! # What is loaded
+//! The first module: an x86-64 ELF file, `ET_EXEC` at its own addresses or `ET_DYN` with relative relocations only.
+//! Segments are refused if they share a page or are writable and executable. Every refusal, and every exception of the
+//! loader's own, is a line `boot: error: …` on COM1 and 0x11 at QEMU's `isa-debug-exit` (port 0xf4).
+//!
 //! # What the kernel finds
 //! * Everything that `bootloader_api` 0.11 promises: entry point, stack with a guard page, [`BootInfo`], the mappings
 //!   of its [`BootloaderConfig`]. No framebuffer, no ramdisk.

@@ -72,12 +72,12 @@ impl<'f> KernelImage<'f> {
     }
 
     fn relocation_table(&self) -> Result<&'f [u8], ImageError> {
-        let (mut start, mut length) = (0, 0);
+        let (mut start, mut length) = (None, None);
         for entry in self.dynamic().into_iter().flat_map(DynamicTable::iter) {
             match entry.d_tag {
                 abi::DT_NULL => break,
-                abi::DT_RELA => start = entry.d_ptr(),
-                abi::DT_RELASZ => length = entry.d_val(),
+                abi::DT_RELA => start = Some(entry.d_ptr()),
+                abi::DT_RELASZ => length = Some(entry.d_val()),
                 abi::DT_RELAENT if entry.d_val() != RELA_SIZE => return Err(ImageError::Malformed),
                 tag @ (abi::DT_REL | abi::DT_JMPREL | DT_RELR) => {
                     return Err(ImageError::UnsupportedRelocationTable(tag));
@@ -85,9 +85,12 @@ impl<'f> KernelImage<'f> {
                 _ => {}
             }
         }
-        if length == 0 {
-            return Ok(&[]);
-        }
+        let (start, length) = match (start, length) {
+            (Some(start), Some(length)) => (start, length),
+            (None, None) => return Ok(&[]),
+            // One without the other: rather than start a kernel that is not relocated.
+            _ => return Err(ImageError::Malformed),
+        };
         let table = self.segments().iter().find_map(|segment| {
             let offset = usize::try_from(start.checked_sub(segment.start.0)?).ok()?;
             segment.data.get(offset..)?.get(..usize::try_from(length).ok()?)
@@ -166,6 +169,18 @@ mod tests {
             let error = ImageError::UnsupportedRelocationTable(tag.cast_signed());
             assert_eq!(loaded(&elf, Slide(0)).unwrap_err(), error);
         }
+    }
+
+    #[test]
+    fn half_a_relocation_table_is_refused_and_none_is_fine() {
+        for lost in [0, 2] {
+            let mut elf = TestElf::kernel();
+            elf.content[0].1[lost] = 0x6fff_fff9;
+            assert_eq!(loaded(&elf, Slide(0)).unwrap_err(), ImageError::Malformed);
+        }
+        let mut elf = TestElf::kernel();
+        elf.content[0].1[0] = 0;
+        assert_eq!(word(&loaded(&elf, Slide(0)).unwrap(), 0x3010), 0);
     }
 
     #[test]
