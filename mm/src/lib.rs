@@ -2,7 +2,7 @@
 #![no_std]
 #![deny(unsafe_code)]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "host"))]
 extern crate std;
 
 pub mod boot_map;
@@ -12,6 +12,9 @@ mod early;
 #[cfg(test)]
 mod exhaustive;
 mod freelist;
+#[cfg(feature = "host")]
+#[expect(unsafe_code, reason = "it maps memory, and answers for the Machine it is")]
+pub mod host;
 pub mod invariant;
 pub mod machine;
 pub mod migratetype;

@@ -1,0 +1,237 @@
+//! A machine inside a process: for tests, searches and native benchmarks.
+//!
+//! Physical memory is an anonymous file, so a machine of a terabyte takes up what is touched of it. Lowmem is mapped
+//! for good; where highmem would follow there is only reserved address space, and touching it is a segmentation
+//! fault. A `kmap_local` slot shows one frame, between two pages that fault (HIGH-1).
+//!
+//! Any number of machines may exist at once. A thread plays CPU 0 unless it runs [`on_cpu`]; no two threads may play
+//! the same CPU of one machine at the same time. There are no interrupts.
+//!
+//! What the allocator must never do is a panic that says so: slots given up out of order, a fourth slot, a slot for
+//! lowmem, a frame that does not exist, a slot still live when the machine goes.
+//!
+//! Cost: `direct_map` one compare and an addition; mapping a slot and giving it up one system call each.
+
+use core::cell::Cell;
+use core::fmt;
+use core::marker::PhantomData;
+use core::num::NonZeroU16;
+use core::ptr::NonNull;
+use std::boxed::Box;
+use std::io;
+use std::thread::{self, ThreadId};
+use std::vec::Vec;
+
+use arrayvec::ArrayVec;
+use spin::Mutex;
+
+use crate::machine::{Geometry, Machine, Standard};
+use crate::units::{CpuId, Pfn, PfnRange};
+
+mod memory;
+
+use memory::Memory;
+
+/// Slots that a CPU may have live at once.
+const SLOTS: usize = 3;
+
+/// A machine with its own physical memory, gone when dropped.
+pub struct HostMachine<G: Geometry = Standard> {
+    memory: Memory,
+    cpus: Box<[Mutex<Slots>]>,
+    geometry: PhantomData<fn() -> G>,
+}
+
+/// The live slots of one CPU, oldest first.
+#[derive(Default)]
+struct Slots {
+    live: ArrayVec<Pfn, SLOTS>,
+    /// Who mapped them; nobody if there are none.
+    thread: Option<ThreadId>,
+}
+
+/// What stood in a run of frames at one time.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Snapshot {
+    range: PfnRange,
+    bytes: Vec<u8>,
+}
+
+/// Stands for interrupts being off: a hosted machine has none.
+#[derive(Debug)]
+pub struct InterruptsOff(PhantomData<*const ()>);
+
+std::thread_local! {
+    static CPU: Cell<CpuId> = const { Cell::new(CpuId(0)) };
+}
+
+/// Runs `work` with this thread playing `cpu`, on every machine.
+pub fn on_cpu<R>(cpu: CpuId, work: impl FnOnce() -> R) -> R {
+    struct Restore(CpuId);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CPU.set(self.0);
+        }
+    }
+    let _restore = Restore(CPU.replace(cpu));
+    work()
+}
+
+impl<G: Geometry> HostMachine<G> {
+    /// A machine of zeroed frames from 0 up to `memory_end`, of which those from `direct_map_end` on are highmem.
+    ///
+    /// # Errors
+    /// The operating system grants no file or no address space of that size, or has pages of another size.
+    pub fn new(memory_end: Pfn, direct_map_end: Pfn, cpus: NonZeroU16) -> io::Result<Self> {
+        let memory = Memory::new(memory_end, direct_map_end, usize::from(cpus.get()) * SLOTS)?;
+        let cpus = (0..cpus.get()).map(|_| Mutex::default()).collect();
+        Ok(Self { memory, cpus, geometry: PhantomData })
+    }
+
+    /// One past the last frame.
+    pub fn memory_end(&self) -> Pfn {
+        self.memory.end()
+    }
+
+    /// Slots of this CPU that are mapped now.
+    pub fn live_slots(&self) -> usize {
+        self.cpus[self.cpu_index()].lock().live.len()
+    }
+
+    /// A copy of what stands in `range`, highmem included: one system call and a copy of all its bytes.
+    ///
+    /// # Panics
+    /// If the range ends above the machine's memory.
+    pub fn save(&self, range: PfnRange) -> Snapshot {
+        Snapshot { range, bytes: self.memory.read(range) }
+    }
+
+    /// Puts back what stood in the snapshot's frames, whatever machine of this size it was taken on.
+    ///
+    /// # Safety
+    /// Nothing borrows from those frames, and what keeps addresses in them fits what is put back.
+    ///
+    /// # Panics
+    /// If the snapshot's frames end above the machine's memory.
+    pub unsafe fn restore(&self, snapshot: &Snapshot) {
+        self.memory.write(snapshot.range, &snapshot.bytes);
+    }
+
+    #[inline]
+    fn cpu_index(&self) -> usize {
+        let CpuId(cpu) = self.cpu();
+        usize::from(cpu)
+    }
+}
+
+// SAFETY: lowmem is mapped once, for the machine's life, each frame at its own place; a slot shows the very frame of
+// the same file until it is given up, and no other slot shows it at that address. The direct map's end is never
+// written after `new`. There are no interrupt handlers. Slots belong to a CPU, and a second thread on it panics.
+unsafe impl<G: Geometry> Machine for HostMachine<G> {
+    type Geometry = G;
+    type InterruptGuard = InterruptsOff;
+
+    #[inline]
+    fn direct_map_end(&self) -> Pfn {
+        self.memory.lowmem_end()
+    }
+
+    #[inline]
+    fn direct_map(&self, frame: Pfn) -> NonNull<u8> {
+        self.memory.lowmem(frame)
+    }
+
+    fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
+        assert!(frame >= self.direct_map_end(), "a slot for {frame:?}, which the direct map reaches");
+        assert!(frame < self.memory_end(), "a slot for {frame:?}, but memory ends at {:?}", self.memory_end());
+        let cpu = self.cpu_index();
+        let mut slots = self.cpus[cpu].lock();
+        slots.claim(cpu);
+        let level = slots.live.len();
+        assert!(level < SLOTS, "CPU {cpu} already has {SLOTS} live slots");
+        slots.live.push(frame);
+        let slot = cpu * SLOTS + level;
+        // SAFETY: the slot was not live, so nothing refers to it.
+        if let Err(error) = unsafe { self.memory.show_in_slot(frame, slot) } {
+            panic!("no mapping for {frame:?}: {error}");
+        }
+        self.memory.slot(slot)
+    }
+
+    unsafe fn kunmap_local(&self, address: NonNull<u8>) {
+        let cpu = self.cpu_index();
+        let mut slots = self.cpus[cpu].lock();
+        slots.claim(cpu);
+        let Some(level) = slots.live.len().checked_sub(1) else { panic!("CPU {cpu} has no live slot") };
+        let youngest = cpu * SLOTS + level;
+        assert!(
+            address == self.memory.slot(youngest),
+            "slots given up out of order on CPU {cpu}: {address:?} is not the youngest of {:?}",
+            slots.live
+        );
+        // SAFETY: the caller promises that nothing refers to the youngest slot any more, and this is it.
+        if let Err(error) = unsafe { self.memory.hide_slot(youngest) } {
+            panic!("a slot cannot be unmapped: {error}");
+        }
+        slots.live.pop();
+        if slots.live.is_empty() {
+            slots.thread = None;
+        }
+    }
+
+    #[inline]
+    fn disable_interrupts(&self) -> InterruptsOff {
+        InterruptsOff(PhantomData)
+    }
+
+    #[inline]
+    fn cpu(&self) -> CpuId {
+        let CpuId(cpu) = CPU.get();
+        assert!(usize::from(cpu) < self.cpus.len(), "CPU {cpu} on a machine of {} CPUs", self.cpus.len());
+        CpuId(cpu)
+    }
+}
+
+impl Slots {
+    /// Makes sure that the CPU's live slots are this thread's.
+    fn claim(&mut self, cpu: usize) {
+        let this = thread::current().id();
+        let owner = *self.thread.get_or_insert(this);
+        assert!(owner == this, "two threads use CPU {cpu} at once: {owner:?} holds slots, {this:?} wants one");
+    }
+}
+
+impl<G: Geometry> Drop for HostMachine<G> {
+    fn drop(&mut self) {
+        for (cpu, slots) in self.cpus.iter_mut().enumerate() {
+            let live = &slots.get_mut().live;
+            assert!(live.is_empty() || thread::panicking(), "a machine goes while CPU {cpu} has slots: {live:?}");
+        }
+    }
+}
+
+impl<G: Geometry> fmt::Debug for HostMachine<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostMachine")
+            .field("memory_end", &self.memory_end())
+            .field("direct_map_end", &self.memory.lowmem_end())
+            .field("cpus", &self.cpus.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    /// The contents, frame after frame.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Snapshot of {:?}", self.range)
+    }
+}
+
+#[cfg(test)]
+mod tests;
