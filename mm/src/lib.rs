@@ -19,6 +19,7 @@ pub mod invariant;
 pub mod machine;
 pub mod migratetype;
 pub mod page;
+pub mod trace;
 pub mod units;
 pub mod zone;
 
