@@ -50,8 +50,7 @@ impl<const CAPACITY: usize> BootMap<CAPACITY> {
         for &extent in self.extents() {
             let mut rest = extent.range;
             while !rest.is_empty() {
-                while let Some(passed) = border.filter(|&border| border <= rest.start) {
-                    debug_assert!(passed.is_aligned(alignment));
+                while border.is_some_and(|border| border <= rest.start) {
                     node.0 += 1;
                     border = borders.next();
                 }
