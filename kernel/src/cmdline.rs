@@ -1,0 +1,334 @@
+//! The kernel's command line: space-separated words of the form `key=value`.
+//!
+//! Parsing cannot fail: a word that is unknown or malformed is told to the caller, with the reason, and left out.
+
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::fmt;
+use core::num::{NonZeroU8, NonZeroU64};
+
+use mm::boot_map::{Region, RegionKind};
+use mm::units::{NodeId, PhysAddr};
+
+use crate::selection::Selection;
+
+/// What the kernel is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Run {
+    /// Print the names of all tests and benchmarks.
+    List,
+    /// Run tests.
+    #[default]
+    Test,
+    /// Run benchmarks.
+    Bench,
+    /// Replay a recorded trace.
+    Replay,
+}
+
+/// What pseudo-random sequences start from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seed(pub u64);
+
+/// The command line's words, each with its default where it is not given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// `run=`: what to do.
+    pub run: Run,
+    /// `filter=`, `exact=`, `after=`: with which tests or benchmarks.
+    pub selection: Selection,
+    /// `seed=`: what randomness starts from; 0 by default.
+    pub seed: Seed,
+    /// `lowmem=`: where the direct map is to end; by default where memory does.
+    pub lowmem: Option<PhysAddr>,
+    /// `numa=fake=`: into how many nodes memory is split; by default not at all.
+    pub nodes: Option<NonZeroU8>,
+    /// `memmap=`: what is to be reserved.
+    pub reserved: Vec<Region>,
+    /// `check=`: after how many operations of a replay everything is checked; by default only at the end.
+    pub check_every: Option<NonZeroU64>,
+}
+
+/// A word that was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ignored<'w> {
+    /// The word.
+    pub word: &'w str,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a word was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// No such key.
+    Unknown,
+    /// The key stands twice; the first one counts.
+    Twice,
+    /// The value is empty.
+    Empty,
+    /// The value is none of the names that the key takes.
+    NoSuchValue,
+    /// The value is not a number that fits.
+    NotANumber,
+    /// The value is zero.
+    Zero,
+    /// A range without its `$`.
+    NoDollar,
+    /// A range that ends above the highest address.
+    TooHigh,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown word",
+            Self::Twice => "given twice",
+            Self::Empty => "no value",
+            Self::NoSuchValue => "no such value",
+            Self::NotANumber => "not a number that fits",
+            Self::Zero => "must not be zero",
+            Self::NoDollar => "a range is SIZE$START",
+            Self::TooHigh => "ends above the highest address",
+        })
+    }
+}
+
+impl fmt::Display for Ignored<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ignored: {} ({})", self.word, self.reason)
+    }
+}
+
+impl CommandLine {
+    /// Parses `line`; every word that is left out goes to `ignored`.
+    pub fn parse(line: &str, mut ignored: impl FnMut(Ignored<'_>)) -> Self {
+        let mut words = Words::default();
+        for word in line.split_whitespace() {
+            if let Err(reason) = words.take(word) {
+                ignored(Ignored { word, reason });
+            }
+        }
+        Self {
+            run: words.run.unwrap_or_default(),
+            selection: Selection {
+                filter: words.filter.map(ToString::to_string),
+                exact: words.exact.map(ToString::to_string),
+                after: words.after.map(ToString::to_string),
+            },
+            seed: words.seed.unwrap_or_default(),
+            lowmem: words.lowmem,
+            nodes: words.nodes,
+            reserved: words.reserved,
+            check_every: words.check_every,
+        }
+    }
+}
+
+/// The words so far, before defaults: what is there already may not come again.
+#[derive(Default)]
+struct Words<'l> {
+    run: Option<Run>,
+    filter: Option<&'l str>,
+    exact: Option<&'l str>,
+    after: Option<&'l str>,
+    seed: Option<Seed>,
+    lowmem: Option<PhysAddr>,
+    nodes: Option<NonZeroU8>,
+    reserved: Vec<Region>,
+    check_every: Option<NonZeroU64>,
+}
+
+impl<'l> Words<'l> {
+    fn take(&mut self, word: &'l str) -> Result<(), Reason> {
+        let (key, value) = word.split_once('=').ok_or(Reason::Unknown)?;
+        match key {
+            "run" => once(&mut self.run, run(value)),
+            "filter" => once(&mut self.filter, text(value)),
+            "exact" => once(&mut self.exact, text(value)),
+            "after" => once(&mut self.after, text(value)),
+            "seed" => once(&mut self.seed, decimal(value).map(Seed)),
+            "lowmem" => once(&mut self.lowmem, size(value).and_then(non_zero).map(|end| PhysAddr(end.get()))),
+            "numa" => once(&mut self.nodes, fake_nodes(value)),
+            "memmap" => self.reserve(value),
+            "check" => once(&mut self.check_every, decimal(value).and_then(non_zero)),
+            _ => Err(Reason::Unknown),
+        }
+    }
+
+    /// Takes all ranges of the word, or none. Linux, too, lets the word come again and adds up.
+    fn reserve(&mut self, value: &str) -> Result<(), Reason> {
+        let ranges: Vec<Region> = value.split(',').map(range).collect::<Result<_, _>>()?;
+        self.reserved.extend(ranges);
+        Ok(())
+    }
+}
+
+fn once<T>(place: &mut Option<T>, value: Result<T, Reason>) -> Result<(), Reason> {
+    if place.is_some() {
+        return Err(Reason::Twice);
+    }
+    *place = Some(value?);
+    Ok(())
+}
+
+fn run(value: &str) -> Result<Run, Reason> {
+    match value {
+        "list" => Ok(Run::List),
+        "test" => Ok(Run::Test),
+        "bench" => Ok(Run::Bench),
+        "replay" => Ok(Run::Replay),
+        _ => Err(Reason::NoSuchValue),
+    }
+}
+
+fn text(value: &str) -> Result<&str, Reason> {
+    if value.is_empty() { Err(Reason::Empty) } else { Ok(value) }
+}
+
+fn fake_nodes(value: &str) -> Result<NonZeroU8, Reason> {
+    let count = value.strip_prefix("fake=").ok_or(Reason::NoSuchValue)?;
+    let count = u8::try_from(decimal(count)?).map_err(|_| Reason::NotANumber)?;
+    NonZeroU8::new(count).ok_or(Reason::Zero)
+}
+
+fn range(value: &str) -> Result<Region, Reason> {
+    let (length, start) = value.split_once('$').ok_or(Reason::NoDollar)?;
+    let length = non_zero(size(length)?)?;
+    let start = size(start)?;
+    start.checked_add(length.get()).ok_or(Reason::TooHigh)?;
+    Ok(Region { start: PhysAddr(start), len: length.get(), kind: RegionKind::Reserved, node: NodeId(0) })
+}
+
+fn non_zero(value: u64) -> Result<NonZeroU64, Reason> {
+    NonZeroU64::new(value).ok_or(Reason::Zero)
+}
+
+fn decimal(value: &str) -> Result<u64, Reason> {
+    digits(value, 10)
+}
+
+/// Decimal, or hexadecimal behind `0x`, with K, M or G for its binary thousands.
+fn size(value: &str) -> Result<u64, Reason> {
+    let (number, shift) = match value.as_bytes().last() {
+        Some(b'K' | b'k') => (&value[..value.len() - 1], 10),
+        Some(b'M' | b'm') => (&value[..value.len() - 1], 20),
+        Some(b'G' | b'g') => (&value[..value.len() - 1], 30),
+        _ => (value, 0),
+    };
+    let number = match number.strip_prefix("0x") {
+        Some(number) => digits(number, 16)?,
+        None => digits(number, 10)?,
+    };
+    number.checked_mul(1 << shift).ok_or(Reason::NotANumber)
+}
+
+/// `from_str_radix` takes a sign, too; a number of ours has none.
+fn digits(value: &str, radix: u32) -> Result<u64, Reason> {
+    if value.is_empty() {
+        return Err(Reason::Empty);
+    }
+    if value.starts_with('+') {
+        return Err(Reason::NotANumber);
+    }
+    u64::from_str_radix(value, radix).map_err(|_| Reason::NotANumber)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::String;
+    use alloc::vec;
+
+    use super::*;
+
+    fn parse(line: &str) -> (CommandLine, Vec<(String, Reason)>) {
+        let mut ignored = Vec::new();
+        let parsed = CommandLine::parse(line, |word| ignored.push((word.word.to_string(), word.reason)));
+        (parsed, ignored)
+    }
+
+    fn reserved(start: u64, end: u64) -> Region {
+        Region { start: PhysAddr(start), len: end - start, kind: RegionKind::Reserved, node: NodeId(0) }
+    }
+
+    #[test]
+    fn an_empty_line_runs_every_test() {
+        let (parsed, ignored) = parse("  \n ");
+        assert_eq!(parsed, CommandLine::default());
+        assert_eq!(parsed.run, Run::Test);
+        assert!(ignored.is_empty());
+    }
+
+    #[test]
+    fn every_word_of_a_full_line_arrives() {
+        let (parsed, ignored) = parse(
+            "run=replay filter=order exact=a/b after=a/a seed=18446744073709551615 lowmem=64M numa=fake=2 check=1000 \
+             memmap=4K$0x10000,0x1M$3G memmap=1$5",
+        );
+        assert_eq!(
+            parsed,
+            CommandLine {
+                run: Run::Replay,
+                selection: Selection {
+                    filter: Some("order".into()),
+                    exact: Some("a/b".into()),
+                    after: Some("a/a".into())
+                },
+                seed: Seed(u64::MAX),
+                lowmem: Some(PhysAddr(64 << 20)),
+                nodes: NonZeroU8::new(2),
+                reserved: vec![reserved(0x1_0000, 0x1_1000), reserved(3 << 30, (3 << 30) + (1 << 20)), reserved(5, 6)],
+                check_every: NonZeroU64::new(1000),
+            }
+        );
+        assert!(ignored.is_empty());
+    }
+
+    #[test]
+    fn every_malformed_word_is_reported_and_the_rest_still_counts() {
+        let malformed = [
+            ("quiet", Reason::Unknown),
+            ("root=/dev/sda", Reason::Unknown),
+            ("run=fly", Reason::NoSuchValue),
+            ("filter=", Reason::Empty),
+            ("seed=-1", Reason::NotANumber),
+            ("seed=+1", Reason::NotANumber),
+            ("seed=18446744073709551616", Reason::NotANumber),
+            ("lowmem=", Reason::Empty),
+            ("lowmem=M", Reason::Empty),
+            ("lowmem=0", Reason::Zero),
+            ("lowmem=0x", Reason::Empty),
+            ("lowmem=64Q", Reason::NotANumber),
+            ("lowmem=64é", Reason::NotANumber),
+            ("lowmem=17179869184G", Reason::NotANumber),
+            ("numa=fake=0", Reason::Zero),
+            ("numa=fake=256", Reason::NotANumber),
+            ("numa=on", Reason::NoSuchValue),
+            ("memmap=", Reason::NoDollar),
+            ("memmap=4K", Reason::NoDollar),
+            ("memmap=4K@8K", Reason::NoDollar),
+            ("memmap=4K$8K,0$1", Reason::Zero),
+            ("memmap=4K$0xfffffffffffffff0", Reason::TooHigh),
+            ("check=0", Reason::Zero),
+        ];
+        for (word, reason) in malformed {
+            let (parsed, ignored) = parse(&alloc::format!("{word} run=bench"));
+            assert_eq!(ignored, [(word.to_string(), reason)]);
+            assert_eq!(parsed, CommandLine { run: Run::Bench, ..CommandLine::default() }, "{word}");
+        }
+    }
+
+    #[test]
+    fn of_two_like_words_the_first_counts_and_the_second_is_reported() {
+        let (parsed, ignored) = parse("run=list run=bench seed=1 seed=2");
+        assert_eq!((parsed.run, parsed.seed), (Run::List, Seed(1)));
+        assert_eq!(ignored, [("run=bench".into(), Reason::Twice), ("seed=2".into(), Reason::Twice)]);
+    }
+
+    #[test]
+    fn a_report_reads_as_the_protocol_says() {
+        let mut line = String::new();
+        CommandLine::parse("run=fly", |word| line = word.to_string());
+        assert_eq!(line, "ignored: run=fly (no such value)");
+    }
+}

@@ -1,0 +1,166 @@
+//! Where things stand in the kernel's half of the address space, and what an address there means.
+//!
+//! | from | what |
+//! |---|---|
+//! | `0xffff_8000_0000_0000` | the direct map: physical memory below the lowmem boundary |
+//! | `0xffff_a000_0000_0000` | one 2 MiB window of `kmap_local` slots |
+//! | `0xffff_c000_0000_0000` | the kernel image, its stack, and what the loader passes |
+//!
+//! The slots of a CPU are every other page of an 8-page stride, so an unmapped page lies on both sides of each slot
+//! and a run-over faults.
+
+use core::fmt;
+
+use mm::units::{CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr};
+
+/// Where frame 0 stands in the direct map.
+pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
+/// The first address behind the direct map's window: it holds every frame that a [`Pfn`] can name.
+pub const DIRECT_MAP_LIMIT: u64 = DIRECT_MAP + ((Pfn::LIMIT.number() as u64) << PAGE_SHIFT);
+/// The window of `kmap_local` slots; one page table maps it.
+pub const KMAP_LOCAL: u64 = 0xffff_a000_0000_0000;
+/// The lowest address at which a loader may place the kernel.
+pub const KERNEL: u64 = 0xffff_c000_0000_0000;
+
+/// Slots that one CPU may hold at a time.
+pub const KMAP_SLOTS: usize = 3;
+/// Pages of the window that belong to one CPU: its slots, and the guards around them.
+const KMAP_STRIDE: usize = 8;
+/// Entries in a page table.
+pub const TABLE_ENTRIES: usize = 512;
+/// CPUs that the window has slots for.
+pub const CPUS: usize = TABLE_ENTRIES / KMAP_STRIDE;
+
+const _: () = assert!(2 * KMAP_SLOTS < KMAP_STRIDE);
+
+/// The page of the window that is slot `slot` of `cpu`.
+pub const fn kmap_entry(cpu: CpuId, slot: usize) -> usize {
+    cpu.0 as usize * KMAP_STRIDE + 2 * slot + 1
+}
+
+/// The address of a page of the window.
+pub const fn kmap_address(entry: usize) -> u64 {
+    KMAP_LOCAL + (entry * PAGE_SIZE) as u64
+}
+
+/// A page that is left unmapped so that running into it faults, and what it guards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The page's first byte.
+    pub page: u64,
+    /// The stack above it.
+    pub stack: &'static str,
+}
+
+/// What an address of the kernel's address space means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The first page, which nothing ever maps.
+    NullPage,
+    /// The guard page below a stack: the stack is full.
+    StackGuard(&'static str),
+    /// Below the end of the direct map.
+    DirectMap(Pfn),
+    /// In the direct map's window, above its end.
+    Highmem(Pfn),
+    /// A `kmap_local` slot.
+    KmapSlot(CpuId, usize),
+    /// An unmapped page between two slots.
+    KmapGuard,
+    /// The part of the address space where the loader puts the kernel.
+    Kernel,
+    /// No address of this machine: the upper bits are not the sign of the rest.
+    NonCanonical,
+    /// None of these.
+    Nowhere,
+}
+
+impl Place {
+    /// What `address` means where the direct map ends at `direct_map_end`.
+    pub fn of(address: u64, direct_map_end: Pfn, guards: impl IntoIterator<Item = Guard>) -> Self {
+        let page = address & !(PAGE_SIZE as u64 - 1);
+        if let Some(guard) = guards.into_iter().find(|guard| guard.page == page) {
+            return Self::StackGuard(guard.stack);
+        }
+        match address {
+            0..0x1000 => Self::NullPage,
+            0x1000..0x0000_8000_0000_0000 => Self::Nowhere,
+            0x0000_8000_0000_0000..DIRECT_MAP => Self::NonCanonical,
+            DIRECT_MAP..DIRECT_MAP_LIMIT => match Pfn::containing(PhysAddr(address - DIRECT_MAP)) {
+                Some(frame) if frame < direct_map_end => Self::DirectMap(frame),
+                Some(frame) => Self::Highmem(frame),
+                None => Self::Nowhere,
+            },
+            KMAP_LOCAL.. if address < kmap_address(TABLE_ENTRIES) => Self::of_window_entry(page - KMAP_LOCAL),
+            KERNEL.. => Self::Kernel,
+            _ => Self::Nowhere,
+        }
+    }
+
+    fn of_window_entry(offset: u64) -> Self {
+        let entry = usize::try_from(offset >> PAGE_SHIFT).unwrap_or(usize::MAX);
+        let (cpu, page) = (entry / KMAP_STRIDE, entry % KMAP_STRIDE);
+        match u16::try_from(cpu) {
+            Ok(cpu) if page % 2 == 1 && page / 2 < KMAP_SLOTS => Self::KmapSlot(CpuId(cpu), page / 2),
+            _ => Self::KmapGuard,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NullPage => f.write_str("the null page"),
+            Self::StackGuard(stack) => write!(f, "the guard page of the {stack}: it has overflowed"),
+            Self::DirectMap(frame) => write!(f, "the direct map, {frame:?}"),
+            Self::Highmem(frame) => write!(f, "unmapped highmem (HIGH-1): {frame:?} is above the direct map's end"),
+            Self::KmapSlot(cpu, slot) => write!(f, "kmap_local slot {slot} of CPU {}", cpu.0),
+            Self::KmapGuard => f.write_str("a guard page of the kmap_local window"),
+            Self::Kernel => f.write_str("the kernel's image, stack or boot data"),
+            Self::NonCanonical => f.write_str("a non-canonical address"),
+            Self::Nowhere => f.write_str("no part of the kernel's address space"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    const END: Pfn = Pfn::new(0x4000);
+
+    fn place(address: u64) -> Place {
+        Place::of(address, END, [Guard { page: KERNEL, stack: "kernel stack" }])
+    }
+
+    #[test]
+    fn the_last_byte_below_the_boundary_is_direct_map_and_the_next_is_highmem_with_its_frame() {
+        assert_eq!(place(DIRECT_MAP + 0x3ff_ffff), Place::DirectMap(Pfn::new(0x3fff)));
+        assert_eq!(place(DIRECT_MAP + 0x400_0000), Place::Highmem(END));
+        assert!(place(DIRECT_MAP + 0x400_0000).to_string().contains("pfn 0x4000"));
+    }
+
+    #[test]
+    fn every_slot_has_a_guard_on_both_sides_also_across_cpus() {
+        for cpu in 0..u16::try_from(CPUS).unwrap() {
+            for slot in 0..KMAP_SLOTS {
+                let entry = kmap_entry(CpuId(cpu), slot);
+                assert_eq!(place(kmap_address(entry) + 0xfff), Place::KmapSlot(CpuId(cpu), slot));
+                assert_eq!(place(kmap_address(entry - 1)), Place::KmapGuard);
+                assert_eq!(place(kmap_address(entry + 1)), Place::KmapGuard);
+            }
+        }
+        assert_eq!(place(kmap_address(TABLE_ENTRIES)), Place::Nowhere);
+    }
+
+    #[test]
+    fn null_guard_and_non_canonical_addresses_have_names() {
+        assert_eq!(place(8), Place::NullPage);
+        assert_eq!(place(KERNEL + 0xff8), Place::StackGuard("kernel stack"));
+        assert_eq!(place(KERNEL + 0x1000), Place::Kernel);
+        assert_eq!(place(0x0000_8000_0000_0000), Place::NonCanonical);
+        assert_eq!(place(0x0000_7fff_ffff_ffff), Place::Nowhere);
+    }
+}
