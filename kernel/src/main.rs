@@ -1,2 +1,148 @@
-//! The kernel around `mm`.
-fn main() {}
+//! The kernel around `mm`: boots through `bootloader_api`, maps memory its own way, then tests or measures.
+//!
+//! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
+//! output and the way out; the image and its stacks; reports of failures; page tables; this machine for `mm`;
+//! firmware files; memory; tests and benchmarks.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod exit;
+mod serial;
+
+mod image;
+mod stacks;
+
+mod backtrace;
+mod panic;
+
+mod gdt;
+mod idt;
+
+mod heap;
+
+mod kmap;
+mod platform;
+
+mod paging;
+
+mod fw_cfg;
+
+mod boot_memory;
+mod machine_name;
+mod memory;
+
+mod bench;
+mod ktest;
+
+use alloc::string::String;
+use core::ops::Range;
+
+use bootloader_api::config::Mapping;
+use bootloader_api::{BootInfo, BootloaderConfig, entry_point};
+use kernel_core::cmdline::{CommandLine, Run};
+use kernel_core::layout;
+use mm::boot_map::BootMap;
+use mm::units::Pfn;
+
+use crate::exit::{Exit, exit};
+use crate::fw_cfg::FileError;
+use crate::paging::build::{self, Loader};
+use crate::platform::Platform;
+use crate::serial::println;
+
+/// The fw_cfg file that holds the command line.
+const CMDLINE_FILE: &str = "opt/mm/cmdline";
+const CMDLINE_LIMIT: u32 = 64 * 1024;
+
+static BOOTLOADER_CONFIG: BootloaderConfig = {
+    let mut config = BootloaderConfig::new_default();
+    config.kernel_stack_size = 128 * 1024;
+    config.mappings.physical_memory = Some(Mapping::Dynamic);
+    config.mappings.dynamic_range_start = Some(layout::KERNEL);
+    config
+};
+
+entry_point!(main, config = &BOOTLOADER_CONFIG);
+
+fn main(boot_info: &'static mut BootInfo) -> ! {
+    image::set_slide(boot_info.kernel_image_offset);
+    serial::init();
+    let stack = boot_info.kernel_stack_bottom..boot_info.kernel_stack_bottom + boot_info.kernel_stack_len;
+    stacks::set_kernel_stack(stack.clone());
+    gdt::init();
+    idt::init();
+    heap::init();
+
+    let words = read_command_line();
+    let (platform, map) = leave_loader(boot_info, stack, &words);
+    let machine = machine_name::of(&map, &words);
+    memory::init(platform, map, &words);
+
+    exit(match words.run {
+        Run::List => list(&words),
+        Run::Test => ktest::run(&words.selection),
+        Run::Bench => bench::run(&words.selection, &machine),
+        Run::Replay => {
+            println!("replay: this kernel has none");
+            Exit::Failure
+        }
+    })
+}
+
+fn read_command_line() -> CommandLine {
+    let line = match fw_cfg::read_small(CMDLINE_FILE, CMDLINE_LIMIT) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(FileError::NotFound | FileError::NoDevice) => String::new(),
+        Err(error) => {
+            println!("cmdline: none, {error}");
+            String::new()
+        }
+    };
+    // A file made of a C string ends with its terminator.
+    CommandLine::parse(line.trim_end_matches('\0'), |ignored| println!("cmdline: {ignored}"))
+}
+
+/// Builds the kernel's page tables and switches to them. Gives the machine and its memory map, in which all that is
+/// in use or withheld is reserved.
+///
+/// # Panics
+/// If the memory map makes no sense or the tables cannot be built: there is nothing to go on with.
+fn leave_loader(
+    boot_info: &'static mut BootInfo,
+    stack: Range<u64>,
+    words: &CommandLine,
+) -> (&'static Platform, BootMap) {
+    let listed = boot_memory::collect(&boot_info.memory_regions);
+    let physical_memory = boot_info.physical_memory_offset.into_option();
+    let loader = Loader {
+        physical_memory: physical_memory.expect("the loader maps physical memory, as the kernel's configuration asks"),
+        stack,
+        regions: &listed,
+    };
+    let regions = [&listed[..], &words.reserved[..]].concat();
+    let mut map = BootMap::new(&regions).unwrap_or_else(|error| panic!("boot memory map: {error}"));
+    let lowmem = words.lowmem.map_or(Pfn::LIMIT, |end| Pfn::containing(end).unwrap_or(Pfn::LIMIT));
+    let direct_map_end = lowmem.min(map.usable_end());
+
+    // SAFETY: the loader's tables are live and map physical memory as the configuration asks; the loader and the
+    // command line vouch for what is usable.
+    let built = unsafe { build::build(&loader, direct_map_end, &mut map) };
+    let tables = built.unwrap_or_else(|error| panic!("page tables: {error}"));
+    // SAFETY: the boot information was copied, its borrow ends here, and nothing else of the loader is in use.
+    unsafe { tables.switch() };
+    // SAFETY: these tables are live, and were built with this end.
+    let platform = unsafe { Platform::init(direct_map_end) };
+    (platform, map)
+}
+
+fn list(words: &CommandLine) -> Exit {
+    for test in ktest::selected(&words.selection) {
+        println!("test {}", test.name);
+    }
+    for benchmark in bench::selected(&words.selection) {
+        println!("bench {}", benchmark.name);
+    }
+    Exit::Success
+}

@@ -1,0 +1,163 @@
+//! Tests that end the kernel, each in a way that its report must name. They run only when named in full.
+
+use core::arch::asm;
+use core::hint::black_box;
+
+use kernel_core::layout::{DIRECT_MAP, kmap_address, kmap_entry};
+use mm::machine::Machine;
+use mm::units::{CpuId, Pfn};
+use x86_64::VirtAddr;
+
+use super::{NotPassed, Outcome, ktest};
+use crate::platform::Platform;
+
+const NON_CANONICAL: u64 = 1 << 63;
+const SURVIVED: &str = "the kernel goes on";
+
+fn platform() -> Result<&'static Platform, NotPassed> {
+    Platform::get().ok_or_else(|| "the platform is not up".into())
+}
+
+/// Reads a byte that cannot be read.
+fn read(address: u64) -> Outcome {
+    let pointer = VirtAddr::new_truncate(address).as_ptr::<u8>();
+    // SAFETY: the access faults, and the fault ends the kernel.
+    black_box(unsafe { pointer.read_volatile() });
+    Err(SURVIVED.into())
+}
+
+/// Writes a byte that cannot be written.
+fn write(address: u64) -> Outcome {
+    let pointer = VirtAddr::new_truncate(address).as_mut_ptr::<u8>();
+    // SAFETY: the access faults, and the fault ends the kernel.
+    unsafe { pointer.write_volatile(0) };
+    Err(SURVIVED.into())
+}
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn panic() {
+        panic!("as asked")
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn pagefault() {
+        write(8)
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn highmem() {
+        read(DIRECT_MAP + platform()?.direct_map_end().address().0 + 0x123)
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn text_write() {
+        write(read as fn(u64) -> Outcome as usize as u64)
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn data_execute() {
+        static RETURN: [u8; 1] = [0xc3];
+        let data = (&raw const RETURN).addr();
+        // SAFETY: fetching from data faults, and the fault ends the kernel.
+        unsafe { asm!("call {}", in(reg) data, clobber_abi("C")) };
+        Err(SURVIVED.into())
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn stack() {
+        fn deeper(level: u64) -> u64 {
+            let frame = black_box([level; 64]);
+            if level == u64::MAX { level } else { deeper(level + 1) + black_box(frame)[7] }
+        }
+        Err(alloc::format!("{SURVIVED} after {} calls", deeper(0)).into())
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn doublefault() {
+        // SAFETY: the divide error cannot be delivered on such a stack, and the double fault ends the kernel.
+        unsafe { asm!("mov rsp, {}", "xor edx, edx", "div edx", in(reg) NON_CANONICAL, options(noreturn)) }
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn invalid_opcode() {
+        // SAFETY: the exception ends the kernel.
+        unsafe { asm!("ud2", options(noreturn)) }
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn kmap_after_unmap() {
+        let platform = platform()?;
+        let slot = platform.kmap_local(platform.direct_map_end());
+        // SAFETY: the slot is the youngest, and nothing refers to it but the fault to come.
+        unsafe { platform.kunmap_local(slot) };
+        read(slot.addr().get() as u64)
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn kmap_guard() {
+        read(kmap_address(kmap_entry(CpuId(0), 0)) - 1)
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn kmap_out_of_order() {
+        let platform = platform()?;
+        let older = platform.kmap_local(platform.direct_map_end());
+        platform.kmap_local(platform.direct_map_end());
+        // SAFETY: it is not the youngest slot, and the assertion that says so ends the kernel.
+        unsafe { platform.kunmap_local(older) };
+        Err(SURVIVED.into())
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn kmap_too_deep() {
+        let platform = platform()?;
+        for _ in 0..4 {
+            platform.kmap_local(platform.direct_map_end());
+        }
+        Err(SURVIVED.into())
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn kmap_of_lowmem() {
+        platform()?.kmap_local(Pfn::new(0));
+        Err(SURVIVED.into())
+    }
+);

@@ -1,0 +1,177 @@
+//! In-kernel tests, registered where they stand and reported as KTAP.
+//!
+//! A test is `ktest!("group", fn name() { … Ok(()) })`; its name is `group/name`. It runs on the booted kernel, with
+//! everything up, and leaves everything as it found it. A test that faults ends the kernel; whoever started it starts
+//! it again behind that test (`after=`).
+//!
+//! Source: Linux, `Documentation/dev-tools/ktap.rst`.
+
+mod crash;
+mod paging;
+mod window;
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use kernel_core::selection::Selection;
+use linkme::distributed_slice;
+
+use crate::exit::Exit;
+use crate::serial::println;
+
+/// How a test ends that does not pass.
+#[derive(Debug)]
+pub(crate) enum NotPassed {
+    /// It found something wrong: what.
+    Failed(String),
+    /// It cannot run on this machine: why.
+    Skipped(String),
+}
+
+impl<S: ToString> From<S> for NotPassed {
+    fn from(message: S) -> Self {
+        Self::Failed(message.to_string())
+    }
+}
+
+/// What a test comes to.
+pub(crate) type Outcome = Result<(), NotPassed>;
+
+/// When a test runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Runs {
+    /// Whenever the command line chooses it, or everything.
+    Always,
+    /// Only where the command line says its full name: it is there to crash the kernel.
+    WhenNamed,
+}
+
+/// A registered test.
+#[derive(Debug)]
+pub(crate) struct Test {
+    pub(crate) name: &'static str,
+    pub(crate) runs: Runs,
+    pub(crate) body: fn() -> Outcome,
+}
+
+/// All registered tests, in no order.
+#[distributed_slice]
+pub(crate) static TESTS: [Test];
+
+/// Registers a test.
+macro_rules! ktest {
+    ($group:literal, fn $name:ident() $body:block) => {
+        $crate::ktest::ktest!(Always, $group, fn $name() $body);
+    };
+    ($runs:ident, $group:literal, fn $name:ident() $body:block) => {
+        fn $name() -> $crate::ktest::Outcome $body
+
+        const _: () = {
+            #[linkme::distributed_slice($crate::ktest::TESTS)]
+            static TEST: $crate::ktest::Test = $crate::ktest::Test {
+                name: concat!($group, "/", stringify!($name)),
+                runs: $crate::ktest::Runs::$runs,
+                body: $name,
+            };
+        };
+    };
+}
+
+/// Fails the test with a message unless the condition holds.
+macro_rules! check {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err($crate::ktest::NotPassed::Failed(alloc::format!($($message)+)));
+        }
+    };
+}
+
+/// Prints a line that belongs to the running test.
+macro_rules! diagnostic {
+    ($($text:tt)*) => { $crate::serial::println!("# {}", format_args!($($text)*)) };
+}
+
+pub(crate) use {check, diagnostic, ktest};
+
+/// The outcome of a test that this machine cannot run.
+pub(crate) fn skip(why: &str, cause: impl fmt::Display) -> Outcome {
+    Err(NotPassed::Skipped(alloc::format!("{why}: {cause}")))
+}
+
+/// The tests that `selection` chooses, in the order of their names.
+pub(crate) fn selected(selection: &Selection) -> Vec<&'static Test> {
+    let chosen = |test: &&Test| match test.runs {
+        Runs::Always => selection.admits(test.name),
+        Runs::WhenNamed => selection.names(test.name),
+    };
+    let mut tests: Vec<_> = TESTS.iter().filter(chosen).collect();
+    tests.sort_by_key(|test| test.name);
+    tests
+}
+
+/// Runs the tests that `selection` chooses. It is a failure to choose none by name.
+pub(crate) fn run(selection: &Selection) -> Exit {
+    let tests = selected(selection);
+    println!("KTAP version 1");
+    println!("1..{}", tests.len());
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for (number, test) in (1_usize..).zip(&tests) {
+        println!("# run {}", test.name);
+        match (test.body)() {
+            Ok(()) => {
+                passed += 1;
+                println!("ok {number} {}", test.name);
+            }
+            Err(NotPassed::Failed(message)) => {
+                failed += 1;
+                println!("not ok {number} {} # {}", test.name, OneLine(&message));
+            }
+            Err(NotPassed::Skipped(reason)) => {
+                skipped += 1;
+                println!("ok {number} {} # SKIP {}", test.name, OneLine(&reason));
+            }
+        }
+    }
+    assert_eq!(passed + failed + skipped, tests.len(), "a test was not counted");
+    let chose_by_name = selection.filter.is_some() || selection.exact.is_some();
+    let chose_nothing = tests.is_empty() && chose_by_name && selection.after.is_none();
+    if chose_nothing {
+        diagnostic!("no test has such a name");
+    }
+    match skipped {
+        0 => println!("{passed} passed, {failed} failed"),
+        _ => println!("{passed} passed, {failed} failed, {skipped} skipped"),
+    }
+    if failed == 0 && !chose_nothing { Exit::Success } else { Exit::Failure }
+}
+
+/// Text with its line breaks made spaces: a KTAP line is one line.
+struct OneLine<'t>(&'t str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, line) in self.0.lines().enumerate() {
+            if number > 0 {
+                f.write_str(" ")?;
+            }
+            f.write_str(line)?;
+        }
+        Ok(())
+    }
+}
+
+/// Tests in the kernel's source: a linker that drops some shows here.
+const REGISTERED: usize = 29;
+
+ktest!(
+    "ktest",
+    fn every_test_of_the_source_is_registered_under_a_name_of_its_own() {
+        check!(TESTS.len() == REGISTERED, "{} tests are registered, the source has {REGISTERED}", TESTS.len());
+        let mut names: Vec<_> = TESTS.iter().map(|test| test.name).collect();
+        names.sort_unstable();
+        let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+        check!(twice.is_none(), "two tests have one name: {twice:?}");
+        Ok(())
+    }
+);

@@ -1,0 +1,55 @@
+//! Where the machine's memory goes to `mm`: the one place that knows both.
+
+use kernel_core::cmdline::CommandLine;
+use mm::boot_map::BootMap;
+use mm::machine::{Geometry, Machine};
+use mm::page::PageAllocator;
+use mm::units::PAGE_SHIFT;
+use spin::Once;
+
+use crate::ktest::{check, ktest};
+use crate::platform::Platform;
+use crate::serial::println;
+
+static ALLOCATOR: Once<PageAllocator<'static, Platform>> = Once::new();
+
+/// Gives all memory that `map` calls usable to the page allocator, split into nodes if the command line asks.
+///
+/// # Panics
+/// If the allocator cannot be set up in this memory: there is nothing to go on with.
+pub(crate) fn init(platform: &'static Platform, mut map: BootMap, words: &CommandLine) {
+    if let Some(nodes) = words.nodes {
+        // A pageblock has one migratetype and its pages one zone, so no node begins inside one.
+        match map.split_nodes(nodes, <<Platform as Machine>::Geometry as Geometry>::PAGEBLOCK_ORDER) {
+            Ok(split) => map = split,
+            Err(error) => println!("cmdline: ignored: numa=fake={nodes} ({error})"),
+        }
+    }
+    let (usable, end) = (map.usable_pages(), map.usable_end().address());
+    let allocator = PageAllocator::new(platform, &mut map).unwrap_or_else(|error| panic!("page allocator: {error}"));
+    println!(
+        "memory: {} KiB to {:#x}, direct map to {:#x}, {} KiB of tables",
+        u64::from(usable) << PAGE_SHIFT >> 10,
+        end.0,
+        platform.direct_map_end().address().0,
+        allocator.metadata().total() >> 10,
+    );
+    ALLOCATOR.call_once(|| allocator);
+}
+
+/// The machine's page allocator; `None` before [`init`].
+pub(crate) fn allocator() -> Option<&'static PageAllocator<'static, Platform>> {
+    ALLOCATOR.get()
+}
+
+ktest!(
+    "memory",
+    fn every_page_that_is_nobodys_is_free_and_every_invariant_holds() {
+        let allocator = allocator().ok_or("the page allocator is not up")?;
+        allocator.verify()?;
+        let (managed, free) =
+            allocator.zones().fold((0, 0), |(managed, free), zone| (managed + zone.managed, free + zone.free));
+        check!(managed > 0 && free == managed, "of {managed} pages {free} are free, and no test holds one");
+        Ok(())
+    }
+);

@@ -1,0 +1,131 @@
+//! This machine, as `mm` sees it.
+//!
+//! HIGH-1 is asserted here: slots of a CPU nest, last in, first out, at most three deep, and hold only frames that
+//! have no permanent mapping.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use kernel_core::layout::{CPUS, DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
+use mm::machine::{Machine, Standard};
+use mm::units::{CpuId, PAGE_SHIFT, Pfn, PhysAddr};
+use spin::Once;
+use x86_64::VirtAddr;
+use x86_64::instructions::interrupts;
+
+use crate::kmap::WINDOW;
+
+/// The machine's door for `mm`.
+#[derive(Debug)]
+pub(crate) struct Platform {
+    direct_map_end: Pfn,
+    cpus: [PerCpu; CPUS],
+}
+
+/// What belongs to one CPU; only it touches this.
+#[derive(Debug)]
+struct PerCpu {
+    /// Slots in use: the lowest ones.
+    slots: AtomicUsize,
+}
+
+static PLATFORM: Once<Platform> = Once::new();
+
+impl Platform {
+    /// Makes the machine known, once the kernel runs on its own page tables.
+    ///
+    /// # Safety
+    /// The live page tables map all memory below `direct_map_end` in the direct map's window, and the `kmap_local`
+    /// window's table at its place.
+    pub(crate) unsafe fn init(direct_map_end: Pfn) -> &'static Self {
+        let cpus = [const { PerCpu { slots: AtomicUsize::new(0) } }; CPUS];
+        PLATFORM.call_once(|| Self { direct_map_end, cpus })
+    }
+
+    /// The machine; `None` before [`init`](Self::init).
+    pub(crate) fn get() -> Option<&'static Self> {
+        PLATFORM.get()
+    }
+
+    fn slots(&self) -> &AtomicUsize {
+        &self.cpus[usize::from(self.cpu().0)].slots
+    }
+}
+
+/// Interrupts are off on this CPU until this drops; then they are as before.
+#[derive(Debug)]
+#[must_use = "interrupts are on again as soon as this drops"]
+pub(crate) struct InterruptsOff {
+    were_on: Flag,
+}
+
+/// The interrupt flag as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flag {
+    Set,
+    Clear,
+}
+
+impl Drop for InterruptsOff {
+    fn drop(&mut self) {
+        if self.were_on == Flag::Set {
+            interrupts::enable();
+        }
+    }
+}
+
+// SAFETY: `init`'s caller vouches for the direct map and the window, and both stay as they are; a slot's entry is
+// written and cleared by its own CPU only, and a frame's number is all that goes into an address.
+unsafe impl Machine for Platform {
+    type Geometry = Standard;
+    type InterruptGuard = InterruptsOff;
+
+    fn direct_map_end(&self) -> Pfn {
+        self.direct_map_end
+    }
+
+    fn direct_map(&self, frame: Pfn) -> NonNull<u8> {
+        debug_assert!(frame < self.direct_map_end, "HIGH-1: direct map of {frame:?}, which is highmem");
+        let page = VirtAddr::new_truncate(DIRECT_MAP).as_mut_ptr::<u8>().wrapping_add(frame.index() << PAGE_SHIFT);
+        // SAFETY: the window lies in the upper half and ends 16 TiB on, below the end of the address space.
+        unsafe { NonNull::new_unchecked(page) }
+    }
+
+    fn direct_map_frame(&self, address: NonNull<u8>) -> Pfn {
+        let offset = (address.addr().get() as u64).wrapping_sub(DIRECT_MAP);
+        Pfn::containing(PhysAddr(offset)).expect("the address is in the direct map")
+    }
+
+    fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
+        assert!(frame >= self.direct_map_end, "HIGH-1: kmap_local of {frame:?}, which has a permanent mapping");
+        let slots = self.slots();
+        let slot = slots.load(Ordering::Relaxed);
+        assert!(slot < KMAP_SLOTS, "HIGH-1: kmap_local of {frame:?}, but all {KMAP_SLOTS} slots are in use");
+        // The slot is this one's before its entry is: an interrupt in between takes the next.
+        slots.store(slot + 1, Ordering::Relaxed);
+        WINDOW.map(kmap_entry(self.cpu(), slot), frame)
+    }
+
+    unsafe fn kunmap_local(&self, address: NonNull<u8>) {
+        let slots = self.slots();
+        let slot = slots.load(Ordering::Relaxed).checked_sub(1);
+        let slot = slot.unwrap_or_else(|| panic!("HIGH-1: kunmap_local of {address:p}, but no slot is in use"));
+        let entry = kmap_entry(self.cpu(), slot);
+        let youngest = kmap_address(entry);
+        let given = address.addr().get() as u64;
+        assert!(given == youngest, "HIGH-1: kunmap_local of {given:#x}, but the youngest slot is at {youngest:#x}");
+        // The entry is gone before the slot is anyone's: an interrupt in between takes the next.
+        WINDOW.unmap(entry);
+        slots.store(slot, Ordering::Relaxed);
+    }
+
+    fn disable_interrupts(&self) -> InterruptsOff {
+        let were_on = if interrupts::are_enabled() { Flag::Set } else { Flag::Clear };
+        interrupts::disable();
+        InterruptsOff { were_on }
+    }
+
+    fn cpu(&self) -> CpuId {
+        CpuId(0)
+    }
+}
