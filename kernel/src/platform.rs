@@ -78,7 +78,10 @@ impl Drop for InterruptsOff {
 // written and cleared by its own CPU only, and a frame's number is all that goes into an address.
 unsafe impl Machine for Platform {
     type Geometry = Standard;
-    type InterruptGuard = InterruptsOff;
+    type InterruptGuard<'a>
+        = InterruptsOff
+    where
+        Self: 'a;
 
     fn direct_map_end(&self) -> Pfn {
         self.direct_map_end

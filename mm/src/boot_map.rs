@@ -19,7 +19,7 @@ use core::fmt;
 
 use arrayvec::ArrayVec;
 
-use crate::units::{NodeId, PfnRange, PhysAddr};
+use crate::units::{NodeId, Pfn, PfnRange, PhysAddr};
 
 mod carve;
 mod error;
@@ -130,6 +130,11 @@ impl<const CAPACITY: usize> BootMap<CAPACITY> {
     /// Usable frames in all.
     pub fn usable_pages(&self) -> u32 {
         self.usable().map(|(range, _)| range.pages()).sum()
+    }
+
+    /// One past the highest usable frame; frame 0 if nothing is usable any more.
+    pub fn usable_end(&self) -> Pfn {
+        self.usable().next_back().map_or(Pfn::new(0), |(range, _)| range.end)
     }
 
     /// Adds an extent above all others.

@@ -33,6 +33,7 @@ impl MetadataBytes {
 ///
 /// # Errors
 /// The boot map has no such run in the direct map.
+#[expect(clippy::mut_from_ref, reason = "what is carved has no other user; the machine only lends its lifetime")]
 pub(crate) fn carve_slice<'m, T: 'm, M: Machine, const CAPACITY: usize>(
     machine: &'m M,
     boot_map: &mut BootMap<CAPACITY>,

@@ -129,7 +129,10 @@ impl<G: Geometry> HostMachine<G> {
 // written after `new`. There are no interrupt handlers. Slots belong to a CPU, and a second thread on it panics.
 unsafe impl<G: Geometry> Machine for HostMachine<G> {
     type Geometry = G;
-    type InterruptGuard = InterruptsOff;
+    type InterruptGuard<'a>
+        = InterruptsOff
+    where
+        Self: 'a;
 
     #[inline]
     fn direct_map_end(&self) -> Pfn {
@@ -139,6 +142,11 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     #[inline]
     fn direct_map(&self, frame: Pfn) -> NonNull<u8> {
         self.memory.lowmem(frame)
+    }
+
+    #[inline]
+    fn direct_map_frame(&self, address: NonNull<u8>) -> Pfn {
+        self.memory.lowmem_frame(address)
     }
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use thiserror::Error;
+
 use crate::units::Pfn;
 
 /// The invariants that can be checked by looking. HIGH-1 is the machine's to enforce but for its tags; FREE-5 shows
@@ -42,7 +44,8 @@ impl fmt::Display for Invariant {
 }
 
 /// An invariant that does not hold, and where.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("invariant {invariant} broken: {what} ({pfn:?})")]
 pub struct Violation {
     /// Which one.
     pub invariant: Invariant,
@@ -57,12 +60,3 @@ impl Violation {
         Self { invariant, pfn, what }
     }
 }
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "invariant {} broken: {}", self.invariant, self.what)?;
-        self.pfn.map_or(Ok(()), |pfn| write!(f, " ({pfn:?})"))
-    }
-}
-
-impl core::error::Error for Violation {}

@@ -5,7 +5,7 @@
 //!
 //! Source: Linux's `alloc_contig_range`.
 
-use core::fmt;
+use thiserror::Error;
 
 use super::{Buddy, FreeBlock};
 use crate::desc::word::PageState;
@@ -13,36 +13,27 @@ use crate::machine::{Geometry, Machine};
 use crate::units::{Order, Pfn, PfnRange};
 
 /// Why a range could not be allocated; nothing of it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum ContigError {
     /// The range is empty.
+    #[error("the range is empty")]
     Empty,
     /// A frame of the range has no descriptor, or is memory that the allocator does not manage.
+    #[error("{0:?} is not memory that the allocator manages")]
     NotManaged(Pfn),
     /// The range crosses into another zone at this frame.
+    #[error("{0:?} lies in another zone")]
     CrossesZone(Pfn),
     /// A frame of the range is in use.
+    #[error("{0:?} is in use")]
     InUse(Pfn),
     /// A frame of the range serves a freelist as a node, and no free page outside the range can take its place.
+    #[error("{0:?} serves as a node and cannot be moved out")]
     NodeCannotMove(Pfn),
     /// No run of that many free frames at that alignment exists.
+    #[error("no run of that many free frames at that alignment")]
     NoSuchRun,
 }
-
-impl fmt::Display for ContigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => write!(f, "the range is empty"),
-            Self::NotManaged(pfn) => write!(f, "{pfn:?} is not memory that the allocator manages"),
-            Self::CrossesZone(pfn) => write!(f, "{pfn:?} lies in another zone"),
-            Self::InUse(pfn) => write!(f, "{pfn:?} is in use"),
-            Self::NodeCannotMove(pfn) => write!(f, "{pfn:?} serves as a node and cannot be moved out"),
-            Self::NoSuchRun => write!(f, "no run of that many free frames at that alignment"),
-        }
-    }
-}
-
-impl core::error::Error for ContigError {}
 
 impl<M: Machine> Buddy<'_, '_, M> {
     /// Allocates exactly `range`.
@@ -76,7 +67,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
             match self.check_free(range) {
                 Ok(()) => return Some(range),
                 Err(ContigError::NotManaged(pfn) | ContigError::CrossesZone(pfn) | ContigError::InUse(pfn)) => {
-                    start = pfn.plus(1).align_up(align)
+                    start = pfn.plus(1).align_up(align);
                 }
                 Err(_) => return None,
             }

@@ -32,7 +32,8 @@ pub(crate) struct Section<'m, G> {
     /// INVARIANT: leads to `1 << G::MAX_ORDER` descriptors that live as long as `'m`.
     pages: NonNull<Page>,
     types: AtomicU64,
-    geometry: PhantomData<(&'m Page, fn() -> G)>,
+    descriptors: PhantomData<&'m Page>,
+    geometry: PhantomData<fn() -> G>,
 }
 
 // SAFETY: a section is a shared reference to descriptors, which are atomics, and an atomic beside it.
@@ -53,7 +54,7 @@ impl<'m, G: Geometry> Section<'m, G> {
 
     const fn type_shift(pfn: Pfn) -> u32 {
         const { assert!(G::MAX_ORDER.index() - G::PAGEBLOCK_ORDER.index() <= 5) };
-        (pfn.number() % G::MAX_ORDER.pages() >> G::PAGEBLOCK_ORDER.number()) * 2
+        ((pfn.number() % G::MAX_ORDER.pages()) >> G::PAGEBLOCK_ORDER.number()) * 2
     }
 
     /// The type of the pageblock around `pfn`.
@@ -158,7 +159,12 @@ impl<'m, G: Geometry> PageMap<'m, G> {
             let mut chunks = pages.chunks_exact(Section::<G>::PAGES);
             let section = |index: usize| {
                 let pages = if present[index] { chunks.next() } else { None }?;
-                Some(Section { pages: NonNull::from(pages).cast(), types: AtomicU64::new(0), geometry: PhantomData })
+                Some(Section {
+                    pages: NonNull::from(pages).cast(),
+                    types: AtomicU64::new(0),
+                    descriptors: PhantomData,
+                    geometry: PhantomData,
+                })
             };
             let (table, table_bytes) = carve_slice(machine, boot_map, node, 1 << TABLE_SHIFT, section)?;
             *entry = Some(&*table);

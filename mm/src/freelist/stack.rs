@@ -76,7 +76,12 @@ impl<G: Geometry> Stack<G> {
 
     /// Which child of its parent at `level + 1` the node of `level` over `position` is.
     const fn child_index(position: u32, level: u8) -> usize {
-        ((position as u64 >> Self::shift(level)) & ((1 << G::NODE_SHIFT) - 1)) as usize
+        let children = (1 << G::NODE_SHIFT) - 1;
+        // Beyond the 32 bits of a position everything is under child 0.
+        match position.checked_shr(Self::shift(level)) {
+            Some(index) => (index & children) as usize,
+            None => 0,
+        }
     }
 
     /// Whether the tree, were it `height` levels high, would cover `positions` entries.

@@ -69,6 +69,15 @@ impl Memory {
         unsafe { self.base.add(frame.index() * PAGE_SIZE) }
     }
 
+    /// The frame of lowmem that shows at `address`.
+    #[inline]
+    pub(super) fn lowmem_frame(&self, address: NonNull<u8>) -> Pfn {
+        let frame = address.addr().get().wrapping_sub(self.base.addr().get()) / PAGE_SIZE;
+        let frame = u32::try_from(frame).map_or(Pfn::LIMIT, Pfn::new);
+        assert!(frame < self.lowmem_end, "{address:?} is outside the direct map");
+        frame
+    }
+
     /// Where the slot with this number is.
     pub(super) fn slot(&self, slot: usize) -> NonNull<u8> {
         assert!(slot < self.slots);

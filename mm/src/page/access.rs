@@ -29,6 +29,7 @@ unsafe fn with_frame<M: Machine, R>(machine: &M, pfn: Pfn, look: impl FnOnce(&mu
 ///
 /// # Safety
 /// The frames are allocated, and nobody but the holder of the result reaches their bytes.
+#[expect(clippy::mut_from_ref, reason = "the caller owns the frames; the machine only lends its lifetime")]
 unsafe fn bytes<M: Machine>(machine: &M, range: PfnRange) -> Option<&mut [u8]> {
     if range.end > machine.direct_map_end() {
         return None;

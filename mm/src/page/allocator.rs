@@ -5,9 +5,8 @@
 //!
 //! Cost: one lock; within it what `buddy` costs. Freeing reads the block's own words to learn zone and order.
 
-use core::fmt;
-
 use spin::Mutex;
+use thiserror::Error;
 
 use super::block::{Block, ContigRange};
 use super::request::Request;
@@ -39,37 +38,30 @@ pub struct PageAllocator<'m, M: Machine> {
 }
 
 /// Why no block was allocated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum AllocError {
     /// The geometry has no blocks that large.
+    #[error("no block is as large as {0:?}")]
     OrderTooLarge(Order),
     /// No zone that may serve the request has a free block of that order or above.
+    #[error("no zone up to {} has {:?} free", .0.highest.name(), .0.order)]
     Exhausted(Request),
 }
 
-impl fmt::Display for AllocError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OrderTooLarge(order) => write!(f, "no block is as large as {order:?}"),
-            Self::Exhausted(request) => {
-                write!(f, "no zone up to {} has {:?} free", request.highest.name(), request.order)
-            }
-        }
-    }
-}
-
-impl core::error::Error for AllocError {}
-
 /// Why a block was not freed; the allocator is as before.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum FreeError {
     /// The frame is no memory that the allocator knows.
+    #[error("{0:?} is no memory")]
     NoMemory(Pfn),
     /// The frame was never the allocator's.
+    #[error("{0:?} is reserved")]
     Reserved(Pfn),
     /// The frame is free: freed before, or never allocated.
+    #[error("{0:?} is free already: a double free, or it was never allocated")]
     AlreadyFree(Pfn),
     /// The frame is inside an allocated block, whose head this is.
+    #[error("{pfn:?} is inside the block at {head:?}")]
     Tail {
         /// What was to be freed.
         pfn: Pfn,
@@ -77,22 +69,9 @@ pub enum FreeError {
         head: Pfn,
     },
     /// The frame's descriptor says what no descriptor says.
+    #[error("the descriptor of {0:?} is corrupt")]
     Corrupt(Pfn),
 }
-
-impl fmt::Display for FreeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoMemory(pfn) => write!(f, "{pfn:?} is no memory"),
-            Self::Reserved(pfn) => write!(f, "{pfn:?} is reserved"),
-            Self::AlreadyFree(pfn) => write!(f, "{pfn:?} is free already: a double free, or it was never allocated"),
-            Self::Tail { pfn, head } => write!(f, "{pfn:?} is inside the block at {head:?}"),
-            Self::Corrupt(pfn) => write!(f, "the descriptor of {pfn:?} is corrupt"),
-        }
-    }
-}
-
-impl core::error::Error for FreeError {}
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
     /// Allocates a block.

@@ -3,10 +3,10 @@
 //! Cost: one descriptor write a frame of populated sections, and one free a block of the largest order.
 
 use core::cmp::Reverse;
-use core::fmt;
 
 use arrayvec::ArrayVec;
 use spin::Mutex;
+use thiserror::Error;
 
 use super::allocator::{PageAllocator, ZoneCell};
 use crate::boot_map::{BootMap, CarveError};
@@ -17,29 +17,14 @@ use crate::units::{NodeId, PfnRange, ZoneId};
 use crate::zone::{Zone, ZoneKind};
 
 /// Why an allocator could not be made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum SetupError {
     /// The direct map has no room for descriptors, tables or zones.
-    Metadata(CarveError),
+    #[error("no room for the allocator's own tables: {0}")]
+    Metadata(#[from] CarveError),
     /// There are more zones than a descriptor can name.
+    #[error("more zones than a descriptor can name")]
     TooManyZones,
-}
-
-impl fmt::Display for SetupError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Metadata(error) => write!(f, "no room for the allocator's own tables: {error}"),
-            Self::TooManyZones => write!(f, "more zones than a descriptor can name"),
-        }
-    }
-}
-
-impl core::error::Error for SetupError {}
-
-impl From<CarveError> for SetupError {
-    fn from(error: CarveError) -> Self {
-        Self::Metadata(error)
-    }
 }
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
