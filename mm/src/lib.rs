@@ -5,6 +5,8 @@
 #[cfg(any(test, feature = "host"))]
 extern crate std;
 
+#[cfg(test)]
+mod arena;
 pub mod boot_map;
 mod buddy;
 mod desc;
@@ -18,6 +20,8 @@ pub mod host;
 pub mod invariant;
 pub mod machine;
 pub mod migratetype;
+#[cfg(test)]
+mod model;
 pub mod page;
 pub mod trace;
 pub mod units;

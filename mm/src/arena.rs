@@ -3,6 +3,7 @@
 //! that an interpreter can run it.
 //!
 //! It is also the trap for FREE-5: entering the allocator while inside it is a failure.
+#![expect(unsafe_code, reason = "a machine made of bare memory")]
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;

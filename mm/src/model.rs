@@ -1,0 +1,287 @@
+//! The allocator against a naive one: random operations on random memory, compared after every step.
+//!
+//! The naive allocator is a table with one entry a frame. It knows what must be free, so it can say of every answer
+//! whether it is right: a block given out is free, aligned, in a zone that may serve the request; a refusal means that
+//! there is no such block; a wrong free is refused. After every step the checker looks at every invariant.
+#![expect(unsafe_code, reason = "frees bare frames, the wrong ones too")]
+
+use core::num::NonZeroU16;
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::PageState;
+use crate::arena::ArenaMachine;
+use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::host::HostMachine;
+use crate::machine::{Geometry, Machine, Standard};
+use crate::migratetype::Migratetype;
+use crate::page::{AllocError, PageAllocator, Request};
+use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
+use crate::zone::ZoneKind;
+
+/// Two entries a node and two inline: trees get deep in tiny memory.
+struct Deep;
+
+impl Geometry for Deep {
+    const MAX_ORDER: Order = Order::of(4);
+    const PAGEBLOCK_ORDER: Order = Order::of(2);
+    const LEAF_SHIFT: u32 = 1;
+    const NODE_SHIFT: u32 = 1;
+    const INLINE: u32 = 2;
+}
+
+/// What stands in the map of a machine, in units that make trouble likely: not pages, but odd fractions of them.
+#[derive(Clone, Debug)]
+struct Memory {
+    frames: u32,
+    lowmem: u32,
+    regions: Vec<Region>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Alloc {
+        order: u8,
+        kind: usize,
+        highest: usize,
+        node: Option<u8>,
+    },
+    Free(Index),
+    /// Frees everything from some block on, so that memory drains as well as fills.
+    FreeMany(Index),
+    FreeWrongly(Index),
+    Contig {
+        start: Index,
+        pages: u32,
+    },
+    ContigAligned {
+        pages: u32,
+        align: u8,
+    },
+}
+
+fn memory(frames: u32, reserved: usize) -> impl Strategy<Value = Memory> {
+    let bytes = u64::from(frames) * PAGE_SIZE as u64;
+    let hole = (0..bytes, 0..bytes / 16);
+    (frames / 2..=frames, 1..=2u8, prop::collection::vec(hole, 0..=reserved)).prop_map(move |(lowmem, nodes, holes)| {
+        let share = bytes / u64::from(nodes) + 0x1234;
+        let usable = (0..nodes).map(|node| {
+            let start = share * u64::from(node);
+            let len = share.min(bytes - start);
+            Region { start: PhysAddr(start), len, kind: RegionKind::Usable, node: NodeId(node) }
+        });
+        let reserved = holes.into_iter().map(|(start, len)| {
+            let len = len.min(bytes - start);
+            Region { start: PhysAddr(start), len, kind: RegionKind::Reserved, node: NodeId(0) }
+        });
+        Memory { frames, lowmem, regions: usable.chain(reserved).collect() }
+    })
+}
+
+fn step(max_order: u8) -> impl Strategy<Value = Step> {
+    let alloc = (0..=max_order + 1, 0..3usize, 0..3usize, prop::option::of(0..3u8));
+    prop_oneof![
+        8 => (0..=1u8, 0..3usize).prop_map(|(order, kind)| Step::Alloc { order, kind, highest: 2, node: None }),
+        8 => alloc.prop_map(|(order, kind, highest, node)| Step::Alloc { order, kind, highest, node }),
+        10 => any::<Index>().prop_map(Step::Free),
+        1 => any::<Index>().prop_map(Step::FreeMany),
+        1 => any::<Index>().prop_map(Step::FreeWrongly),
+        1 => (any::<Index>(), 1..40u32).prop_map(|(start, pages)| Step::Contig { start, pages }),
+        1 => (1..40u32, 0..=max_order).prop_map(|(pages, align)| Step::ContigAligned { pages, align }),
+    ]
+}
+
+/// The naive allocator beside the real one.
+struct Model<'a, 'm, M: Machine> {
+    allocator: &'a PageAllocator<'m, M>,
+    /// The node and kind of every frame that the allocator was given.
+    memory: BTreeMap<Pfn, (NodeId, ZoneKind)>,
+    /// Who holds a frame: the head of its block.
+    held: BTreeMap<Pfn, Pfn>,
+    blocks: Vec<(Pfn, Order)>,
+}
+
+impl<M: Machine> Model<'_, '_, M> {
+    fn is_free(&self, pfn: Pfn) -> bool {
+        self.memory.contains_key(&pfn) && !self.held.contains_key(&pfn)
+    }
+
+    /// Whether all of the range is free memory of one zone.
+    fn is_free_run(&self, range: PfnRange) -> bool {
+        let zone = self.memory.get(&range.start);
+        range.frames().all(|pfn| self.is_free(pfn) && self.memory.get(&pfn) == zone)
+    }
+
+    fn hold(&mut self, head: Pfn, order: Order) {
+        let range = PfnRange::new(head, head.plus(order.pages()));
+        assert!(self.is_free_run(range), "{head:?} of {order:?} was given out, but is not free");
+        assert!(head.is_aligned(order));
+        assert_eq!(self.allocator.page_state(head), (PageState::Allocated, order));
+        assert!(
+            range.frames().all(|pfn| self.allocator.block_of(pfn) == Some(head)),
+            "a page does not lead to its head"
+        );
+        self.held.extend(range.frames().map(|pfn| (pfn, head)));
+        self.blocks.push((head, order));
+    }
+
+    fn free(&mut self, index: usize) {
+        let (head, order) = self.blocks.swap_remove(index);
+        for pfn in PfnRange::new(head, head.plus(order.pages())).frames() {
+            self.held.remove(&pfn);
+        }
+        // SAFETY: the block is this model's, which uses no page.
+        unsafe { self.allocator.free_raw(head) }.expect("a held block can be freed");
+    }
+
+    fn alloc(&mut self, request: Request) {
+        match self.allocator.alloc_raw(request) {
+            Ok(head) => {
+                assert!(self.memory[&head].1 <= request.highest, "{head:?} lies above the zones asked for");
+                if let Some(node) = request.node.filter(|&node| self.memory[&head].0 != node) {
+                    assert!(!self.could_serve(request, Some(node)), "{node:?} had a block, but {head:?} was given out");
+                }
+                self.hold(head, request.order);
+            }
+            Err(AllocError::OrderTooLarge(order)) => assert!(order > M::Geometry::MAX_ORDER),
+            Err(AllocError::Exhausted(_)) => assert!(!self.could_serve(request, None), "{request:?} was refused"),
+        }
+    }
+
+    /// Whether there is a free, aligned block in one zone, with no node in it: at order 0, whether there is a page.
+    fn could_serve(&self, request: Request, node: Option<NodeId>) -> bool {
+        self.memory.iter().any(|(&pfn, &(on, kind))| {
+            let range = PfnRange::new(pfn, pfn.plus(request.order.pages()));
+            let is_node = |pfn| self.allocator.page_state(pfn).0 == PageState::Node;
+            node.is_none_or(|node| on == node)
+                && kind <= request.highest
+                && pfn.is_aligned(request.order)
+                && self.is_free_run(range)
+                && (request.order == Order::ZERO || !range.frames().any(is_node))
+        })
+    }
+
+    fn hold_range(&mut self, range: PfnRange) {
+        let mut at = range.start;
+        while at < range.end {
+            let (_, order) = self.allocator.page_state(at);
+            self.hold(at, order);
+            at = at.plus(order.pages());
+        }
+        assert_eq!(at, range.end, "the last block sticks out of its range");
+    }
+
+    fn apply(&mut self, step: &Step, frames: u32) {
+        match *step {
+            Step::Alloc { order, kind, highest, node } => {
+                let Some(order) = Order::new(order) else { return };
+                let request =
+                    Request::new(order).with_migratetype(Migratetype::ALL[kind]).up_to(ZoneKind::ALL[highest]);
+                self.alloc(node.map_or(request, |node| request.near(NodeId(node))));
+            }
+            Step::Free(which) if !self.blocks.is_empty() => self.free(which.index(self.blocks.len())),
+            Step::FreeMany(which) if !self.blocks.is_empty() => {
+                for index in (which.index(self.blocks.len())..self.blocks.len()).rev() {
+                    self.free(index);
+                }
+            }
+            Step::Free(_) | Step::FreeMany(_) => {}
+            Step::FreeWrongly(which) => {
+                let pfn = Pfn::new(u32::try_from(which.index(frames as usize + 8)).expect("few frames"));
+                if self.held.get(&pfn) != Some(&pfn) {
+                    // SAFETY: no block starts there, which is what is to be found out.
+                    unsafe { self.allocator.free_raw(pfn) }.expect_err("no block starts there");
+                }
+            }
+            Step::Contig { start, pages } => {
+                let start = Pfn::new(u32::try_from(start.index(frames as usize)).expect("few frames"));
+                let range = PfnRange::new(start, start.plus(pages));
+                match self.allocator.alloc_contig(range) {
+                    Ok(contig) => {
+                        contig.into_blocks().for_each(|block| {
+                            let _ = block.into_raw();
+                        });
+                        self.hold_range(range);
+                    }
+                    Err(crate::ContigError::NodeCannotMove(pfn)) => assert!(self.is_free(pfn)),
+                    Err(_) => assert!(!self.is_free_run(range), "{range:?} is free, but was refused"),
+                }
+            }
+            Step::ContigAligned { pages, align } => {
+                let Some(align) = Order::new(align) else { return };
+                if let Ok(contig) = self.allocator.alloc_contig_aligned(pages, align, ZoneKind::Highmem) {
+                    let range = contig.range();
+                    assert!(range.start.is_aligned(align) && range.pages() == pages);
+                    contig.into_blocks().for_each(|block| {
+                        let _ = block.into_raw();
+                    });
+                    self.hold_range(range);
+                }
+            }
+        }
+    }
+
+    fn check(&self) {
+        if let Err(violation) = self.allocator.verify() {
+            panic!("{violation}");
+        }
+        for zone in self.allocator.zones() {
+            let ours = |&(_, &at): &(&Pfn, &(NodeId, ZoneKind))| at == (zone.node, zone.kind);
+            let free = self.memory.iter().filter(ours).filter(|&(&pfn, _)| !self.held.contains_key(&pfn)).count();
+            assert_eq!(zone.free as usize, free, "{} of {:?} has miscounted", zone.kind.name(), zone.node);
+        }
+    }
+}
+
+/// Runs the steps on a machine, with the memory as the map describes it, if the map and the tables fit at all.
+fn run<M: Machine>(machine: &M, memory: &Memory, steps: &[Step]) {
+    let Ok(mut boot_map) = BootMap::<64>::new(&memory.regions) else { return };
+    let Ok(allocator) = PageAllocator::new(machine, &mut boot_map) else { return };
+    let frames = boot_map.usable().flat_map(|(range, node)| range.frames().map(move |pfn| (pfn, node)));
+    let kind = |pfn| if pfn < machine.direct_map_end() { ZoneKind::Dma32 } else { ZoneKind::Highmem };
+    let frames = frames.map(|(pfn, node)| (pfn, (node, kind(pfn)))).collect();
+    let mut model = Model { allocator: &allocator, memory: frames, held: BTreeMap::new(), blocks: Vec::new() };
+    model.check();
+    for step in steps {
+        model.apply(step, memory.frames);
+        model.check();
+    }
+    // With the last block free, the checker sees that all has coalesced (FREE-6).
+    for index in (0..model.blocks.len()).rev() {
+        model.free(index);
+        model.check();
+    }
+}
+
+const CPU: NonZeroU16 = NonZeroU16::MIN;
+
+proptest! {
+    #[test]
+    fn deep_trees_agree_with_the_naive_allocator(
+        memory in memory(320, 4),
+        steps in prop::collection::vec(step(4), 0..200),
+    ) {
+        run(&ArenaMachine::<Deep>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem)), &memory, &steps);
+    }
+
+    #[test]
+    fn deep_trees_in_memory_that_is_out_of_reach_agree_with_the_naive_allocator(
+        memory in memory(320, 4),
+        steps in prop::collection::vec(step(4), 0..60),
+    ) {
+        let machine = HostMachine::<Deep>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem), CPU);
+        run(&machine.expect("the host has memory for a test"), &memory, &steps);
+    }
+
+    #[test]
+    fn the_real_sizes_agree_with_the_naive_allocator(
+        memory in memory(6000, 6),
+        steps in prop::collection::vec(step(10), 0..60),
+    ) {
+        let machine = HostMachine::<Standard>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem), CPU);
+        run(&machine.expect("the host has memory for a test"), &memory, &steps);
+    }
+}
