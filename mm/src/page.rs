@@ -9,6 +9,9 @@ mod block;
 mod report;
 mod request;
 mod setup;
+#[cfg(test)]
+#[expect(unsafe_code, reason = "takes back what it gave up")]
+mod tests;
 
 pub use allocator::{AllocError, FreeError, PageAllocator};
 pub use block::{Block, ContigRange};

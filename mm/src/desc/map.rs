@@ -74,7 +74,7 @@ impl<'m, G: Geometry> Section<'m, G> {
     }
 }
 
-type Table<'m, G> = [Option<Section<'m, G>>];
+type Table<'m, G> = [Option<Section<'m, G>>; 1 << TABLE_SHIFT];
 
 /// All descriptors of the machine.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl<'m, G: Geometry> PageMap<'m, G> {
     pub(crate) fn section(&self, pfn: Pfn) -> Option<&'m Section<'m, G>> {
         let section = pfn.index() >> Self::SECTION_SHIFT;
         let table = (*self.root.get(section >> TABLE_SHIFT)?)?;
-        table.get(section % (1 << TABLE_SHIFT))?.as_ref()
+        table[section % (1 << TABLE_SHIFT)].as_ref()
     }
 
     /// The descriptor of `pfn`, if it has one.
@@ -167,7 +167,7 @@ impl<'m, G: Geometry> PageMap<'m, G> {
                 })
             };
             let (table, table_bytes) = carve_slice(machine, boot_map, node, 1 << TABLE_SHIFT, section)?;
-            *entry = Some(&*table);
+            *entry = <&Table<'m, G>>::try_from(&*table).ok();
             bytes.descriptors += page_bytes;
             bytes.tables += table_bytes;
         }

@@ -1,0 +1,190 @@
+//! What the parts show only together: zones' edges, the price of the map, and that the checker sees what is broken.
+
+use core::num::NonZeroU16;
+use std::vec::Vec;
+
+use super::{PageAllocator, Request, SetupError};
+use crate::PageState;
+use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::desc::word::{AllocatorWord, ListId, Page, Position};
+use crate::host::HostMachine;
+use crate::invariant::Invariant;
+use crate::machine::Standard;
+use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
+use crate::zone::ZoneKind;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+type Machine = HostMachine<Standard>;
+
+fn machine(end: u64, direct_map_end: u64) -> Machine {
+    let pfn = |address| Pfn::containing(PhysAddr(address)).expect("a test's memory ends below 16 TiB");
+    Machine::new(pfn(end), pfn(direct_map_end), NonZeroU16::MIN).expect("the host lends address space")
+}
+
+fn usable(start: u64, len: u64) -> Region {
+    Region { start: PhysAddr(start), len, kind: RegionKind::Usable, node: NodeId(0) }
+}
+
+fn allocator<'m>(machine: &'m Machine, regions: &[Region]) -> PageAllocator<'m, Machine> {
+    let mut map: BootMap = BootMap::new(regions).expect("the regions make a map");
+    PageAllocator::new(machine, &mut map).expect("the tables fit")
+}
+
+#[test]
+fn merge_stops_where_the_zone_ends_inside_an_order_10_block() {
+    // Lowmem ends one page into a block of 4 MiB.
+    let boundary = 8 * MIB + PAGE_SIZE as u64;
+    let machine = machine(16 * MIB, boundary);
+    let allocator = allocator(&machine, &[usable(0, 16 * MIB)]);
+    allocator.verify().expect("all is well after boot");
+    let boundary = Pfn::containing(PhysAddr(boundary)).expect("low");
+    let (low, high): (Vec<_>, Vec<_>) = allocator.zones().partition(|zone| zone.kind == ZoneKind::Dma32);
+    assert_eq!((low[0].span.end, high[0].span.start), (boundary, boundary));
+    // The page below the boundary is alone: its buddy is free, of the same order, and in the other zone.
+    let last = Pfn::new(boundary.number() - 1);
+    assert_eq!(allocator.page_state(last), (PageState::Free, Order::ZERO));
+    assert_eq!(allocator.page_state(boundary), (PageState::Free, Order::ZERO));
+    let pair = allocator.alloc_contig(PfnRange::new(last, boundary.plus(1)));
+    assert_eq!(pair.map(drop), Err(crate::ContigError::CrossesZone(boundary)));
+}
+
+#[test]
+fn descriptors_follow_usable_memory_and_not_the_highest_address() {
+    let machine = machine(GIB << 12, GIB << 12);
+    let near = allocator(&machine, &[usable(MIB, 127 * MIB)]).metadata();
+    let other = self::machine(GIB << 12, GIB << 12);
+    let far = [usable(MIB, 63 * MIB), usable((GIB << 12) - 64 * MIB, 64 * MIB)];
+    let far = allocator(&other, &far).metadata();
+    assert_eq!(near.descriptors, 128 * MIB / PAGE_SIZE as u64 * 16);
+    assert_eq!(far.descriptors, near.descriptors);
+    // A second table of sections, and eight bytes for each 2 GiB of four terabytes in between.
+    assert!(far.tables - near.tables <= 8192 + 8 * (4096 / 2) + PAGE_SIZE as u64, "{} B of tables", far.tables);
+}
+
+#[test]
+fn a_hole_has_no_descriptors_but_around_its_edges() {
+    let machine = machine(GIB, GIB);
+    let allocator = allocator(&machine, &[usable(0, 10 * MIB), usable(GIB - MIB, MIB)]);
+    // Three blocks of 4 MiB hold the first run, one the second.
+    assert_eq!(allocator.metadata().descriptors, 4 * 1024 * 16);
+    assert_eq!(allocator.block_of(Pfn::new(0x8000)), None);
+    allocator.verify().expect("all is well after boot");
+}
+
+#[test]
+fn sixty_four_gibibytes_come_up_with_all_but_the_tables_free() {
+    let machine = machine(64 * GIB, 64 * GIB);
+    let allocator = allocator(&machine, &[usable(0, 64 * GIB)]);
+    let pages = u32::try_from(64 * GIB / PAGE_SIZE as u64).expect("fits");
+    let tables = u32::try_from(allocator.metadata().total() / PAGE_SIZE as u64).expect("fits");
+    assert_eq!(allocator.free_pages(), pages - tables - 1);
+    let zones: Vec<_> = allocator.zones().map(|zone| zone.kind).collect();
+    assert_eq!(zones, [ZoneKind::Normal, ZoneKind::Dma32]);
+    assert!(allocator.metadata().total() * 250 < 64 * GIB, "16 bytes a page are 0.39 %, the rest is small");
+}
+
+#[test]
+fn no_room_for_descriptors_in_the_direct_map_is_an_error_that_says_so() {
+    let machine = machine(GIB, MIB);
+    let mut map: BootMap = BootMap::new(&[usable(0, GIB)]).expect("one region makes a map");
+    let error = PageAllocator::new(&machine, &mut map).map(|_| ()).expect_err("4 MiB do not fit into one");
+    assert!(matches!(error, SetupError::Metadata(_)), "{error}");
+}
+
+#[test]
+fn an_owned_block_is_freed_when_it_is_dropped_and_not_before() {
+    let machine = machine(16 * MIB, 16 * MIB);
+    let allocator = allocator(&machine, &[usable(0, 16 * MIB)]);
+    let free = allocator.free_pages();
+    let block = allocator.alloc(Request::new(Order::of(4))).expect("memory is free");
+    let (low, high) = block.split().expect("sixteen pages can be halved");
+    assert_eq!(allocator.free_pages(), free - 16);
+    drop(low);
+    assert_eq!(allocator.free_pages(), free - 8);
+    let raw = high.into_raw();
+    assert_eq!(allocator.free_pages(), free - 8);
+    allocator.verify().expect("half a block is a block");
+    // SAFETY: the block was just given up.
+    drop(unsafe { allocator.from_raw(raw) }.expect("the head of an allocated block"));
+    assert_eq!(allocator.free_pages(), free);
+    allocator.verify().expect("all is free again");
+}
+
+/// Breaks something, and says what the checker calls it.
+fn named(break_it: impl FnOnce(&PageAllocator<'_, Machine>)) -> Invariant {
+    let machine = machine(64 * MIB, 32 * MIB);
+    let allocator = allocator(&machine, &[usable(0, 64 * MIB)]);
+    // Every second page stays allocated: the others stand on order-0 lists long enough to have nodes.
+    let pages: Vec<_> = (0..4096).map_while(|_| allocator.alloc(Request::movable(Order::ZERO)).ok()).collect();
+    let (even, odd): (Vec<_>, Vec<_>) = pages.into_iter().partition(|page| page.head().number() % 2 == 0);
+    drop(even);
+    allocator.verify().expect("all is well before");
+    break_it(&allocator);
+    let violation = allocator.verify().expect_err("what was broken is seen");
+    odd.into_iter().for_each(core::mem::forget);
+    violation.invariant
+}
+
+fn first(allocator: &PageAllocator<'_, Machine>, state: PageState) -> Pfn {
+    let mut frames = (1..16384).map(Pfn::new);
+    frames.find(|&pfn| allocator.page_state(pfn).0 == state).expect("there is such a page")
+}
+
+fn page<'m>(allocator: &PageAllocator<'m, Machine>, state: PageState) -> &'m Page {
+    allocator.map.page(first(allocator, state))
+}
+
+#[test]
+fn the_checker_names_a_block_that_stands_elsewhere_than_it_says() {
+    assert_eq!(named(|a| page(a, PageState::Free).set_position(Position(77))), Invariant::Free1);
+}
+
+#[test]
+fn the_checker_names_a_listed_block_that_is_not_free() {
+    let broken = named(|a| {
+        let page = page(a, PageState::Free);
+        page.set_allocated(page.word().order(), page.word().zone());
+    });
+    assert_eq!(broken, Invariant::Free1);
+}
+
+#[test]
+fn the_checker_names_a_node_that_does_not_know_what_it_is() {
+    assert_eq!(named(|a| page(a, PageState::Node).set_position(Position(1))), Invariant::Free4);
+}
+
+#[test]
+fn the_checker_names_a_free_block_on_no_list() {
+    let broken = named(|a| {
+        let (free, allocated) = (page(a, PageState::Free).word(), page(a, PageState::Allocated));
+        allocated.set_free(ListId { order: Order::ZERO, ..free.list() }, allocated.word().zone(), Position(0));
+    });
+    assert!(matches!(broken, Invariant::Free1 | Invariant::Free2), "{broken}");
+}
+
+#[test]
+fn the_checker_names_a_page_that_belongs_to_nothing() {
+    assert_eq!(named(|a| page(a, PageState::Allocated).set_tail()), Invariant::Acct1);
+}
+
+#[test]
+fn the_checker_names_a_head_inside_a_block() {
+    let broken = named(|a| {
+        let inside = first(a, PageState::Tail);
+        a.map
+            .page(inside)
+            .set_allocated(Order::ZERO, a.map.page(a.block_of(inside).expect("has a head")).word().zone());
+    });
+    assert_eq!(broken, Invariant::Zone1);
+}
+
+#[test]
+fn the_checker_names_a_block_left_in_flight() {
+    let broken = named(|a| {
+        let word: AllocatorWord = page(a, PageState::Allocated).word();
+        page(a, PageState::Allocated).set_isolated(word.order(), word.zone(), None);
+    });
+    assert_eq!(broken, Invariant::Acct1);
+}
