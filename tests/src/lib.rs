@@ -1,1 +1,26 @@
-//! Boots the kernel in QEMU and reads what it says.
+//! The host side: boots the kernel in QEMU and reads what it says.
+//!
+//! ```text
+//! size, word -> machine -> launch -> run ->  list, ktap, bench, crash  -> suite
+//!               machines   guest             (pure: text in, facts out)
+//! ```
+//!
+//! The kernel's side of the talk is a command line and a trace through QEMU's `fw_cfg`, and lines on the serial port:
+//! KTAP for tests, `BENCH {json}` for figures, `PANIC:` or `EXCEPTION:` with a backtrace for the end of a kernel.
+//! Nothing here looks at the wall clock but to give up on a kernel that has gone silent.
+
+pub mod bench;
+pub mod crash;
+pub mod guest;
+pub mod ktap;
+pub mod launch;
+pub mod limits;
+pub mod list;
+pub mod machine;
+pub mod machines;
+pub mod run;
+pub mod size;
+pub mod suite;
+pub mod symbols;
+pub mod trace;
+pub mod word;

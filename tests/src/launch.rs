@@ -1,0 +1,249 @@
+//! How the kernel is booted in QEMU, and the command line that makes it happen.
+
+use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU32;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::guest::Guest;
+use crate::machine::Machine;
+use crate::word::Word;
+
+/// The emulator.
+pub const QEMU: &str = "qemu-system-x86_64";
+
+/// What runs where.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// The loader's ELF file.
+    pub boot: &'a Path,
+    /// The kernel's ELF file; `None` leaves the loader without one.
+    pub kernel: Option<&'a Path>,
+    /// The machine.
+    pub machine: Machine,
+    /// Who executes the instructions.
+    pub accel: Accel,
+    /// Where the kernel's random numbers start; `None`: where the kernel likes.
+    pub seed: Option<u64>,
+}
+
+/// Who executes the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// QEMU translates them.
+    Tcg,
+    /// QEMU translates them and counts: one instruction is one tick of the time-stamp counter, on every run alike.
+    Icount,
+    /// The processor itself.
+    Kvm(Virtualization),
+}
+
+/// Proof that this machine's processor runs guests by itself.
+///
+/// `/dev/kvm` proves nothing: it may exist and emulate everything, many times slower than QEMU does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Virtualization(());
+
+impl Virtualization {
+    /// Looks for the processor's feature in the text of `/proc/cpuinfo`.
+    ///
+    /// # Errors
+    /// The processor has neither `vmx` nor `svm`.
+    pub fn find(cpuinfo: &str) -> anyhow::Result<Virtualization> {
+        cpuinfo
+            .lines()
+            .filter_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == "flags"))
+            .any(|(_, flags)| flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
+            .then_some(Virtualization(()))
+            .context("kvm would be slower than tcg here: /proc/cpuinfo lists neither vmx nor svm")
+    }
+}
+
+/// What the kernel is to do.
+#[derive(Clone, Debug)]
+pub enum Task<'a> {
+    /// Name its tests and benchmarks.
+    List,
+    /// Run tests.
+    Test {
+        /// Which ones.
+        select: Select,
+        /// Start behind this one.
+        after: Option<Word>,
+    },
+    /// Run the benchmarks whose names contain the word.
+    Bench(Option<Word>),
+    /// Replay a recorded trace.
+    Replay {
+        /// The trace, unpacked.
+        trace: &'a Path,
+        /// Check all invariants every so many operations.
+        check: Option<NonZeroU32>,
+    },
+}
+
+/// Which tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Select {
+    /// All that the list names.
+    All,
+    /// Those whose names contain the word.
+    Containing(Word),
+    /// This one, also if the list does not name it.
+    Exact(Word),
+}
+
+impl<'a> Launch<'a> {
+    /// Translated by QEMU, with the kernel's own seed.
+    #[must_use]
+    pub fn new(guest: &'a Guest, machine: Machine) -> Launch<'a> {
+        Launch { boot: &guest.boot, kernel: Some(&guest.kernel), machine, accel: Accel::Tcg, seed: None }
+    }
+
+    /// The kernel's command line.
+    #[must_use]
+    pub fn cmdline(&self, task: &Task<'_>) -> String {
+        let mut words = Vec::new();
+        match task {
+            Task::List => words.push("run=list".to_owned()),
+            Task::Test { select, after } => {
+                words.push("run=test".to_owned());
+                match select {
+                    Select::All => {}
+                    Select::Containing(part) => words.push(format!("filter={part}")),
+                    Select::Exact(name) => words.push(format!("exact={name}")),
+                }
+                words.extend(after.as_ref().map(|name| format!("after={name}")));
+            }
+            Task::Bench(filter) => {
+                words.push("run=bench".to_owned());
+                words.extend(filter.as_ref().map(|part| format!("filter={part}")));
+            }
+            Task::Replay { check, .. } => {
+                words.push("run=replay".to_owned());
+                words.extend(check.map(|every| format!("check={every}")));
+            }
+        }
+        words.extend(self.seed.map(|seed| format!("seed={seed}")));
+        words.extend(self.machine.words());
+        words.join(" ")
+    }
+
+    /// QEMU's arguments.
+    #[must_use]
+    pub fn arguments(&self, task: &Task<'_>) -> Vec<OsString> {
+        let Machine { memory, cpus, .. } = self.machine;
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |option: &str, value: &OsStr| arguments.extend([option.into(), value.into()]);
+        // Not reserved up front: the 8 GiB machines run on hosts that have far less.
+        add("-object", format!("memory-backend-ram,id=memory,size={memory},reserve=off").as_ref());
+        add("-machine", "q35,memory-backend=memory".as_ref());
+        add("-m", memory.to_string().as_ref());
+        add("-cpu", "max".as_ref());
+        add("-smp", cpus.to_string().as_ref());
+        add("-display", "none".as_ref());
+        add("-serial", "stdio".as_ref());
+        add("-device", "isa-debug-exit,iobase=0xf4,iosize=0x04".as_ref());
+        match self.accel {
+            Accel::Tcg => add("-accel", "tcg".as_ref()),
+            Accel::Icount => {
+                add("-accel", "tcg".as_ref());
+                add("-icount", "shift=0,sleep=off".as_ref());
+            }
+            Accel::Kvm(_) => add("-accel", "kvm".as_ref()),
+        }
+        add("-kernel", self.boot.as_ref());
+        if let Some(kernel) = self.kernel {
+            add("-initrd", kernel.as_ref());
+        }
+        add("-fw_cfg", &fw_cfg("opt/mm/cmdline", "string", self.cmdline(task).as_ref()));
+        if let Task::Replay { trace, .. } = task {
+            add("-fw_cfg", &fw_cfg("opt/mm/trace", "file", trace.as_ref()));
+        }
+        arguments.extend(["-nodefaults".into(), "-no-reboot".into()]);
+        arguments
+    }
+}
+
+/// The value of an `-fw_cfg` option; in QEMU's values a comma inside is written twice.
+fn fw_cfg(name: &str, source: &str, value: &OsStr) -> OsString {
+    let mut option = OsString::from(format!("name={name},{source}="));
+    for (index, piece) in value.as_encoded_bytes().split(|byte| *byte == b',').enumerate() {
+        if index > 0 {
+            option.push(",,");
+        }
+        option.push(std::os::unix::ffi::OsStrExt::from_bytes(piece) as &OsStr);
+    }
+    option
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Reserved;
+    use crate::size::Size;
+
+    const RESERVED: &[Reserved] = &[
+        Reserved { start: Size::mib(16), size: Size::bytes(0x1000) },
+        Reserved { start: Size::mib(32), size: Size::bytes(3) },
+    ];
+
+    fn launch() -> Launch<'static> {
+        let machine = Machine {
+            nodes: NonZeroU32::new(2),
+            reserved: RESERVED,
+            ..Machine::with_memory(Size::mib(512)).with_lowmem(Size::mib(64))
+        };
+        Launch { boot: Path::new("boot"), kernel: Some(Path::new("kernel")), machine, accel: Accel::Tcg, seed: None }
+    }
+
+    fn value_of(launch: &Launch<'_>, task: &Task<'_>, option: &str) -> Vec<String> {
+        let text: Vec<_> = launch.arguments(task).iter().map(|word| word.to_str().unwrap().to_owned()).collect();
+        text.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1].clone()).collect()
+    }
+
+    #[test]
+    fn the_kernel_reads_its_task_first_and_then_how_its_machine_is_bent() {
+        let select = Select::Exact("page/order0".parse().unwrap());
+        let task = Task::Test { select, after: Some("page/a".parse().unwrap()) };
+        assert_eq!(
+            Launch { seed: Some(u64::MAX), ..launch() }.cmdline(&task),
+            "run=test exact=page/order0 after=page/a seed=18446744073709551615 lowmem=64M numa=fake=2 memmap=4K$16M,3$32M"
+        );
+    }
+
+    #[test]
+    fn commas_inside_a_fw_cfg_value_are_doubled_for_qemu() {
+        let task = Task::Replay { trace: Path::new("/tmp/a,b"), check: NonZeroU32::new(5) };
+        assert_eq!(
+            value_of(&launch(), &task, "-fw_cfg"),
+            [
+                "name=opt/mm/cmdline,string=run=replay check=5 lowmem=64M numa=fake=2 memmap=4K$16M,,3$32M",
+                "name=opt/mm/trace,file=/tmp/a,,b"
+            ]
+        );
+    }
+
+    #[test]
+    fn only_counting_asks_for_icount_and_a_missing_kernel_for_no_initrd() {
+        let (mut launch, task) = (launch(), Task::Bench(None));
+        assert!(value_of(&launch, &task, "-icount").is_empty());
+        assert_eq!(value_of(&launch, &task, "-initrd"), ["kernel"]);
+        launch.accel = Accel::Icount;
+        launch.kernel = None;
+        assert_eq!(value_of(&launch, &task, "-icount"), ["shift=0,sleep=off"]);
+        assert_eq!(value_of(&launch, &task, "-accel"), ["tcg"]);
+        assert!(value_of(&launch, &task, "-initrd").is_empty());
+    }
+
+    #[test]
+    fn kvm_needs_the_processors_word_for_it() {
+        assert!(Virtualization::find("model name: x\nflags\t\t: fpu vmx sse\n").is_ok());
+        assert!(Virtualization::find("flags : svm").is_ok());
+        for without in ["", "flags", "flags : fpu vmxon svm_lock", "bugs : vmx", "vmx flags : fpu", "model name : svm"]
+        {
+            assert!(Virtualization::find(without).is_err(), "{without}");
+        }
+    }
+}

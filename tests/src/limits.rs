@@ -1,0 +1,80 @@
+//! What an operation may cost.
+//!
+//! Instructions are counted exactly and alike on every run, so a limit is a gate and not a guess.
+
+use crate::bench::Bench;
+
+/// A figure's limit: the median in instructions per operation, on a machine without highmem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The figure.
+    pub name: &'static str,
+    /// The most it may be.
+    pub instructions: u64,
+}
+
+/// Where the freelists' nodes lie in highmem, each may cost this many times as much.
+pub const HIGHMEM_FACTOR: u64 = 3;
+
+/// The limits.
+pub const LIMITS: &[Limit] = &[
+    Limit { name: "page/order0_pair", instructions: 300 },
+    Limit { name: "page/order0_pair_split", instructions: 1500 },
+    Limit { name: "page/order9_pair", instructions: 400 },
+    Limit { name: "page/bulk4096_alloc", instructions: 250 },
+    Limit { name: "page/bulk4096_free_fifo", instructions: 300 },
+    Limit { name: "page/bulk4096_free_lifo", instructions: 300 },
+    Limit { name: "page/bulk4096_free_random", instructions: 300 },
+];
+
+/// The limits that these figures break, one line each; a figure that is missing breaks its limit.
+#[must_use]
+pub fn broken(figures: &[Bench], factor: u64) -> Vec<String> {
+    let check = |limit: &Limit| {
+        let most = limit.instructions * factor;
+        match figures.iter().find(|figure| figure.name == limit.name && figure.unit == "instructions") {
+            None => Some(format!("{}: not measured", limit.name)),
+            Some(figure) if figure.median > most => {
+                Some(format!("{}: {} instructions, at most {most}", limit.name, figure.median))
+            }
+            Some(_) => None,
+        }
+    };
+    LIMITS.iter().filter_map(check).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(share: u64) -> Vec<Bench> {
+        let figure = |limit: &Limit| Bench {
+            name: limit.name.into(),
+            unit: "instructions".into(),
+            clock: "icount".into(),
+            min: 0,
+            median: limit.instructions * share,
+            p99: u64::MAX,
+            operations: 1,
+            machine: "2G".into(),
+        };
+        LIMITS.iter().map(figure).collect()
+    }
+
+    #[test]
+    fn a_figure_on_its_limit_holds_and_one_above_is_named() {
+        assert_eq!(broken(&at(1), 1), [] as [String; 0]);
+        assert_eq!(broken(&at(3), HIGHMEM_FACTOR), [] as [String; 0]);
+        let mut figures = at(1);
+        figures[2].median += 1;
+        assert_eq!(broken(&figures, 1), ["page/order9_pair: 401 instructions, at most 400"]);
+    }
+
+    #[test]
+    fn a_figure_that_is_missing_or_in_another_unit_does_not_hold() {
+        let mut figures = at(1);
+        figures[0].unit = "cycles".into();
+        figures.pop();
+        assert_eq!(broken(&figures, 1), ["page/order0_pair: not measured", "page/bulk4096_free_random: not measured"]);
+    }
+}

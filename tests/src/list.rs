@@ -1,0 +1,32 @@
+//! What a kernel says it can do: the answer to `run=list`.
+
+/// The names, in the order in which the kernel runs them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct List {
+    /// Its tests.
+    pub tests: Vec<String>,
+    /// Its benchmarks.
+    pub benches: Vec<String>,
+}
+
+/// Reads the serial line.
+#[must_use]
+pub fn read(serial: &str) -> List {
+    let names = |kind: &str| {
+        let complete = serial.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        complete.filter_map(|line| Some(line.strip_prefix(kind)?.trim_end().to_owned())).collect()
+    };
+    List { tests: names("test "), benches: names("bench ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_their_order_and_a_line_cut_off_names_nothing() {
+        let list = read("boot: 512 MiB\ntest b/one\r\nbench page/x\ntest a/two\ntests are fun\n test c\ntest a/thr");
+        assert_eq!(list.tests, ["b/one", "a/two"]);
+        assert_eq!(list.benches, ["page/x"]);
+    }
+}

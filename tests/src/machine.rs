@@ -1,0 +1,68 @@
+//! The machine a kernel is to run on.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use crate::size::Size;
+
+/// A machine: what QEMU is to build, and how the kernel's command line bends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// How much memory; QEMU gives each page backing when the guest first touches it.
+    pub memory: Size,
+    /// How many CPUs.
+    pub cpus: NonZeroU32,
+    /// Where the direct map ends and highmem starts; `None`: no highmem.
+    pub lowmem: Option<Size>,
+    /// Into how many memory nodes the kernel splits the memory; `None`: as the machine is.
+    pub nodes: Option<NonZeroU32>,
+    /// What the kernel has to keep its hands off.
+    pub reserved: &'static [Reserved],
+}
+
+/// A physical range that is nobody's memory, wherever it starts and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Its first byte.
+    pub start: Size,
+    /// Its length.
+    pub size: Size,
+}
+
+impl Machine {
+    /// One CPU and this much memory, all of it in the direct map.
+    #[must_use]
+    pub const fn with_memory(memory: Size) -> Machine {
+        Machine { memory, cpus: NonZeroU32::MIN, lowmem: None, nodes: None, reserved: &[] }
+    }
+
+    /// The same machine with highmem from `lowmem` on.
+    #[must_use]
+    pub const fn with_lowmem(self, lowmem: Size) -> Machine {
+        Machine { lowmem: Some(lowmem), ..self }
+    }
+
+    /// The words of the kernel's command line that make this machine.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        words.extend(self.lowmem.map(|end| format!("lowmem={end}")));
+        words.extend(self.nodes.map(|nodes| format!("numa=fake={nodes}")));
+        if !self.reserved.is_empty() {
+            let ranges: Vec<_> = self.reserved.iter().map(|range| format!("{}${}", range.size, range.start)).collect();
+            words.push(format!("memmap={}", ranges.join(",")));
+        }
+        words
+    }
+}
+
+/// For people: `8G lowmem=64M`.
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.memory)?;
+        if self.cpus > NonZeroU32::MIN {
+            write!(f, " smp={}", self.cpus)?;
+        }
+        self.words().iter().try_for_each(|word| write!(f, " {word}"))
+    }
+}

@@ -1,0 +1,66 @@
+//! The machines that every in-kernel test runs on.
+
+use std::num::NonZeroU32;
+
+use crate::machine::{Machine, Reserved};
+use crate::size::Size;
+
+/// A machine and the name that its tests carry.
+#[derive(Clone, Copy, Debug)]
+pub struct Named {
+    /// Short, without spaces, and no prefix of another one up to `::`.
+    pub name: &'static str,
+    /// The machine.
+    pub machine: Machine,
+}
+
+/// From the smallest machine that boots to one whose freelist nodes are nearly all highmem.
+pub const MACHINES: &[Named] = &[
+    Named { name: "16M", machine: Machine::with_memory(Size::mib(16)) },
+    Named { name: "512M", machine: Machine::with_memory(Size::mib(512)) },
+    Named { name: "8G", machine: Machine::with_memory(Size::gib(8)) },
+    Named { name: "8G-lowmem64M", machine: Machine::with_memory(Size::gib(8)).with_lowmem(Size::mib(64)) },
+    Named { name: "1G-2nodes", machine: Machine { nodes: NonZeroU32::new(2), ..Machine::with_memory(Size::gib(1)) } },
+    Named { name: "512M-ragged", machine: Machine { reserved: RAGGED, ..Machine::with_memory(Size::mib(512)) } },
+];
+
+/// Holes that fit no page, no block and no order.
+const RAGGED: &[Reserved] = &[
+    // One byte at the end of a page, and a page's worth that lies on two pages.
+    Reserved { start: Size::bytes(0x4000fff), size: Size::bytes(1) },
+    Reserved { start: Size::bytes(0x4800800), size: Size::bytes(0x1000) },
+    // Two that touch, on the edge of a 4 MiB block, and one that overlaps the second.
+    Reserved { start: Size::bytes(0x6000000 - 0x3000), size: Size::bytes(0x3000) },
+    Reserved { start: Size::mib(0x60), size: Size::bytes(0x5001) },
+    Reserved { start: Size::bytes(0x6004000), size: Size::bytes(0x8000) },
+    // Every second page of a run: free pages without a buddy.
+    Reserved { start: Size::bytes(0x8001000), size: Size::bytes(0x1000) },
+    Reserved { start: Size::bytes(0x8003000), size: Size::bytes(0x1000) },
+    Reserved { start: Size::bytes(0x8005000), size: Size::bytes(0x1000) },
+    // More than the largest block, unaligned at both ends.
+    Reserved { start: Size::bytes(0xa123456), size: Size::bytes(0x876543) },
+    // Reaches past the end of memory.
+    Reserved { start: Size::bytes(0x1fe01234), size: Size::mib(64) },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machines_name_says_which_one_and_can_stand_in_a_tests_name() {
+        for (index, named) in MACHINES.iter().enumerate() {
+            assert!(named.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{}", named.name);
+            assert!(MACHINES[..index].iter().all(|other| other.name != named.name), "{}", named.name);
+        }
+    }
+
+    #[test]
+    fn a_machine_is_bent_by_words_that_the_kernel_reads() {
+        let of = |name| MACHINES.iter().find(|named| named.name == name).unwrap().machine.to_string();
+        assert_eq!(of("16M"), "16M");
+        assert_eq!(of("8G-lowmem64M"), "8G lowmem=64M");
+        assert_eq!(of("1G-2nodes"), "1G numa=fake=2");
+        assert!(of("512M-ragged").starts_with("512M memmap=1$67112959,4K$73730K,12K$98292K,20481$96M,"));
+    }
+}

@@ -1,0 +1,68 @@
+//! Recorded traces, unpacked for QEMU to hand over.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use flate2::read::GzDecoder;
+use tempfile::NamedTempFile;
+
+/// A trace unpacked into a file that goes away with this value.
+#[derive(Debug)]
+pub struct Trace(NamedTempFile);
+
+impl Trace {
+    /// Unpacks a trace.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no whole gzip file.
+    pub fn unpack(packed: &Path) -> anyhow::Result<Trace> {
+        let open = || -> anyhow::Result<Trace> {
+            let mut unpacked = NamedTempFile::new()?;
+            io::copy(&mut GzDecoder::new(File::open(packed)?), &mut unpacked)?;
+            unpacked.flush()?;
+            Ok(Trace(unpacked))
+        };
+        open().with_context(|| format!("cannot unpack the trace {}", packed.display()))
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// A trace that comes with the project.
+#[must_use]
+pub fn bundled(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("traces").join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundled_traces_unpack_to_a_head_and_whole_records() {
+        for name in ["server-thp.mmtrace.gz", "cargo-build.mmtrace.gz"] {
+            let trace = Trace::unpack(&bundled(name)).unwrap();
+            let bytes = std::fs::read(trace.path()).unwrap();
+            let records = u32::from_le_bytes(bytes[8..12].try_into().unwrap());
+            assert_eq!(&bytes[..8], b"MMTRACE\x01", "{name}");
+            assert_eq!(bytes.len() as u64, 32 + 8 * u64::from(records), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_trace_cut_off_or_not_there_is_an_error_that_names_it() {
+        let whole = std::fs::read(bundled("server-thp.mmtrace.gz")).unwrap();
+        let mut cut = NamedTempFile::new().unwrap();
+        cut.write_all(&whole[..whole.len() / 2]).unwrap();
+        for path in [cut.path(), Path::new("no/such.gz"), Path::new(env!("CARGO_MANIFEST_DIR"))] {
+            let error = Trace::unpack(path).unwrap_err().to_string();
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+        }
+    }
+}

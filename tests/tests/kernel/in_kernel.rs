@@ -1,0 +1,111 @@
+//! The kernel's own tests.
+//!
+//! Their names come from a boot that lists them. In one process all tests of a machine that the arguments select
+//! share one boot, which the first of them makes. A process that is to run one test by its exact name (as nextest
+//! starts one for each) boots for that test alone.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Context as _;
+use libtest_mimic::{Arguments, Completion, Trial};
+use tests::ktap::Verdict;
+use tests::launch::{Launch, Select, Task};
+use tests::list;
+use tests::machine::Machine;
+use tests::machines::{MACHINES, Named};
+use tests::run::End;
+use tests::size::Size;
+use tests::symbols::Symbols;
+use tests::word::Word;
+
+use crate::{PATIENCE, checked};
+
+/// A trial for each test on each machine.
+pub(crate) fn trials(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
+    let tests = match (&arguments.filter, arguments.exact) {
+        (Some(name), true) if name.starts_with("host::") => return Ok(Vec::new()),
+        (Some(name), true) => {
+            let known = MACHINES.iter().find_map(|named| name.strip_prefix(named.name)?.strip_prefix("::"));
+            known.map(str::to_owned).into_iter().collect()
+        }
+        _ => listed()?,
+    };
+    let batches: Vec<_> = MACHINES.iter().map(|named| Arc::new(Batch::new(*named, &tests, arguments))).collect();
+    // Machine by machine within a test, so that as many boots go on at once as there are threads.
+    let trial = |test: &String, batch: &Arc<Batch>| {
+        let (name, batch) = (test.clone(), Arc::clone(batch));
+        Trial::ignorable_test(format!("{}::{test}", batch.named.name), move || match batch.verdict(&name) {
+            Verdict::Passed => Ok(Completion::Completed),
+            Verdict::Skipped(reason) => Ok(Completion::ignored_with(reason)),
+            Verdict::Failed(message) => Err(message.into()),
+        })
+    };
+    Ok(tests.iter().flat_map(|test| batches.iter().map(move |batch| trial(test, batch))).collect())
+}
+
+/// The names of the tests.
+fn listed() -> anyhow::Result<Vec<String>> {
+    let guest = checked()?;
+    let machine = Machine::with_memory(Size::mib(64));
+    let run = Launch::new(guest, machine).run(&Task::List, PATIENCE, |_| ())?;
+    anyhow::ensure!(run.end == End::Success, "{}\n{}", run.end, run.serial);
+    let tests = list::read(&run.serial).tests;
+    anyhow::ensure!(!tests.is_empty(), "the kernel lists no test\n{}", run.serial);
+    Ok(tests)
+}
+
+/// The tests of one machine that share a boot.
+struct Batch {
+    named: Named,
+    /// The selected ones, in the kernel's order.
+    tests: Vec<String>,
+    /// The filter they were selected with.
+    filter: Option<String>,
+    verdicts: OnceLock<HashMap<String, Verdict>>,
+}
+
+impl Batch {
+    fn new(named: Named, tests: &[String], arguments: &Arguments) -> Batch {
+        let selected = |test: &&String| {
+            let name = format!("{}::{test}", named.name);
+            let matches = |pattern: &String| if arguments.exact { name == *pattern } else { name.contains(pattern) };
+            arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
+        };
+        let tests = tests.iter().filter(selected).cloned().collect();
+        Batch { named, tests, filter: arguments.filter.clone(), verdicts: OnceLock::new() }
+    }
+
+    fn verdict(&self, test: &str) -> Verdict {
+        let verdicts = self.verdicts.get_or_init(|| match self.run() {
+            Ok(verdicts) => verdicts,
+            Err(error) => {
+                let failed = |test: &String| (test.clone(), Verdict::Failed(format!("{error:#}")));
+                self.tests.iter().map(failed).collect()
+            }
+        });
+        verdicts.get(test).cloned().unwrap_or_else(|| Verdict::Failed("was not selected".into()))
+    }
+
+    fn run(&self) -> anyhow::Result<HashMap<String, Verdict>> {
+        let guest = checked()?;
+        let symbols = Symbols::load(&guest.kernel)?;
+        let launch = Launch::new(guest, self.named.machine);
+        let verdicts = launch.run_tests((&self.select()?, &self.tests), &symbols, PATIENCE, |_| ());
+        Ok(verdicts.into_iter().collect())
+    }
+
+    /// The narrowest selection that the kernel understands and that leaves none of the tests out.
+    fn select(&self) -> anyhow::Result<Select> {
+        let word = |name: &str| name.parse::<Word>().context("the kernel cannot be asked for this test");
+        if let [test] = &self.tests[..] {
+            return Ok(Select::Exact(word(test)?));
+        }
+        // The filter is on our names; what stands behind the machine in it is on the kernel's.
+        let part = self.filter.as_ref().and_then(|filter| filter.rsplit("::").next());
+        match part.filter(|part| !part.is_empty() && self.tests.iter().all(|test| test.contains(part))) {
+            Some(part) => Ok(Select::Containing(word(part)?)),
+            None => Ok(Select::All),
+        }
+    }
+}

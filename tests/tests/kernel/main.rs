@@ -1,0 +1,54 @@
+//! Every in-kernel test on every machine as a test of its own, and what only the host can put to the kernel.
+//!
+//! In-kernel tests are named `MACHINE::TEST`, the others `host::…`. See [`in_kernel`] for how many boots that takes.
+
+use std::process::ExitCode;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Trial};
+use tests::guest::{Guest, Profile};
+
+mod crashes;
+mod figures;
+mod in_kernel;
+mod loader;
+mod replays;
+
+/// How long a kernel may be silent until it counts as hung; far longer than the slowest test on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Something that cannot be built is everybody's failure, told by each in its own words.
+type Built = LazyLock<Result<Guest, String>>;
+
+static CHECKED: Built = LazyLock::new(|| Guest::build(Profile::Dev).map_err(|error| format!("{error:#}")));
+static MEASURED: Built = LazyLock::new(|| Guest::build(Profile::Release).map_err(|error| format!("{error:#}")));
+
+fn checked() -> anyhow::Result<&'static Guest> {
+    CHECKED.as_ref().map_err(anyhow::Error::msg)
+}
+
+fn measured() -> anyhow::Result<&'static Guest> {
+    MEASURED.as_ref().map_err(anyhow::Error::msg)
+}
+
+/// A trial that fails with the whole story of an error.
+fn trial(name: &str, test: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    Trial::test(format!("host::{name}"), || test().map_err(|error| format!("{error:#}").into()))
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let mut trials = match in_kernel::trials(&arguments) {
+        Ok(trials) => trials,
+        Err(error) => {
+            eprintln!("cannot tell which tests the kernel has: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    trials.extend(crashes::trials());
+    trials.extend(loader::trials());
+    trials.extend(figures::trials());
+    trials.extend(replays::trials());
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

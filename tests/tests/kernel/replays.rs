@@ -1,0 +1,34 @@
+//! What a running Linux asked of its page allocator, asked of ours.
+
+use libtest_mimic::Trial;
+use tests::crash;
+use tests::launch::{Accel, Launch, Task};
+use tests::machine::Machine;
+use tests::run::End;
+use tests::size::Size;
+use tests::symbols::Symbols;
+use tests::trace::{Trace, bundled};
+
+use crate::{PATIENCE, measured, trial};
+
+const PLAIN: Machine = Machine::with_memory(Size::mib(512));
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("replay::keeps_every_pattern_intact", || intact(PLAIN)),
+        trial("replay::keeps_every_pattern_intact_with_highmem", || intact(PLAIN.with_lowmem(Size::mib(64)))),
+    ]
+}
+
+fn intact(machine: Machine) -> anyhow::Result<()> {
+    let guest = measured()?;
+    let trace = Trace::unpack(&bundled("server-thp.mmtrace.gz"))?;
+    let launch = Launch { accel: Accel::Icount, ..Launch::new(guest, machine) };
+    let run = launch.run(&Task::Replay { trace: trace.path(), check: None }, PATIENCE, |_| ())?;
+    if run.end == End::Success {
+        return Ok(());
+    }
+    let symbols = Symbols::load(&guest.kernel)?;
+    let report = crash::report(&run.serial, &|address| symbols.describe(address));
+    anyhow::bail!("on {machine}: {}\n{}", run.end, report.unwrap_or(run.serial))
+}
