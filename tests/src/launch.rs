@@ -130,7 +130,7 @@ impl<'a> Launch<'a> {
         words.join(" ")
     }
 
-    /// QEMU's arguments.
+    /// QEMU's arguments, but for where the serial line goes.
     #[must_use]
     pub fn arguments(&self, task: &Task<'_>) -> Vec<OsString> {
         let Machine { memory, cpus, .. } = self.machine;
@@ -143,7 +143,6 @@ impl<'a> Launch<'a> {
         add("-cpu", "max".as_ref());
         add("-smp", cpus.to_string().as_ref());
         add("-display", "none".as_ref());
-        add("-serial", "stdio".as_ref());
         add("-device", "isa-debug-exit,iobase=0xf4,iosize=0x04".as_ref());
         match self.accel {
             Accel::Tcg => add("-accel", "tcg".as_ref()),

@@ -1,5 +1,10 @@
 //! What a kernel says it can do: the answer to `run=list`.
 
+use std::time::Duration;
+
+use crate::launch::{Launch, Task};
+use crate::run::End;
+
 /// The names, in the order in which the kernel runs them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List {
@@ -7,6 +12,20 @@ pub struct List {
     pub tests: Vec<String>,
     /// Its benchmarks.
     pub benches: Vec<String>,
+}
+
+impl Launch<'_> {
+    /// Asks the kernel; `patience`: see [`Launch::run`].
+    ///
+    /// # Errors
+    /// It does not answer, or names no test.
+    pub fn list(&self, patience: Duration) -> anyhow::Result<List> {
+        let run = self.run(&Task::List, patience, |_| ())?;
+        let list = read(&run.serial);
+        let answered = run.end == End::Success && !list.tests.is_empty();
+        anyhow::ensure!(answered, "the kernel does not tell its tests; {}\n{}", run.end, run.serial);
+        Ok(list)
+    }
 }
 
 /// Reads the serial line.

@@ -64,7 +64,7 @@ impl Launch<'_> {
     /// QEMU cannot be started.
     pub fn run(&self, task: &Task<'_>, patience: Duration, mut watch: impl FnMut(&[u8])) -> anyhow::Result<Run> {
         let mut qemu = Command::new(QEMU);
-        qemu.args(self.arguments(task));
+        qemu.args(self.arguments(task)).args(["-serial", "stdio"]);
         follow(&mut qemu, patience, &mut watch)
             .with_context(|| format!("cannot run {QEMU} (./qemu-run.sh installs what is missing)"))
     }

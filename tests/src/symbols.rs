@@ -82,7 +82,7 @@ mod tests {
 
         let names = symbols.describe(address);
         // Last, for the names begin with what was inlined into it.
-        let expected = "tests::symbols::tests::a_function_with_a_name (tests/src/symbols.rs:";
+        let expected = "harness::symbols::tests::a_function_with_a_name (tests/src/symbols.rs:";
         assert!(names.last().unwrap().starts_with(expected), "{names:?}");
         for nowhere in [u64::MAX, u64::MAX - 1, 1 << 63] {
             assert_eq!(symbols.describe(nowhere), [] as [String; 0]);

@@ -1,12 +1,12 @@
 //! Instruction counts: alike on every run, and below their limits.
 
+use harness::bench;
+use harness::launch::{Accel, Launch, Task};
+use harness::limits::{HIGHMEM_FACTOR, broken};
+use harness::machine::Machine;
+use harness::run::{End, Run};
+use harness::size::Size;
 use libtest_mimic::Trial;
-use tests::bench;
-use tests::launch::{Accel, Launch, Task};
-use tests::limits::{HIGHMEM_FACTOR, broken};
-use tests::machine::Machine;
-use tests::run::{End, Run};
-use tests::size::Size;
 
 use crate::{PATIENCE, measured, trial};
 

@@ -8,16 +8,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
+use harness::ktap::Verdict;
+use harness::launch::{Launch, Select};
+use harness::machine::Machine;
+use harness::machines::{MACHINES, Named};
+use harness::size::Size;
+use harness::symbols::Symbols;
+use harness::word::Word;
 use libtest_mimic::{Arguments, Completion, Trial};
-use tests::ktap::Verdict;
-use tests::launch::{Launch, Select, Task};
-use tests::list;
-use tests::machine::Machine;
-use tests::machines::{MACHINES, Named};
-use tests::run::End;
-use tests::size::Size;
-use tests::symbols::Symbols;
-use tests::word::Word;
 
 use crate::{PATIENCE, checked};
 
@@ -29,7 +27,7 @@ pub(crate) fn trials(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
             let known = MACHINES.iter().find_map(|named| name.strip_prefix(named.name)?.strip_prefix("::"));
             known.map(str::to_owned).into_iter().collect()
         }
-        _ => listed()?,
+        _ => Launch::new(checked()?, Machine::with_memory(Size::mib(64))).list(PATIENCE)?.tests,
     };
     let batches: Vec<_> = MACHINES.iter().map(|named| Arc::new(Batch::new(*named, &tests, arguments))).collect();
     // Machine by machine within a test, so that as many boots go on at once as there are threads.
@@ -42,17 +40,6 @@ pub(crate) fn trials(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
         })
     };
     Ok(tests.iter().flat_map(|test| batches.iter().map(move |batch| trial(test, batch))).collect())
-}
-
-/// The names of the tests.
-fn listed() -> anyhow::Result<Vec<String>> {
-    let guest = checked()?;
-    let machine = Machine::with_memory(Size::mib(64));
-    let run = Launch::new(guest, machine).run(&Task::List, PATIENCE, |_| ())?;
-    anyhow::ensure!(run.end == End::Success, "{}\n{}", run.end, run.serial);
-    let tests = list::read(&run.serial).tests;
-    anyhow::ensure!(!tests.is_empty(), "the kernel lists no test\n{}", run.serial);
-    Ok(tests)
 }
 
 /// The tests of one machine that share a boot.

@@ -4,12 +4,12 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use harness::launch::{Launch, Task};
+use harness::machine::Machine;
+use harness::run::End;
+use harness::size::Size;
 use libtest_mimic::Trial;
 use tempfile::NamedTempFile;
-use tests::launch::{Launch, Task};
-use tests::machine::Machine;
-use tests::run::End;
-use tests::size::Size;
 
 use crate::{PATIENCE, checked, trial};
 

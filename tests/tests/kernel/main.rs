@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use harness::guest::{Guest, Profile};
 use libtest_mimic::{Arguments, Trial};
-use tests::guest::{Guest, Profile};
 
 mod crashes;
 mod figures;

@@ -1,13 +1,13 @@
 //! What a running Linux asked of its page allocator, asked of ours.
 
+use harness::crash;
+use harness::launch::{Accel, Launch, Task};
+use harness::machine::Machine;
+use harness::run::End;
+use harness::size::Size;
+use harness::symbols::Symbols;
+use harness::trace::{Trace, bundled};
 use libtest_mimic::Trial;
-use tests::crash;
-use tests::launch::{Accel, Launch, Task};
-use tests::machine::Machine;
-use tests::run::End;
-use tests::size::Size;
-use tests::symbols::Symbols;
-use tests::trace::{Trace, bundled};
 
 use crate::{PATIENCE, measured, trial};
 

@@ -1,0 +1,124 @@
+//! The parts of a run: each builds what it needs, boots, shows the serial line as it comes, and gives its outcome.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use harness::bench::{self, Bench};
+use harness::crash;
+use harness::guest::{Guest, Profile};
+use harness::launch::{Accel, Launch, Select, Task};
+use harness::limits::{self, HIGHMEM_FACTOR};
+use harness::machine::Machine;
+use harness::run::{End, Run};
+use harness::size::Size;
+use harness::symbols::Symbols;
+use harness::trace::Trace;
+use harness::word::Word;
+
+use crate::options::MachineOptions;
+use crate::summary::{Column, Outcome};
+
+/// Where benchmarks put highmem's beginning if nobody says otherwise.
+const LOWMEM: Size = Size::mib(64);
+
+/// One invocation's machine.
+pub(crate) struct Session<'o> {
+    options: &'o MachineOptions,
+    machine: Machine,
+    accel: Accel,
+}
+
+impl<'o> Session<'o> {
+    pub(crate) fn new(options: &'o MachineOptions) -> anyhow::Result<Session<'o>> {
+        Ok(Session { options, machine: options.machine(), accel: options.accel()? })
+    }
+
+    /// Every test of the kernel.
+    pub(crate) fn tests(&self) -> anyhow::Result<Outcome> {
+        let guest = build(Profile::Dev)?;
+        let launch = Launch { accel: self.accel, ..self.launch(&guest, self.machine) };
+        let list = launch.list(self.options.timeout)?;
+        let symbols = Symbols::load(&guest.kernel)?;
+        heading("tests", self.machine);
+        let verdicts = launch.run_tests((&Select::All, &list.tests), &symbols, self.options.timeout, echo);
+        Ok(Outcome::Tests { machine: self.machine, verdicts })
+    }
+
+    /// The benchmarks, without highmem and with it if the options do not say which.
+    pub(crate) fn benchmarks(&self, filter: Option<&Word>, json: Option<&Path>) -> anyhow::Result<Outcome> {
+        let guest = build(Profile::Release)?;
+        let machines = match self.machine.lowmem {
+            Some(_) => vec![self.machine],
+            None => vec![self.machine, self.machine.with_lowmem(LOWMEM)],
+        };
+        let mut columns = Vec::new();
+        let mut objects = String::new();
+        for machine in machines {
+            heading("benchmarks", machine);
+            let run = self.measure(&guest, machine, &Task::Bench(filter.cloned()))?;
+            objects.extend(bench::objects(&run.serial).flat_map(|object| [object, "\n"]));
+            let figures = bench::read(&run.serial)?;
+            anyhow::ensure!(!figures.is_empty(), "the kernel has no such benchmark");
+            let broken = self.broken(&figures, machine, filter);
+            columns.push(Column { machine, figures, broken });
+        }
+        if let Some(file) = json {
+            fs::write(file, objects).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(Outcome::Benchmarks(columns))
+    }
+
+    /// A recorded trace.
+    pub(crate) fn replay(&self, packed: &Path) -> anyhow::Result<Outcome> {
+        let trace = Trace::unpack(packed)?;
+        let guest = build(Profile::Release)?;
+        heading("replay", self.machine);
+        let run = self.measure(&guest, self.machine, &Task::Replay { trace: trace.path(), check: None })?;
+        let name = packed.file_name().unwrap_or(packed.as_os_str()).to_string_lossy().into_owned();
+        Ok(Outcome::Replay { machine: self.machine, trace: name, figures: bench::read(&run.serial)? })
+    }
+
+    /// Limits hold for counted instructions of everything; a selection is for looking at.
+    fn broken(&self, figures: &[Bench], machine: Machine, filter: Option<&Word>) -> Vec<String> {
+        match (self.accel, filter) {
+            (Accel::Tcg | Accel::Icount, None) => {
+                limits::broken(figures, if machine.lowmem.is_some() { HIGHMEM_FACTOR } else { 1 })
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Boots the measured kernel, which has to succeed.
+    fn measure(&self, guest: &Guest, machine: Machine, task: &Task<'_>) -> anyhow::Result<Run> {
+        let accel = if self.accel == Accel::Tcg { Accel::Icount } else { self.accel };
+        let run = Launch { accel, ..self.launch(guest, machine) }.run(task, self.options.timeout, echo)?;
+        if run.end != End::Success {
+            let symbols = Symbols::load(&guest.kernel)?;
+            let report = crash::report(&run.serial, &|address| symbols.describe(address));
+            anyhow::bail!("{}\n{}", run.end, report.unwrap_or_default());
+        }
+        Ok(run)
+    }
+
+    fn launch<'g>(&self, guest: &'g Guest, machine: Machine) -> Launch<'g> {
+        Launch { seed: self.options.seed, ..Launch::new(guest, machine) }
+    }
+}
+
+pub(crate) fn build(profile: Profile) -> anyhow::Result<Guest> {
+    eprintln!("building the kernel and its loader ({profile:?}) ...");
+    Guest::build(profile)
+}
+
+fn heading(what: &str, machine: Machine) {
+    println!("\n=== {what}: {machine}\n");
+}
+
+/// A reader who has gone away is no reason to stop.
+fn echo(serial: &[u8]) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(serial);
+    let _ = stdout.flush();
+}
