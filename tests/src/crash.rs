@@ -11,16 +11,21 @@ const BEGINNINGS: [&str; 2] = ["PANIC:", "EXCEPTION:"];
 /// reporting, that is part of the story.
 #[must_use]
 pub fn report(serial: &str, describe: Describe<'_>) -> Option<String> {
+    let serial = &serial[beginning(serial)?..];
     let mut report = Vec::new();
-    for line in serial[beginning(serial)?..].lines() {
-        match return_address(line) {
-            // A return address is behind the call, which may be the last instruction of its line, or of its function.
-            Some(address) => match describe(address.saturating_sub(1)) {
-                names if names.is_empty() => report.push(format!("  at {address:#x}")),
-                names => report.extend(names.iter().map(|name| format!("  at {name}"))),
-            },
-            None => report.push(line.trim_end().to_owned()),
+    // An exception's backtrace begins with the instruction itself. A return address is behind its call, which may be
+    // the last instruction of its line, or of its function.
+    let mut behind_call = u64::from(!serial.starts_with("EXCEPTION:"));
+    for line in serial.lines() {
+        let Some(address) = address(line) else {
+            report.push(line.trim_end().to_owned());
+            continue;
+        };
+        match describe(address.saturating_sub(behind_call)) {
+            names if names.is_empty() => report.push(format!("  at {address:#x}")),
+            names => report.extend(names.iter().map(|name| format!("  at {name}"))),
         }
+        behind_call = 1;
     }
     Some(report.join("\n"))
 }
@@ -33,7 +38,7 @@ fn beginning(serial: &str) -> Option<usize> {
     all().filter(at_line).min().or(all().min())
 }
 
-fn return_address(line: &str) -> Option<u64> {
+fn address(line: &str) -> Option<u64> {
     let digits = line.trim().strip_prefix("backtrace:")?.trim().strip_prefix("0x")?;
     u64::from_str_radix(digits, 16).ok()
 }
@@ -56,6 +61,13 @@ mod tests {
             report(serial, &names).unwrap(),
             "PANIC: left != right\n  left: 1\n right: 2\n  at inner (a.rs:1)\n  at outer (a.rs:9)\n  at 0x10"
         );
+    }
+
+    #[test]
+    fn an_exceptions_own_address_is_taken_as_it_is() {
+        let serial = "EXCEPTION: #UD\n  backtrace: 0xffffffff80000fff\n  backtrace: 0xffffffff80001000\n";
+        let names = "  at inner (a.rs:1)\n  at outer (a.rs:9)";
+        assert_eq!(report(serial, &self::names).unwrap(), format!("EXCEPTION: #UD\n{names}\n{names}"));
     }
 
     #[test]

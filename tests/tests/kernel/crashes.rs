@@ -16,7 +16,7 @@ const CRASHES: &[(&str, &[&str])] = &[
     ("crash/pagefault", &["EXCEPTION: ", "page fault", "write"]),
     ("crash/highmem", &["EXCEPTION: ", "page fault", "read", "highmem"]),
     ("crash/text_write", &["EXCEPTION: ", "page fault", "write"]),
-    ("crash/data_execute", &["EXCEPTION: ", "page fault", "fetch"]),
+    ("crash/data_execute", &["EXCEPTION: ", "page fault", "execute"]),
     ("crash/stack", &["EXCEPTION: "]),
     ("crash/doublefault", &["EXCEPTION: ", "double fault"]),
     ("crash/invalid_opcode", &["EXCEPTION: ", "invalid opcode"]),

@@ -34,10 +34,11 @@ const DAMAGES: &[(&str, Damage)] = &[
         let first = first_load(elf);
         elf[first + 8..first + 16].fill(0xff);
     }),
-    ("a_segment_in_the_lower_half", |elf| {
+    ("a_segment_that_is_writable_and_executable", |elf| {
         let first = first_load(elf);
-        elf[first + 16..first + 24].fill(0);
+        elf[first + 4] = 7;
     }),
+    ("an_entry_point_outside", |elf| elf[24..32].fill(0xff)),
     ("text", |elf| *elf = b"KERNEL?".repeat(1000)),
 ];
 
