@@ -1,7 +1,28 @@
 //! The report of a kernel that died: `PANIC:` or `EXCEPTION:`, then lines `  backtrace: 0x…`.
 
+use crate::run::{End, Run};
+
 /// The names of the functions around an address, innermost first; empty if nobody knows.
 pub type Describe<'a> = &'a dyn Fn(u64) -> Vec<String>;
+
+/// How many of a transcript's last lines to show if there is no report.
+const LAST_LINES: usize = 15;
+
+impl Run {
+    /// What to tell of a boot that did not go well: how it ended, and the kernel's report or else its last lines.
+    #[must_use]
+    pub fn story(&self, describe: Describe<'_>) -> String {
+        match (report(&self.serial, describe), &self.end) {
+            // Whoever reports its death also exits with failure.
+            (Some(report), End::Failure) => report,
+            (Some(report), end) => format!("{end}\n{report}"),
+            (None, end) => {
+                let lines: Vec<_> = self.serial.lines().collect();
+                format!("{end}; its last lines:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"))
+            }
+        }
+    }
+}
 
 const BEGINNINGS: [&str; 2] = ["PANIC:", "EXCEPTION:"];
 
@@ -93,6 +114,18 @@ mod tests {
     fn a_kernel_that_died_while_reporting_shows_both_reports() {
         let serial = "EXCEPTION: page fault\nPANIC: in the handler\n";
         assert_eq!(report(serial, &names).unwrap(), serial.trim_end());
+    }
+
+    #[test]
+    fn the_story_of_a_boot_is_its_report_or_else_its_last_lines() {
+        let story = |serial: &str, end| Run { serial: serial.into(), end }.story(&names);
+        assert_eq!(story("a\nPANIC: b\n", End::Failure), "PANIC: b");
+        assert_eq!(story("a\nPANIC: b\n", End::Flood), format!("{}\nPANIC: b", End::Flood));
+        let lines: String = (0..100).map(|line| format!("{line}\n")).collect();
+        let told = story(&lines, End::Failure);
+        assert!(told.starts_with("the kernel exited with failure; its last lines:\n85\n86\n"), "{told}");
+        assert!(told.ends_with("\n99"), "{told}");
+        assert!(story("", End::Success).ends_with(":\n"));
     }
 
     #[test]

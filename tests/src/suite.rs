@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::crash::{self, Describe};
+use crate::crash::Describe;
 use crate::ktap::{self, Ktap, Verdict};
 use crate::launch::{Launch, Select, Task};
 use crate::run::{End, Run};
@@ -15,9 +15,6 @@ use crate::word::Word;
 
 /// More kernels than this are not worth burying.
 const MAX_BOOTS: usize = 50;
-
-/// How many of a transcript's last lines to show if there is no report.
-const LAST_LINES: usize = 15;
 
 impl Launch<'_> {
     /// Runs the tests that `select` selects, `wanted` among them, and gives each of `wanted` its verdict, in that
@@ -92,13 +89,7 @@ fn fault(run: &Run, ktap: &Ktap, describe: Describe<'_>) -> Option<String> {
         return None;
     }
     let said = ktap.running.iter().flat_map(|running| &running.said).map(|line| format!("{line}\n"));
-    let said: String = said.collect();
-    if let Some(report) = crash::report(&run.serial, describe) {
-        return Some(said + &report);
-    }
-    let lines: Vec<_> = run.serial.lines().collect();
-    let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
-    Some(format!("{}, without a proper end of the tests; its last lines:\n{last}", run.end))
+    Some(said.collect::<String>() + &run.story(describe))
 }
 
 #[cfg(test)]
@@ -212,7 +203,7 @@ mod tests {
         for (serial, end) in contradictions {
             let verdicts = scripted(&["a", "b"], &[(None, &serial, end)]);
             assert_eq!(verdicts[0].1, Verdict::Passed, "{serial}");
-            assert!(message(&verdicts[1].1).contains("without a proper end"), "{serial}");
+            assert!(message(&verdicts[1].1).contains("its last lines"), "{serial}");
         }
     }
 

@@ -1,8 +1,9 @@
 //! Kernel tests that are made to die: each is reported as failed, with the kernel's report and names for its
-//! addresses. The kernel runs them only if they are asked for by name.
+//! addresses. The kernel runs them only if they are asked for by name. And what comes after a death: a kernel started
+//! again behind a test runs all the others.
 
-use harness::ktap::Verdict;
-use harness::launch::{Launch, Select};
+use harness::ktap::{self, Verdict};
+use harness::launch::{Launch, Select, Task};
 use harness::machine::Machine;
 use harness::size::Size;
 use harness::symbols::Symbols;
@@ -26,7 +27,22 @@ pub(crate) fn trials() -> Vec<Trial> {
     let reported = |(name, parts): &'static (&str, &[&str])| {
         trial(&format!("{name}_is_reported_with_names"), || reported(name, parts))
     };
-    CRASHES.iter().map(reported).collect()
+    let mut trials: Vec<_> = CRASHES.iter().map(reported).collect();
+    trials.push(trial("crash/a_kernel_started_behind_a_test_runs_those_after_it", runs_the_rest));
+    trials
+}
+
+fn runs_the_rest() -> anyhow::Result<()> {
+    let launch = Launch::new(checked()?, Machine::with_memory(Size::mib(64)));
+    let tests = launch.list(PATIENCE)?.tests;
+    let middle = tests.len() / 2;
+    let task = Task::Test { select: Select::All, after: Some(tests[middle].parse()?) };
+    let run = launch.run(&task, PATIENCE, |_| ())?;
+    let ktap = ktap::read(&run.serial);
+    let ran: Vec<_> = ktap.finished.into_iter().map(|(name, _)| name).collect();
+    anyhow::ensure!(ran == tests[middle + 1..], "behind {} of {tests:?} these ran: {ran:?}", tests[middle]);
+    anyhow::ensure!(ktap.planned == Some(ran.len()), "planned were {:?}", ktap.planned);
+    Ok(())
 }
 
 fn reported(name: &str, parts: &[&str]) -> anyhow::Result<()> {

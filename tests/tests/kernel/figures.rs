@@ -6,6 +6,7 @@ use harness::limits::{HIGHMEM_FACTOR, broken};
 use harness::machine::Machine;
 use harness::run::{End, Run};
 use harness::size::Size;
+use harness::symbols::Symbols;
 use libtest_mimic::Trial;
 
 use crate::{PATIENCE, measured, trial};
@@ -41,8 +42,12 @@ fn alike_on_every_run(machine: Machine) -> anyhow::Result<()> {
 }
 
 fn run(machine: Machine, filter: Option<&str>) -> anyhow::Result<Run> {
-    let launch = Launch { accel: Accel::Icount, ..Launch::new(measured()?, machine) };
+    let guest = measured()?;
+    let launch = Launch { accel: Accel::Icount, ..Launch::new(guest, machine) };
     let run = launch.run(&Task::Bench(filter.map(str::parse).transpose()?), PATIENCE, |_| ())?;
-    anyhow::ensure!(run.end == End::Success, "on {machine}: {}\n{}", run.end, run.serial);
-    Ok(run)
+    if run.end == End::Success {
+        return Ok(run);
+    }
+    let symbols = Symbols::load(&guest.kernel)?;
+    anyhow::bail!("on {machine}: {}", run.story(&|address| symbols.describe(address)))
 }

@@ -1,6 +1,5 @@
 //! What a running Linux asked of its page allocator, asked of ours.
 
-use harness::crash;
 use harness::launch::{Accel, Launch, Task};
 use harness::machine::Machine;
 use harness::run::End;
@@ -29,6 +28,5 @@ fn intact(machine: Machine) -> anyhow::Result<()> {
         return Ok(());
     }
     let symbols = Symbols::load(&guest.kernel)?;
-    let report = crash::report(&run.serial, &|address| symbols.describe(address));
-    anyhow::bail!("on {machine}: {}\n{}", run.end, report.unwrap_or(run.serial))
+    anyhow::bail!("on {machine}: {}", run.story(&|address| symbols.describe(address)))
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use harness::bench::{self, Bench};
-use harness::crash;
 use harness::guest::{Guest, Profile};
 use harness::launch::{Accel, Launch, Select, Task};
 use harness::limits::{self, HIGHMEM_FACTOR};
@@ -96,8 +95,7 @@ impl<'o> Session<'o> {
         let run = Launch { accel, ..self.launch(guest, machine) }.run(task, self.options.timeout, echo)?;
         if run.end != End::Success {
             let symbols = Symbols::load(&guest.kernel)?;
-            let report = crash::report(&run.serial, &|address| symbols.describe(address));
-            anyhow::bail!("{}\n{}", run.end, report.unwrap_or_default());
+            anyhow::bail!("{}", run.story(&|address| symbols.describe(address)));
         }
         Ok(run)
     }

@@ -103,14 +103,14 @@ fn table(f: &mut fmt::Formatter<'_>, columns: &[Column]) -> fmt::Result {
     let Some(first) = columns.first() else { return Ok(()) };
     write!(f, "{:<40}", "benchmarks (medians)")?;
     for column in columns {
-        write!(f, " {:>14}", column.machine.to_string())?;
+        write!(f, " {:>16}", column.machine.to_string())?;
     }
     writeln!(f, " {:>8}", "limit")?;
     for figure in &first.figures {
         write!(f, "  {:<38}", figure.name)?;
         for column in columns {
             let same = column.figures.iter().find(|other| other.name == figure.name);
-            write!(f, " {:>14}", same.map_or("-".to_owned(), |same| same.median.to_string()))?;
+            write!(f, " {:>16}", same.map_or("-".to_owned(), |same| same.median.to_string()))?;
         }
         let limit = LIMITS.iter().find(|limit| limit.name == figure.name);
         let limit = limit.map_or(String::new(), |limit| limit.instructions.to_string());
