@@ -54,8 +54,11 @@ impl Symbols {
     }
 }
 
-/// A source file's path from the project's directory, or from the standard library's.
+/// A source file's path from the project's directory, or from the one that its library came in.
 fn shorten(file: &str) -> &str {
+    if let Some((_, library)) = file.split_once("/registry/src/") {
+        return library.split_once('/').map_or(library, |(_registry, library)| library);
+    }
     if let Some((_, library)) = file.split_once("/library/").filter(|_| file.starts_with("/rustc/")) {
         return library;
     }
@@ -90,7 +93,9 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_librarys_files_lose_the_compilers_hash() {
+    fn a_librarys_files_lose_the_place_where_it_was_put() {
+        let file = "/home/me/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/spin-0.12.2/src/once.rs";
+        assert_eq!(shorten(file), "spin-0.12.2/src/once.rs");
         assert_eq!(shorten("/rustc/59807616/library/core/src/panicking.rs"), "core/src/panicking.rs");
         assert_eq!(shorten("/elsewhere/library/a.rs"), "/elsewhere/library/a.rs");
     }

@@ -40,7 +40,7 @@ impl Summary {
         if self.failures().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
-    /// One line or more for each thing that went wrong.
+    /// What went wrong, each with a first line that says it all.
     fn failures(&self) -> Vec<String> {
         let of = |part: &Result<Outcome, String>| match part {
             Err(error) => vec![error.trim_end().to_owned()],
@@ -60,13 +60,17 @@ impl Summary {
 
 fn failure((name, verdict): &(String, Verdict)) -> Option<String> {
     match verdict {
-        Verdict::Failed(message) => Some(format!("{name}: {}", message.replace('\n', "\n    "))),
+        Verdict::Failed(message) => Some(format!("{name}: {message}")),
         Verdict::Passed | Verdict::Skipped(_) => None,
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let failures = self.failures();
+        if !failures.is_empty() {
+            writeln!(f, "\n=== failures\n\n{}", failures.join("\n\n"))?;
+        }
         writeln!(f, "\n=== summary\n")?;
         for outcome in self.parts.iter().flatten() {
             match outcome {
@@ -90,9 +94,8 @@ impl fmt::Display for Summary {
                 }
             }
         }
-        let failures = self.failures();
         for failure in &failures {
-            writeln!(f, "FAILED  {failure}")?;
+            writeln!(f, "FAILED  {}", failure.lines().next().unwrap_or_default())?;
         }
         if failures.is_empty() { writeln!(f, "PASSED") } else { writeln!(f, "\n{} FAILED", failures.len()) }
     }
@@ -147,6 +150,7 @@ mod tests {
         let text = summary.to_string();
         assert!(text.contains("tests on 2G: 2 passed, 0 failed, 1 skipped"), "{text}");
         assert!(text.contains("replay of a.gz on 2G: every pattern intact"), "{text}");
+        assert!(text.starts_with("\n=== summary\n"), "{text}");
         assert!(text.ends_with("\nPASSED\n"), "{text}");
         assert_eq!(summary.status(), ExitCode::SUCCESS);
 
@@ -161,7 +165,8 @@ mod tests {
         let mut summary = Summary::default();
         summary.add("tests", Ok(verdicts(Verdict::Failed("PANIC: x\n  at f (a.rs:1)".into()))));
         let text = summary.to_string();
-        assert!(text.contains("FAILED  t2: PANIC: x\n      at f (a.rs:1)\n"), "{text}");
+        assert!(text.contains("\n=== failures\n\nt2: PANIC: x\n  at f (a.rs:1)\n\n=== summary\n"), "{text}");
+        assert!(text.ends_with("\nFAILED  t2: PANIC: x\n\n1 FAILED\n"), "{text}");
     }
 
     #[test]
