@@ -17,7 +17,7 @@ Options of all but test:
   --nodes N           split its memory into N nodes
   --lowmem SIZE       end the direct map there: memory above it is highmem
   --seed N            where random numbers start
-  --timeout SECONDS   give up on a kernel that has been silent for so long [600]
+  --timeout SECONDS   give up on a kernel that has been silent for so long [300]
   --accel tcg|kvm     who executes the instructions [tcg]; counting them takes tcg
 
 In-kernel tests are named MACHINE::TEST. Exit status: 0 all passed, 1 not, 2 senseless arguments.
@@ -35,7 +35,7 @@ install() {
         command -v sudo >/dev/null || { say "neither root nor sudo here: please install ${*:2}"; exit 1; }
         root=(sudo)
     fi
-    "${root[@]}" apt-get update
+    "${root[@]}" apt-get update || say "trying with the package lists that are here"
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${@:2}"
 }
 

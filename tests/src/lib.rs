@@ -1,8 +1,8 @@
 //! The host side: boots the kernel in QEMU and reads what it says.
 //!
 //! ```text
-//! size, word -> machine -> launch -> run ->  list, ktap, bench, crash  -> suite
-//!               machines   guest             (pure: text in, facts out)
+//! size, word -> machine, machines -> guest -> launch -> run -> { list, ktap, crash, bench -> limits } -> suite
+//!                                             trace                                        symbols
 //! ```
 //!
 //! The kernel's side of the talk is a command line and a trace through QEMU's `fw_cfg`, and lines on the serial port:

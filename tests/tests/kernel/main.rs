@@ -16,7 +16,7 @@ mod loader;
 mod replays;
 
 /// How long a kernel may be silent until it counts as hung; far longer than the slowest test on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Something that cannot be built is everybody's failure, told by each in its own words.
 type Built = LazyLock<Result<Guest, String>>;

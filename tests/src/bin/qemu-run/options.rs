@@ -77,7 +77,7 @@ pub(crate) struct MachineOptions {
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
     /// Give up on a kernel that has been silent for so long.
-    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub(crate) timeout: Duration,
     /// Who executes the instructions; they are counted under tcg only.
     #[arg(long, value_enum, default_value = "tcg")]
