@@ -2,7 +2,7 @@
 //!
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
 //! output and the way out; the image and its stacks; reports of failures; page tables; this machine for `mm`;
-//! firmware files; memory; tests and benchmarks.
+//! firmware files; the clock; memory; tests and benchmarks.
 #![no_std]
 #![no_main]
 
@@ -28,6 +28,8 @@ mod platform;
 mod paging;
 
 mod fw_cfg;
+
+mod clock;
 
 mod boot_memory;
 mod machine_name;
@@ -83,7 +85,7 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
     exit(match words.run {
         Run::List => list(&words),
         Run::Test => ktest::run(&words.selection),
-        Run::Bench => bench::run(&words.selection, &machine),
+        Run::Bench => bench::run(&words.selection, words.seed, &machine),
         Run::Replay => {
             println!("replay: this kernel has none");
             Exit::Failure

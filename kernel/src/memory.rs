@@ -7,11 +7,24 @@ use mm::page::PageAllocator;
 use mm::units::PAGE_SHIFT;
 use spin::Once;
 
+use crate::clock::Stopwatch;
 use crate::ktest::{check, ktest};
 use crate::platform::Platform;
 use crate::serial::println;
 
-static ALLOCATOR: Once<PageAllocator<'static, Platform>> = Once::new();
+/// The page allocator of this machine.
+pub(crate) type Allocator = PageAllocator<'static, Platform>;
+
+/// What setting the allocator up came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// What it took.
+    pub(crate) ticks: u64,
+    /// The memory it was given, what it has kept for itself included.
+    pub(crate) usable_pages: u32,
+}
+
+static ALLOCATOR: Once<(Allocator, Setup)> = Once::new();
 
 /// Gives all memory that `map` calls usable to the page allocator, split into nodes if the command line asks.
 ///
@@ -25,21 +38,27 @@ pub(crate) fn init(platform: &'static Platform, mut map: BootMap, words: &Comman
             Err(error) => println!("cmdline: ignored: numa=fake={nodes} ({error})"),
         }
     }
-    let (usable, end) = (map.usable_pages(), map.usable_end().address());
-    let allocator = PageAllocator::new(platform, &mut map).unwrap_or_else(|error| panic!("page allocator: {error}"));
+    let (usable_pages, end) = (map.usable_pages(), map.usable_end().address());
+    let (allocator, ticks) = Stopwatch::calibrated().time(|| PageAllocator::new(platform, &mut map));
+    let allocator = allocator.unwrap_or_else(|error| panic!("page allocator: {error}"));
     println!(
         "memory: {} KiB to {:#x}, direct map to {:#x}, {} KiB of tables",
-        u64::from(usable) << PAGE_SHIFT >> 10,
+        u64::from(usable_pages) << PAGE_SHIFT >> 10,
         end.0,
         platform.direct_map_end().address().0,
         allocator.metadata().total() >> 10,
     );
-    ALLOCATOR.call_once(|| allocator);
+    ALLOCATOR.call_once(|| (allocator, Setup { ticks, usable_pages }));
 }
 
 /// The machine's page allocator; `None` before [`init`].
-pub(crate) fn allocator() -> Option<&'static PageAllocator<'static, Platform>> {
-    ALLOCATOR.get()
+pub(crate) fn allocator() -> Option<&'static Allocator> {
+    ALLOCATOR.get().map(|(allocator, _)| allocator)
+}
+
+/// What setting it up took; `None` before [`init`].
+pub(crate) fn setup() -> Option<Setup> {
+    ALLOCATOR.get().map(|&(_, setup)| setup)
 }
 
 ktest!(

@@ -1,133 +1,135 @@
 //! Benchmarks, registered where they stand: what an operation costs, in instructions where QEMU counts them.
 //!
-//! Under `-icount shift=0` the time stamp counter counts guest instructions, the same on every run. Whether it does is
-//! measured, not assumed: a loop of known length must take exactly its length.
+//! A benchmark is `benchmark!("group", fn name(sampler) { … Ok(()) })`. It arranges what it needs, takes one sample an
+//! operation where it can, and leaves all memory as it found it.
+
+mod figure;
+
+mod bulk;
+mod footprint;
+mod mix;
+mod pair;
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::arch::asm;
 
+use kernel_core::cmdline::Seed;
 use kernel_core::selection::Selection;
-use kernel_core::statistics::Summary;
+use kernel_core::statistics::Distribution;
 use linkme::distributed_slice;
+use mm::page::{Block, Request};
 
+pub(crate) use self::figure::{Figure, NoFigure, Row, Source, print_table};
+use crate::clock::{Clock, Stopwatch, count_down};
 use crate::exit::Exit;
 use crate::ktest::{NotPassed, Outcome, check, ktest, skip};
-use crate::serial::println;
+use crate::memory::{self, Allocator};
+use crate::platform::Platform;
 
 /// A registered benchmark.
 #[derive(Debug)]
 pub(crate) struct Benchmark {
     pub(crate) name: &'static str,
+    pub(crate) unit: Unit,
     pub(crate) body: fn(&mut Sampler) -> Outcome,
+}
+
+/// What a benchmark counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Of the clock: instructions, if it counts them.
+    Ticks,
+    /// Memory in bytes.
+    Bytes,
+    /// Memory in pages.
+    Pages,
 }
 
 /// All registered benchmarks, in no order.
 #[distributed_slice]
 pub(crate) static BENCHMARKS: [Benchmark];
 
-/// Registers a benchmark: `benchmark!("group", fn name(sampler) { … Ok(()) })`.
+/// Registers a benchmark.
 macro_rules! benchmark {
     ($group:literal, fn $name:ident($sampler:ident) $body:block) => {
+        $crate::bench::benchmark!(Ticks, $group, fn $name($sampler) $body);
+    };
+    ($unit:ident, $group:literal, fn $name:ident($sampler:ident) $body:block) => {
         fn $name($sampler: &mut $crate::bench::Sampler) -> $crate::ktest::Outcome $body
 
         const _: () = {
             #[linkme::distributed_slice($crate::bench::BENCHMARKS)]
-            static BENCHMARK: $crate::bench::Benchmark =
-                $crate::bench::Benchmark { name: concat!($group, "/", stringify!($name)), body: $name };
+            static BENCHMARK: $crate::bench::Benchmark = $crate::bench::Benchmark {
+                name: concat!($group, "/", stringify!($name)),
+                unit: $crate::bench::Unit::$unit,
+                body: $name,
+            };
         };
     };
 }
 
-/// Operations that one sample covers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Operations(pub(crate) u32);
+use benchmark;
 
-/// Takes samples of one benchmark.
+/// Takes the samples of one benchmark.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    overhead: u64,
-    samples: Vec<u64>,
-    operations: u64,
+    stopwatch: Stopwatch,
+    seed: Seed,
+    samples: Distribution,
+    known: Option<u64>,
+    note: String,
 }
 
 impl Sampler {
-    /// Measures one run of `work`, which does so many `operations`. The sample is the cost of one of them, rounded to
-    /// the nearest; what measuring costs is taken off.
-    pub(crate) fn sample<T>(&mut self, operations: Operations, work: impl FnOnce() -> T) -> T {
-        let start = ticks();
-        let result = work();
-        let spent = (ticks() - start).saturating_sub(self.overhead);
-        let count = u64::from(operations.0.max(1));
-        self.samples.push((spent + count / 2) / count);
-        self.operations += count;
+    fn calibrated(seed: Seed) -> Self {
+        Self {
+            stopwatch: Stopwatch::calibrated(),
+            seed,
+            samples: Distribution::new(),
+            known: None,
+            note: String::new(),
+        }
+    }
+
+    /// Measures `operation`, once.
+    #[inline(always)]
+    pub(crate) fn sample<T>(&mut self, operation: impl FnOnce() -> T) -> T {
+        let (result, ticks) = self.stopwatch.time(operation);
+        self.record(ticks);
         result
     }
 
-    /// A sampler that knows what measuring nothing costs.
-    fn calibrated() -> Self {
-        let mut sampler = Self { overhead: 0, samples: Vec::with_capacity(CALIBRATION), operations: 0 };
-        for _ in 0..CALIBRATION {
-            sampler.sample(Operations(1), || ());
-        }
-        let overhead = sampler.samples.iter().copied().min().unwrap_or(0);
-        Self { overhead, samples: Vec::new(), operations: 0 }
+    /// Adds a sample that was taken elsewhere.
+    #[inline(never)]
+    pub(crate) fn record(&mut self, sample: u64) {
+        self.samples.record(sample);
+    }
+
+    /// Says the figure outright: it is known, so there is nothing to sample.
+    pub(crate) fn know(&mut self, value: u64) {
+        self.known = Some(value);
+    }
+
+    /// Says something beside the figures.
+    pub(crate) fn note(&mut self, note: String) {
+        self.note = note;
+    }
+
+    /// Randomness that is the same on every run with one seed.
+    pub(crate) fn random(&self) -> fastrand::Rng {
+        fastrand::Rng::with_seed(self.seed.0)
     }
 }
 
-const CALIBRATION: usize = 64;
-
-/// The time stamp counter. No memory access moves across it.
-#[inline(always)]
-fn ticks() -> u64 {
-    let (low, high): (u64, u64);
-    // SAFETY: reading the counter changes nothing.
-    unsafe { asm!("lfence", "rdtsc", "lfence", out("rax") low, out("rdx") high, options(nostack, preserves_flags)) };
-    high << 32 | low
+/// The allocator that is measured: the machine's own.
+fn allocator() -> Result<&'static Allocator, NotPassed> {
+    memory::allocator().ok_or_else(|| "the page allocator is not up".into())
 }
 
-/// Two instructions for each of `rounds`, and one or two before.
-#[inline(always)]
-fn count_down(rounds: u64) {
-    // SAFETY: counts a register down.
-    unsafe { asm!("2:", "dec {0}", "jnz 2b", inout(reg) rounds => _, options(nomem, nostack)) };
-}
-
-/// What the time stamp counter counts on this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Clock {
-    /// Guest instructions.
-    Icount,
-    /// Something that passes with time.
-    TimeStampCounter,
-}
-
-impl Clock {
-    fn measure() -> Self {
-        const ROUNDS: u64 = 1000;
-        const INSTRUCTIONS: u64 = 2 * ROUNDS;
-        let mut sampler = Sampler::calibrated();
-        for _ in 0..3 {
-            sampler.sample(Operations(1), || count_down(ROUNDS));
-        }
-        // The register's load is an instruction, too.
-        let counts = sampler.samples.iter().all(|&ticks| (INSTRUCTIONS..INSTRUCTIONS + 4).contains(&ticks));
-        if counts { Self::Icount } else { Self::TimeStampCounter }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Icount => "icount",
-            Self::TimeStampCounter => "tsc",
-        }
-    }
-
-    const fn unit(self) -> &'static str {
-        match self {
-            Self::Icount => "instructions",
-            Self::TimeStampCounter => "ticks",
-        }
-    }
+/// A block that the benchmark needs; a machine that does not have it skips the benchmark.
+fn needed(request: Request) -> Result<Block<'static, Platform>, NotPassed> {
+    let skipped = |error| NotPassed::Skipped(alloc::format!("too little memory: {error}"));
+    allocator()?.alloc(request).map_err(skipped)
 }
 
 /// The benchmarks that `selection` chooses, in the order of their names.
@@ -137,59 +139,36 @@ pub(crate) fn selected(selection: &Selection) -> Vec<&'static Benchmark> {
     benchmarks
 }
 
-/// A finished benchmark.
-struct Row {
-    name: &'static str,
-    result: Result<(Summary, u64), String>,
-}
-
 /// Runs the benchmarks that `selection` chooses and prints what they come to; `machine` says on what.
-pub(crate) fn run(selection: &Selection, machine: &str) -> Exit {
-    let clock = Clock::measure();
-    let (unit, clock_name) = (clock.unit(), clock.name());
-    let mut rows = Vec::new();
-    for benchmark in selected(selection) {
-        let row = measure(benchmark);
-        if let Ok((Summary { min, median, p99 }, operations)) = &row.result {
-            println!(
-                "BENCH {{\"name\":\"{}\",\"unit\":\"{unit}\",\"clock\":\"{clock_name}\",\"min\":{min},\
-                 \"median\":{median},\"p99\":{p99},\"operations\":{operations},\"machine\":\"{machine}\"}}",
-                row.name
-            );
-        }
-        rows.push(row);
-    }
-    print_table(&rows, unit, machine);
-    if rows.is_empty() || rows.iter().any(|row| row.result.is_err()) { Exit::Failure } else { Exit::Success }
-}
-
-fn measure(benchmark: &'static Benchmark) -> Row {
-    let mut sampler = Sampler::calibrated();
-    let outcome = (benchmark.body)(&mut sampler);
-    let result = match (outcome, Summary::of(&mut sampler.samples)) {
-        (Ok(()), Some(summary)) => Ok((summary, sampler.operations)),
-        (Ok(()), None) => Err(String::from("took no sample")),
-        (Err(NotPassed::Failed(why) | NotPassed::Skipped(why)), _) => Err(why),
+pub(crate) fn run(selection: &Selection, seed: Seed, machine: &str) -> Exit {
+    let source = Source { clock: Clock::measure(), machine };
+    let measured = |benchmark| {
+        let row = measure(benchmark, seed);
+        row.print_json(source);
+        row
     };
-    Row { name: benchmark.name, result }
+    let rows: Vec<_> = selected(selection).into_iter().map(measured).collect();
+    print_table(&rows, source);
+    let failed = |row: &Row| matches!(row.result, Err(NoFigure::Failed(_)));
+    if rows.is_empty() || rows.iter().any(failed) { Exit::Failure } else { Exit::Success }
 }
 
-fn print_table(rows: &[Row], unit: &str, machine: &str) {
-    println!("{unit} per operation, {machine}");
-    println!("{:<32} {:>10} {:>10} {:>10} {:>12}", "benchmark", "min", "median", "p99", "operations");
-    for row in rows {
-        match &row.result {
-            Ok((Summary { min, median, p99 }, operations)) => {
-                println!("{:<32} {min:>10} {median:>10} {p99:>10} {operations:>12}", row.name);
-            }
-            Err(why) => println!("{:<32} {why}", row.name),
-        }
-    }
+fn measure(benchmark: &'static Benchmark, seed: Seed) -> Row {
+    let mut sampler = Sampler::calibrated(seed);
+    let result = match (benchmark.body)(&mut sampler) {
+        Ok(()) => match sampler.known.map(Figure::known).or_else(|| Figure::of(&sampler.samples)) {
+            Some(figure) => Ok(Figure { note: sampler.note, ..figure }),
+            None => Err(NoFigure::Failed(String::from("took no sample"))),
+        },
+        Err(NotPassed::Skipped(why)) => Err(NoFigure::Skipped(why)),
+        Err(NotPassed::Failed(why)) => Err(NoFigure::Failed(why)),
+    };
+    Row { name: benchmark.name, unit: benchmark.unit, result }
 }
 
 benchmark!("harness", fn empty(sampler) {
     for _ in 0..1000 {
-        sampler.sample(Operations(1), || ());
+        sampler.sample(|| ());
     }
     Ok(())
 });
@@ -201,15 +180,17 @@ ktest!(
         if clock != Clock::Icount {
             return skip("the clock does not count instructions", clock.name());
         }
-        let mut sampler = Sampler::calibrated();
-        for _ in 0..10 {
-            sampler.sample(Operations(500), || count_down(1000));
-            sampler.sample(Operations(1), || ());
+        let mut sampler = Sampler::calibrated(Seed::default());
+        for turn in 0..10 {
+            let ((), looped) = sampler.stopwatch.time(|| count_down(1000));
+            check!((2000..2004).contains(&looped), "turn {turn}: a thousand rounds of two cost {looped}");
+            let ((), nothing) = sampler.stopwatch.time(|| ());
+            check!(nothing == 0, "turn {turn}: nothing costs {nothing}");
+            sampler.sample(|| ());
         }
-        let samples = sampler.samples;
-        check!(samples.iter().step_by(2).all(|&sample| sample == 4), "a turn of two instructions, twice: {samples:?}");
-        check!(samples.iter().skip(1).step_by(2).all(|&sample| sample == 0), "nothing: {samples:?}");
-        check!(sampler.operations == 10 * 501, "{} operations", sampler.operations);
+        let figure = Figure::of(&sampler.samples).ok_or("no figure")?;
+        check!(figure.operations == 10, "{} operations", figure.operations);
+        check!(figure.summary.p99 == 0, "{:?}", figure.summary);
         Ok(())
     }
 );

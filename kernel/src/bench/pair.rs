@@ -1,0 +1,82 @@
+//! A block allocated and at once freed again: the shortest way through the allocator, and the longest.
+
+use alloc::vec::Vec;
+
+use mm::machine::{Geometry, Machine};
+use mm::page::{Block, Request};
+use mm::units::Order;
+use mm::zone::ZoneReport;
+
+use super::{Sampler, allocator, benchmark, needed};
+use crate::ktest::{NotPassed, Outcome, check};
+use crate::platform::Platform;
+
+const PAIRS: usize = 1000;
+const MAX_ORDER: Order = <<Platform as Machine>::Geometry as Geometry>::MAX_ORDER;
+
+/// Allocates and frees a block of `order`, again and again; a sample is one pair.
+fn pairs(sampler: &mut Sampler, order: Order) -> Outcome {
+    let allocator = allocator()?;
+    let request = Request::movable(order);
+    for _ in 0..PAIRS {
+        sampler.sample(|| allocator.alloc(request).map(drop))?;
+    }
+    Ok(())
+}
+
+/// As [`pairs`], while a block of `order` is free whose buddy is not: nothing splits and nothing merges.
+fn pairs_at_hand(sampler: &mut Sampler, order: Order) -> Outcome {
+    let above = order.up().ok_or("no block is twice as large")?;
+    let halves = needed(Request::movable(above))?.split();
+    let (at_hand, _kept) = halves.map_err(|block| alloc::format!("{block:?} does not split"))?;
+    drop(at_hand);
+    pairs(sampler, order)
+}
+
+benchmark!("page", fn order0_pair(sampler) {
+    pairs_at_hand(sampler, Order::ZERO)
+});
+
+benchmark!("page", fn order3_pair(sampler) {
+    pairs_at_hand(sampler, Order::of(3))
+});
+
+benchmark!("page", fn order9_pair(sampler) {
+    pairs_at_hand(sampler, Order::of(9))
+});
+
+benchmark!("page", fn order10_pair(sampler) {
+    drop(needed(Request::movable(MAX_ORDER))?);
+    pairs(sampler, MAX_ORDER)
+});
+
+/// The zone that serves a movable request first.
+fn first_zone() -> Result<ZoneReport, NotPassed> {
+    allocator()?.zones().next().ok_or_else(|| "the machine has no zone".into())
+}
+
+/// The smallest order below the largest of which the zone has a free block.
+fn smallest_below_largest(zone: &ZoneReport) -> Option<Order> {
+    (0..MAX_ORDER.index()).map(Order::of).find(|&order| zone.blocks_of(order) > 0)
+}
+
+/// Every free block of the first zone that is smaller than the largest.
+fn all_below_largest() -> Result<Vec<Block<'static, Platform>>, NotPassed> {
+    let mut held = Vec::new();
+    while let Some(order) = smallest_below_largest(&first_zone()?) {
+        held.push(needed(Request::movable(order))?);
+    }
+    Ok(held)
+}
+
+benchmark!("page", fn order0_pair_split(sampler) {
+    let _held = all_below_largest()?;
+    let page = needed(Request::movable(Order::ZERO))?;
+    let zone = first_zone()?;
+    let halves = (0..MAX_ORDER.index()).all(|order| zone.blocks_of(Order::of(order)) == 1);
+    check!(halves && zone.span.contains(page.head()), "a page does not split a whole block: {zone:?}");
+    drop(page);
+    let left = smallest_below_largest(&first_zone()?);
+    check!(left.is_none(), "a page that is freed does not merge to a whole block: {left:?} is left");
+    pairs(sampler, Order::ZERO)
+});
