@@ -11,7 +11,7 @@
 //! another block to free: it waits in `pending` until the one in hand is placed, so nothing here calls itself, and
 //! the smallest waits least, so that it can serve the others as a node.
 //!
-//! `block` is the block in flight, `free` and `alloc` the two directions, `fallback` what a migratetype does when it
+//! `free` and `alloc` are the two directions, `fallback` what a migratetype does when it
 //! has run out, `relocate` how nodes get out of the way of a merge, `contig` ranges out of the middle, `verify` the
 //! checker.
 //!
@@ -19,7 +19,6 @@
 //! Cost: O(orders) list operations; what those cost stands in `freelist`.
 
 mod alloc;
-mod block;
 mod contig;
 mod fallback;
 mod free;
@@ -28,12 +27,10 @@ mod verify;
 
 pub use contig::ContigError;
 
-pub(crate) use block::FreeBlock;
-use block::Pending;
-
+use crate::block::FreeBlock;
 use crate::desc::map::PageMap;
-use crate::desc::word::ListId;
-use crate::freelist::{Deque, ListContext, Nodes};
+use crate::desc::word::Page;
+use crate::freelist::{ListContext, Nodes, Released};
 use crate::machine::Machine;
 use crate::migratetype::Migratetype;
 use crate::units::{Order, Pfn};
@@ -45,12 +42,11 @@ pub(crate) struct Buddy<'a, 'm, M: Machine> {
     machine: &'a M,
     map: &'a PageMap<'m, M::Geometry>,
     zone: &'a mut Zone<M::Geometry>,
-    pending: Pending,
 }
 
 impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
     pub(crate) fn new(machine: &'a M, map: &'a PageMap<'m, M::Geometry>, zone: &'a mut Zone<M::Geometry>) -> Self {
-        Self { machine, map, zone, pending: Pending::new() }
+        Self { machine, map, zone }
     }
 
     /// The zone's counts.
@@ -62,42 +58,28 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
         ListContext { nodes: Nodes::new(self.machine), map: self.map, zone: self.zone.id }
     }
 
-    /// Hands a list to `change`, together with where the pages of nodes that it gives up go.
-    #[inline]
-    fn with_list<R>(
-        &mut self,
-        migratetype: Migratetype,
-        order: Order,
-        change: impl FnOnce(&mut Deque<M::Geometry>, ListContext<'a, 'm, M>, &mut dyn FnMut(Pfn)) -> R,
-    ) -> R {
-        let context = self.context();
-        let Self { zone, pending, .. } = self;
-        let Zone { lists, nodes, .. } = &mut **zone;
-        lists.change(migratetype, order, |list| {
-            let mut released = |page| {
-                *nodes -= 1;
-                pending.push(context.map, context.zone, FreeBlock::claim(page, Order::ZERO));
-            };
-            change(list, context, &mut released)
-        })
-    }
-
     /// Takes a free block off its list, wherever on it it stands.
-    fn unlist(&mut self, head: Pfn) -> FreeBlock {
-        let page = self.map.page(head);
-        let ListId { migratetype, order, end } = page.word().list();
-        let position = page.position();
-        self.with_list(migratetype, order, |list, context, mut released| {
-            list.remove(context, end, position, &mut released);
-        });
-        FreeBlock::claim(head, order)
+    #[inline(always)]
+    fn unlist(&mut self, page: &Page, head: Pfn) -> FreeBlock {
+        let list = page.word().list();
+        let context = self.context();
+        let Zone { lists, nodes, pending, .. } = &mut *self.zone;
+        lists.remove(context, list, page.position(), &mut Released { pending, nodes });
+        FreeBlock::claim(head, list.order())
     }
 
     /// Takes the block that is next in turn on a list.
+    #[inline(always)]
     fn pop(&mut self, migratetype: Migratetype, order: Order) -> Option<FreeBlock> {
-        let head =
-            self.with_list(migratetype, order, |list, context, mut released| list.pop(context, &mut released))?;
+        let context = self.context();
+        let Zone { lists, nodes, pending, .. } = &mut *self.zone;
+        let head = lists.pop(context, migratetype, order, &mut Released { pending, nodes })?;
         Some(FreeBlock::claim(head, order))
+    }
+
+    /// Lets a block wait until those smaller than it are placed.
+    fn defer(&mut self, block: FreeBlock) {
+        self.zone.pending.push(self.map, self.zone.id, block);
     }
 
     /// Keeps the first page of a block; the rest, one block of each order below the block's, is to be placed.
@@ -105,7 +87,7 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
         let orders = block.order().index();
         let page = block.into_head();
         for order in (0..orders).map(Order::of) {
-            self.pending.push(self.map, self.zone.id, FreeBlock::claim(page.buddy(order), order));
+            self.defer(FreeBlock::claim(page.buddy(order), order));
         }
         page
     }

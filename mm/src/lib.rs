@@ -7,6 +7,7 @@ extern crate std;
 
 #[cfg(test)]
 mod arena;
+mod block;
 pub mod boot_map;
 mod buddy;
 mod desc;

@@ -24,6 +24,13 @@ impl Migratetype {
         self as usize
     }
 
+    /// The kind that two bits of a table or a descriptor stand for.
+    pub(crate) const fn decode(bits: u8) -> Self {
+        const KINDS: [Migratetype; 4] =
+            [Migratetype::Unmovable, Migratetype::Movable, Migratetype::Reclaimable, Migratetype::Reclaimable];
+        KINDS[(bits & 3) as usize]
+    }
+
     /// Where to look, in this order, when this kind has no free block left: the order Linux uses.
     pub const fn fallbacks(self) -> [Self; 2] {
         match self {

@@ -4,6 +4,7 @@
 //! the end of the direct map, above which a page has no address of its own. Blocks never straddle a zone: every head
 //! names its zone, and merging compares it (ZONE-1).
 
+use crate::block::Pending;
 use crate::freelist::Freelists;
 use crate::machine::Geometry;
 use crate::migratetype::Migratetype;
@@ -63,16 +64,19 @@ pub(crate) struct Zone<G> {
     pub(crate) nodes: u32,
     /// The most pages that ever served as nodes at once.
     pub(crate) peak_nodes: u32,
+    /// Blocks that the operation under way has yet to place.
+    pub(crate) pending: Pending,
     pub(crate) lists: Freelists<G>,
 }
 
 impl<G: Geometry> Zone<G> {
     pub(crate) const fn new(id: ZoneId, node: NodeId, kind: ZoneKind, span: PfnRange) -> Self {
-        Self { id, node, kind, span, managed: 0, free: 0, nodes: 0, peak_nodes: 0, lists: Freelists::new() }
+        let (pending, lists) = (Pending::new(), Freelists::new());
+        Self { id, node, kind, span, managed: 0, free: 0, nodes: 0, peak_nodes: 0, pending, lists }
     }
 
     pub(crate) fn report(&self) -> ZoneReport {
-        let Self { id, node, kind, span, managed, free, nodes, peak_nodes, ref lists } = *self;
+        let Self { id, node, kind, span, managed, free, nodes, peak_nodes, ref lists, .. } = *self;
         let orders: [Order; Order::LIMIT.index() + 1] = core::array::from_fn(Order::of);
         let blocks = Migratetype::ALL.map(|migratetype| orders.map(|order| lists.list(migratetype, order).len()));
         ZoneReport { id, node, kind, span, managed, free, nodes, peak_nodes, blocks }

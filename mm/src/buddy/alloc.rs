@@ -1,7 +1,9 @@
 //! Allocating: the smallest block that is large enough, split down to size.
 
-use super::{Buddy, FreeBlock};
-use crate::desc::word::End;
+use super::Buddy;
+use crate::block::FreeBlock;
+use crate::desc::map::Section;
+use crate::desc::word::{End, ListId};
 use crate::machine::Machine;
 use crate::migratetype::Migratetype;
 use crate::units::{Order, Pfn};
@@ -10,20 +12,38 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// Allocates a block and returns its head; `None` if the zone has no free block of that order or above.
     ///
     /// FREE-3: at order 0 that means that no page is free, as nodes exist only under lists that are not empty.
+    #[inline(always)]
     pub(crate) fn alloc(&mut self, order: Order, migratetype: Migratetype) -> Option<Pfn> {
         let block = match self.zone.lists.smallest(migratetype, order) {
             Some(smallest) => self.pop(migratetype, smallest)?,
             None => self.take_from_others(order, migratetype)?,
         };
-        let mut above = block.order();
+        let section = self.map.known_section(block.head());
+        let found = block.order();
         let head = block.into_head();
-        while above > order {
-            above = Order::of(above.index() - 1);
-            self.place(FreeBlock::claim(head.buddy(above), above), End::Near);
+        if found > order {
+            self.put_upper_halves(section, head, found, order);
         }
-        self.map.page(head).set_allocated(order, self.zone.id);
+        section.page(head).set_allocated(order, self.zone.id);
         self.zone.free -= order.pages();
         self.drain();
         Some(head)
+    }
+
+    /// Splits a block from one order down to another, and puts what is cut off on the lists of its pageblock, all of
+    /// which are of one type.
+    pub(super) fn put_upper_halves(
+        &mut self,
+        section: &Section<'_, M::Geometry>,
+        head: Pfn,
+        mut from: Order,
+        to: Order,
+    ) {
+        let migratetype = section.migratetype(head);
+        while from > to {
+            from = Order::of(from.index() - 1);
+            let half = FreeBlock::claim(head.buddy(from), from);
+            self.put(section, ListId::new(migratetype, from, End::Near), half);
+        }
     }
 }

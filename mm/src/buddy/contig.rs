@@ -7,7 +7,8 @@
 
 use thiserror::Error;
 
-use super::{Buddy, FreeBlock};
+use super::Buddy;
+use crate::block::FreeBlock;
 use crate::desc::word::PageState;
 use crate::machine::{Geometry, Machine};
 use crate::units::{Order, Pfn, PfnRange};
@@ -99,19 +100,20 @@ impl<M: Machine> Buddy<'_, '_, M> {
         let mut at = range.start;
         while let Some(head) = self.map.head_of(at).filter(|_| at < range.end) {
             at = at.plus(1);
-            if self.map.page(head).word().is(PageState::Free) {
-                let block = self.unlist(head).range();
+            let page = self.map.page(head);
+            if page.word().is(PageState::Free) {
+                let block = self.unlist(page, head).range();
                 at = block.end;
                 let inside = block.intersection(range);
                 for piece in FreeBlock::claim_all::<M::Geometry>(PfnRange::new(block.start, inside.start)) {
-                    self.pending.push(self.map, self.zone.id, piece);
+                    self.defer(piece);
                 }
                 for piece in FreeBlock::claim_all::<M::Geometry>(inside) {
                     let order = piece.order();
                     self.map.page(piece.into_head()).set_allocated(order, self.zone.id);
                 }
                 for piece in FreeBlock::claim_all::<M::Geometry>(PfnRange::new(inside.end, block.end)) {
-                    self.pending.push(self.map, self.zone.id, piece);
+                    self.defer(piece);
                 }
             }
         }
@@ -138,7 +140,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         for pfn in range.frames() {
             let word = self.map.page(pfn).word();
             if word.is(PageState::Allocated) {
-                self.pending.push(self.map, self.zone.id, FreeBlock::claim(pfn, word.order()));
+                self.defer(FreeBlock::claim(pfn, word.order()));
             }
         }
     }

@@ -3,8 +3,9 @@
 //!
 //! The free blocks of a pageblock always stand on the lists of its type. Source: Linux's `__rmqueue_fallback`.
 
-use super::{Buddy, FreeBlock};
-use crate::desc::word::{End, PageState};
+use super::Buddy;
+use crate::block::FreeBlock;
+use crate::desc::word::PageState;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Order, PfnRange};
@@ -50,14 +51,12 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// Splits whole pageblocks off that the request does not need; what is left changes its type.
     fn claim_pageblock(&mut self, block: FreeBlock, order: Order, migratetype: Migratetype) -> FreeBlock {
         let wanted = order.max(M::Geometry::PAGEBLOCK_ORDER);
-        let mut above = block.order();
+        let section = self.map.known_section(block.head());
+        let found = block.order();
         let head = block.into_head();
-        while above > wanted {
-            above = Order::of(above.index() - 1);
-            self.place(FreeBlock::claim(head.buddy(above), above), End::Near);
-        }
+        self.put_upper_halves(section, head, found, wanted);
         let block = FreeBlock::claim(head, wanted);
-        self.set_migratetype(&block, migratetype);
+        Self::set_migratetype(section, &block, migratetype);
         block
     }
 
@@ -66,9 +65,10 @@ impl<M: Machine> Buddy<'_, '_, M> {
         let section = self.map.known_section(pageblock.start);
         section.set_migratetype(pageblock.start, migratetype);
         for pfn in pageblock.frames() {
-            if section.page(pfn).word().is(PageState::Free) {
-                let block = self.unlist(pfn);
-                self.pending.push(self.map, self.zone.id, block);
+            let page = section.page(pfn);
+            if page.word().is(PageState::Free) {
+                let block = self.unlist(page, pfn);
+                self.defer(block);
             }
         }
         self.drain();

@@ -1,16 +1,19 @@
 //! Freeing: merge, clear the way, place; then the same for every page that this set free.
 
-use super::{Buddy, FreeBlock};
-use crate::desc::word::{End, ListId};
+use super::Buddy;
+use crate::block::FreeBlock;
+use crate::desc::map::Section;
+use crate::desc::word::{AllocatorWord, End, ListId};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Order, Pfn, PfnRange};
 
-impl<M: Machine> Buddy<'_, '_, M> {
-    /// Takes a block in. Its pages count as free from here on.
-    pub(crate) fn free(&mut self, block: FreeBlock) {
+impl<'m, M: Machine> Buddy<'_, 'm, M> {
+    /// Takes in a block of `section`. Its pages count as free from here on.
+    #[inline(always)]
+    pub(crate) fn free(&mut self, section: &'m Section<'m, M::Geometry>, block: FreeBlock) {
         self.zone.free += block.order().pages();
-        self.settle(block);
+        self.settle(section, block);
         self.drain();
     }
 
@@ -18,85 +21,107 @@ impl<M: Machine> Buddy<'_, '_, M> {
     pub(crate) fn adopt(&mut self, range: PfnRange) {
         self.zone.managed += range.pages();
         for block in FreeBlock::claim_all::<M::Geometry>(range) {
-            self.free(block);
+            self.free(self.map.known_section(block.head()), block);
         }
     }
 
     /// Settles the blocks in flight, the smallest first.
+    #[inline]
     pub(super) fn drain(&mut self) {
-        while let Some(block) = self.pending.pop(self.map) {
-            self.settle(block);
+        if !self.zone.pending.is_empty() {
+            self.settle_pending();
         }
     }
 
-    /// Merges a block as far as it goes and places it.
-    fn settle(&mut self, block: FreeBlock) {
-        let block = self.merge(block);
-        let block = self.clear_the_way(block);
-        let end = self.likely_end(&block);
-        self.place(block, end);
+    #[cold]
+    fn settle_pending(&mut self) {
+        while let Some(block) = self.zone.pending.pop(self.map) {
+            self.settle(self.map.known_section(block.head()), block);
+        }
+    }
+
+    /// Merges a block as far as it goes and places it. All of this happens in one section.
+    #[inline(always)]
+    fn settle(&mut self, section: &'m Section<'m, M::Geometry>, mut block: FreeBlock) {
+        let mut in_the_way = Self::buddy_word(section, block.head(), block.order());
+        if in_the_way.is_free(block.order(), self.zone.id) {
+            (block, in_the_way) = self.merge(section, block);
+        }
+        if self.zone.nodes > 0 && self.might_be_cleared(in_the_way) {
+            block = self.clear_the_way(section, block);
+        }
+        let end = self.likely_end(section, &block);
+        self.place(section, block, end);
+    }
+
+    /// What stands where the block's buddy would be; a hole beside a block of the largest order.
+    #[inline]
+    fn buddy_word(section: &Section<'_, M::Geometry>, head: Pfn, order: Order) -> AllocatorWord {
+        if order == M::Geometry::MAX_ORDER {
+            return AllocatorWord::HOLE;
+        }
+        section.page(head.buddy(order)).word()
     }
 
     /// FREE-2: joins the block with its buddy while that is free. One masked compare says so: same state, order and
-    /// zone; a buddy across a zone's edge, in a hole, reserved, in flight or serving as a node fails it.
-    fn merge(&mut self, block: FreeBlock) -> FreeBlock {
-        let section = self.map.known_section(block.head());
-        let zone = self.zone.id;
+    /// zone; a buddy across a zone's edge, in a hole, reserved, in flight or serving as a node fails it. Returns what
+    /// was there instead.
+    #[inline(never)]
+    fn merge(&mut self, section: &Section<'_, M::Geometry>, block: FreeBlock) -> (FreeBlock, AllocatorWord) {
         let mut order = block.order();
         let mut head = block.into_head();
-        while order < M::Geometry::MAX_ORDER {
-            let buddy = head.buddy(order);
-            let page = section.page(buddy);
-            let word = page.word();
-            if !word.is_free(order, zone) {
-                break;
+        loop {
+            let word = Self::buddy_word(section, head, order);
+            if !word.is_free(order, self.zone.id) {
+                return (FreeBlock::claim(head, order), word);
             }
-            let ListId { migratetype, end, .. } = word.list();
-            let position = page.position();
-            self.with_list(migratetype, order, |list, context, mut released| {
-                list.remove(context, end, position, &mut released);
-            });
+            let buddy = head.buddy(order);
+            let buddy = self.unlist(section.page(buddy), buddy).into_head();
             section.page(head.max(buddy)).set_tail();
             head = head.min(buddy);
             order = Order::of(order.index() + 1);
         }
-        FreeBlock::claim(head, order)
     }
 
     /// The end for a block that was just freed: the far one if the next merge only waits for this block's buddy, as
     /// its parent's buddy is free already. Linux's `buddy_merge_likely`.
-    fn likely_end(&self, block: &FreeBlock) -> End {
-        let Some(parent) = block.order().up() else { return End::Near };
-        if parent >= M::Geometry::MAX_ORDER {
+    #[inline(always)]
+    fn likely_end(&self, section: &Section<'_, M::Geometry>, block: &FreeBlock) -> End {
+        if block.order().index() + 1 >= M::Geometry::MAX_ORDER.index() {
             return End::Near;
         }
+        let parent = Order::of(block.order().index() + 1);
         let aunt = block.head().align_down(parent).buddy(parent);
-        let word = self.map.known_section(aunt).page(aunt).word();
-        if word.is_free(parent, self.zone.id) { End::Far } else { End::Near }
+        if section.page(aunt).word().is_free(parent, self.zone.id) { End::Far } else { End::Near }
     }
 
-    /// Puts a block on its pageblock's list. If the list needs a node first, the block may be used up for it, or wait.
-    pub(super) fn place(&mut self, block: FreeBlock, end: End) {
-        let section = self.map.known_section(block.head());
+    /// Puts a block on its pageblock's list.
+    #[inline(always)]
+    fn place(&mut self, section: &Section<'_, M::Geometry>, block: FreeBlock, end: End) {
         let migratetype = section.migratetype(block.head());
         if block.order() > M::Geometry::PAGEBLOCK_ORDER {
-            self.set_migratetype(&block, migratetype);
+            Self::set_migratetype(section, &block, migratetype);
         }
-        let list = ListId { migratetype, order: block.order(), end };
-        if self.zone.lists.list(migratetype, block.order()).needs_node(end) {
-            return self.grow(list, block);
-        }
-        let page = section.page(block.head());
-        self.with_list(migratetype, block.order(), |deque, context, _| {
-            deque.push(context, list, block.into_head(), page);
-        });
+        self.put(section, ListId::new(migratetype, block.order(), end), block);
     }
 
-    /// Gives every pageblock in a block that has whole ones the same type.
-    pub(super) fn set_migratetype(&self, block: &FreeBlock, migratetype: Migratetype) {
+    /// Puts a block on a list. If the list needs a node first, the block may be used up for it, or wait.
+    #[inline(always)]
+    pub(super) fn put(&mut self, section: &Section<'_, M::Geometry>, list: ListId, block: FreeBlock) {
+        if self.zone.lists.needs_node(list) {
+            return self.grow(list, block);
+        }
+        let context = self.context();
+        let page = section.page(block.head());
+        self.zone.lists.push(context, list, block.into_head(), page);
+    }
+
+    /// Gives every pageblock of a block that has whole ones the same type.
+    #[cold]
+    pub(super) fn set_migratetype(section: &Section<'_, M::Geometry>, block: &FreeBlock, migratetype: Migratetype) {
         let mut pageblock = block.head();
         while block.range().contains(pageblock) {
-            self.map.known_section(pageblock).set_migratetype(pageblock, migratetype);
+            section.set_migratetype(pageblock, migratetype);
             pageblock = pageblock.plus(M::Geometry::PAGEBLOCK_ORDER.pages());
         }
     }
@@ -105,37 +130,28 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// smaller block gives a page; else the block itself gives its first one. No allocation, and one node at a time.
     #[cold]
     fn grow(&mut self, list: ListId, block: FreeBlock) {
-        if block.order() == Order::ZERO {
-            let page = block.into_head();
-            return self.supply(list, page);
-        }
-        if self.pending.has_below(block.order()) {
-            return self.pending.push(self.map, self.zone.id, block);
-        }
-        let smallest = |buddy: &Self| {
-            let lists = &buddy.zone.lists;
-            Migratetype::ALL
-                .into_iter()
-                .filter_map(|kind| Some((lists.smallest(kind, Order::ZERO)?, kind)))
-                .min_by_key(|&(order, kind)| (order, kind.index()))
+        let page = if block.order() == Order::ZERO {
+            block.into_head()
+        } else if self.zone.pending.has_below(block.order()) {
+            return self.defer(block);
+        } else if let Some(smaller) = self.pop_below(block.order()) {
+            self.defer(block);
+            self.keep_first_page(smaller)
+        } else {
+            self.keep_first_page(block)
         };
-        let smaller = match smallest(self) {
-            Some((order, migratetype)) if order < block.order() => self.pop(migratetype, order),
-            _ => None,
-        };
-        let page = match smaller {
-            Some(smaller) => {
-                self.pending.push(self.map, self.zone.id, block);
-                self.keep_first_page(smaller)
-            }
-            None => self.keep_first_page(block),
-        };
-        self.supply(list, page);
-    }
-
-    fn supply(&mut self, list: ListId, page: Pfn) {
-        self.with_list(list.migratetype, list.order, |deque, context, _| deque.supply(context, list, page));
+        let context = self.context();
+        self.zone.lists.supply(context, list, page);
         self.zone.nodes += 1;
         self.zone.peak_nodes = self.zone.peak_nodes.max(self.zone.nodes);
+    }
+
+    /// Takes the smallest free block below `order`, of whatever migratetype.
+    fn pop_below(&mut self, order: Order) -> Option<FreeBlock> {
+        let lists = &self.zone.lists;
+        let smallest = |migratetype| Some((lists.smallest(migratetype, Order::ZERO)?, migratetype));
+        let (smallest, migratetype) =
+            Migratetype::ALL.into_iter().filter_map(smallest).min_by_key(|&(order, _)| order)?;
+        if smallest < order { self.pop(migratetype, smallest) } else { None }
     }
 }

@@ -12,7 +12,9 @@
 
 use arrayvec::ArrayVec;
 
-use super::{Buddy, FreeBlock};
+use super::Buddy;
+use crate::block::FreeBlock;
+use crate::desc::map::Section;
 use crate::desc::word::{AllocatorWord, PageState};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
@@ -33,20 +35,22 @@ struct Way {
 
 impl<M: Machine> Buddy<'_, '_, M> {
     /// Grows a block that could not merge any further, by moving the nodes in its way, if that can be had.
-    pub(super) fn clear_the_way(&mut self, block: FreeBlock) -> FreeBlock {
-        if self.zone.nodes == 0 || block.order() == M::Geometry::MAX_ORDER {
-            return block;
-        }
-        match self.survey(&block) {
-            Some(way) => self.evacuate(&way, block),
+    #[cold]
+    pub(super) fn clear_the_way(&mut self, section: &Section<'_, M::Geometry>, block: FreeBlock) -> FreeBlock {
+        match self.survey(section, &block) {
+            Some(way) => self.evacuate(section, &way, block),
             None => block,
         }
     }
 
+    /// Whether what stopped a merge is the beginning of something that nodes keep from being one free block.
+    pub(super) fn might_be_cleared(&self, in_the_way: AllocatorWord) -> bool {
+        (in_the_way.is(PageState::Free) || in_the_way.is(PageState::Node)) && in_the_way.zone() == self.zone.id
+    }
+
     /// Finds the largest block that this one could become: climbs as long as the buddy holds only free blocks and
     /// nodes, and remembers the highest point for which there is room elsewhere.
-    fn survey(&self, block: &FreeBlock) -> Option<Way> {
-        let section = self.map.known_section(block.head());
+    fn survey(&self, section: &Section<'_, M::Geometry>, block: &FreeBlock) -> Option<Way> {
         let mut nodes = ArrayVec::new();
         let mut inside = [0; Order::LIMIT.index() + 1];
         let mut best = None;
@@ -89,8 +93,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
     }
 
     /// Moves the nodes out of the way and makes one block of what is then free.
-    #[cold]
-    fn evacuate(&mut self, way: &Way, block: FreeBlock) -> FreeBlock {
+    fn evacuate(&mut self, section: &Section<'_, M::Geometry>, way: &Way, block: FreeBlock) -> FreeBlock {
         let head = block.head().align_down(way.order);
         let range = PfnRange::new(head, head.plus(way.order.pages()));
         for &node in &way.nodes {
@@ -100,11 +103,11 @@ impl<M: Machine> Buddy<'_, '_, M> {
         let own = block.range();
         let mut at = range.start;
         while at < range.end {
-            let page = self.map.page(at);
+            let page = section.page(at);
             let pages = if own.contains(at) {
                 own.pages()
             } else if page.word().is(PageState::Free) {
-                self.unlist(at).order().pages()
+                self.unlist(page, at).order().pages()
             } else {
                 1
             };
@@ -127,23 +130,24 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 self.move_node(node, page.word(), outside);
                 return true;
             }
-            self.pending.push(self.map, self.zone.id, FreeBlock::claim(outside, Order::ZERO));
+            self.defer(FreeBlock::claim(outside, Order::ZERO));
         }
-        let in_flight = self.pending.take(self.map, self.zone.id, Order::ZERO, |page| page == node);
+        let in_flight = self.zone.pending.take(self.map, self.zone.id, Order::ZERO, |page| page == node);
         in_flight.map(FreeBlock::into_head).is_some()
     }
 
     fn move_node(&mut self, node: Pfn, word: AllocatorWord, to: Pfn) {
         let list = word.list();
         let place = self.map.page(node).place();
-        self.with_list(list.migratetype, list.order, |deque, context, _| deque.relocate(context, list, place, to));
+        let context = self.context();
+        self.zone.lists.relocate(context, list, place, to);
     }
 
     /// Takes the first page of the smallest free block, up to `largest`, that does not start in `range`.
     fn take_page_outside(&mut self, range: PfnRange, largest: Order) -> Option<Pfn> {
         let orders = (0..=largest.index()).map(Order::of);
         let outside = |head: Pfn| !range.contains(head);
-        let in_flight = orders.clone().find_map(|order| self.pending.take(self.map, self.zone.id, order, outside));
+        let in_flight = orders.clone().find_map(|order| self.zone.pending.take(self.map, self.zone.id, order, outside));
         let block = match in_flight {
             Some(block) => block,
             None => {
@@ -153,7 +157,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
                     let mut heads = kinds.flat_map(|kind| self.zone.lists.list(kind, order).heads(context));
                     heads.find(|&head| outside(head))
                 })?;
-                self.unlist(head)
+                self.unlist(self.map.page(head), head)
             }
         };
         Some(self.keep_first_page(block))

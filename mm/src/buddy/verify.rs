@@ -35,11 +35,11 @@ impl<M: Machine> Buddy<'_, '_, M> {
         let mut entries = 0;
         let mut nodes = 0;
         for list in Freelists::<M::Geometry>::ids() {
-            let deque = self.zone.lists.list(list.migratetype, list.order);
+            let deque = self.zone.lists.list(list.migratetype(), list.order());
             nodes += deque.verify(self.context(), list)?;
-            if list.end == End::Near {
+            if list.end() == End::Near {
                 entries += deque.len();
-                let occupied = self.zone.lists.smallest(list.migratetype, list.order) == Some(list.order);
+                let occupied = self.zone.lists.smallest(list.migratetype(), list.order()) == Some(list.order());
                 ensure(
                     occupied == (deque.len() > 0),
                     Invariant::Free3,
@@ -112,7 +112,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
                     {
                         return fault(Invariant::Free2, "two free buddies have not merged");
                     }
-                    if word.list().migratetype != section.migratetype(at) {
+                    if word.list().migratetype() != section.migratetype(at) {
                         return fault(Invariant::Free1, "a free block's list is not of its pageblock's type");
                     }
                 }

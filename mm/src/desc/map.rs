@@ -59,18 +59,16 @@ impl<'m, G: Geometry> Section<'m, G> {
 
     /// The type of the pageblock around `pfn`.
     pub(crate) fn migratetype(&self, pfn: Pfn) -> Migratetype {
-        match self.types.load(Ordering::Relaxed) >> Self::type_shift(pfn) & 3 {
-            0 => Migratetype::Unmovable,
-            1 => Migratetype::Movable,
-            _ => Migratetype::Reclaimable,
-        }
+        Migratetype::decode((self.types.load(Ordering::Relaxed) >> Self::type_shift(pfn)) as u8 & 3)
     }
 
     /// Gives the pageblock around `pfn` a type. Whoever calls holds the lock of the pageblock's zone; where two zones
     /// share a section, the update must not lose the other's, hence one atomic step.
     pub(crate) fn set_migratetype(&self, pfn: Pfn, migratetype: Migratetype) {
         let flip = (self.migratetype(pfn) as u64 ^ migratetype as u64) << Self::type_shift(pfn);
-        self.types.fetch_xor(flip, Ordering::Relaxed);
+        if flip != 0 {
+            self.types.fetch_xor(flip, Ordering::Relaxed);
+        }
     }
 }
 

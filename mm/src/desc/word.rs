@@ -3,10 +3,10 @@
 //! The first word, `allocator`, belongs to the page allocator alone:
 //!
 //! ```text
-//!   63            24 23   20  19  18 17   16 15       8 7     4 3     0
-//!  +----------------+-------+---+---+-------+----------+-------+-------+
-//!  |       0        | level | 0 |end| type  |   zone   | order | state |
-//!  +----------------+-------+---+---+-------+----------+-------+-------+
+//!   63        28 27   24 23    16 15   11 10   9 8     5  4  3     0
+//!  +------------+-------+--------+-------+------+-------+---+-------+
+//!  |     0      | level |  zone  |   0   | type | order |end| state |
+//!  +------------+-------+--------+-------+------+-------+---+-------+
 //! ```
 //!
 //! `type` is the migratetype of the freelist that a free block stands on or a node serves, `end` that list's end, and
@@ -20,6 +20,7 @@
 //! Invariants: ZONE-1 (a block's zone stands in its head), FREE-1 (its position too).
 //! Source: K. Overstreet, "Struct page proposal", linux-mm, 2021-09-23.
 
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::migratetype::Migratetype;
@@ -81,11 +82,45 @@ pub(crate) enum End {
 }
 
 /// Names one end of one freelist of a zone.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct ListId {
-    pub(crate) migratetype: Migratetype,
-    pub(crate) order: Order,
-    pub(crate) end: End,
+///
+/// The seven bits are the same in a descriptor's word and as an index into the zone's table, so that neither is
+/// taken apart to get to the other: the end in bit 0, the order in bits 1 to 4, the migratetype in bits 5 and 6.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct ListId(u8);
+
+impl ListId {
+    /// The list of this migratetype and order, at this end.
+    pub(crate) const fn new(migratetype: Migratetype, order: Order, end: End) -> Self {
+        Self((migratetype as u8) << 5 | order.number() << 1 | end as u8)
+    }
+
+    pub(crate) const fn migratetype(self) -> Migratetype {
+        Migratetype::decode(self.0 >> 5)
+    }
+
+    /// The order; the largest there is if the bits are none.
+    pub(crate) const fn order(self) -> Order {
+        match Order::new(self.0 >> 1 & 0xf) {
+            Some(order) => order,
+            None => Order::LIMIT,
+        }
+    }
+
+    pub(crate) const fn end(self) -> End {
+        if self.0 & 1 == 0 { End::Near } else { End::Far }
+    }
+
+    /// The list's place in the zone's table, whatever the end: below 64.
+    pub(crate) const fn table_index(self) -> usize {
+        (self.0 >> 1 & 0x3f) as usize
+    }
+}
+
+impl fmt::Debug for ListId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ListId({:?}, {:?}, {:?})", self.migratetype(), self.order(), self.end())
+    }
 }
 
 /// A node's place in its list: the level above the entries (a leaf is 1) and the first position under it.
@@ -106,13 +141,12 @@ pub(crate) struct Position(pub(crate) u32);
 pub(crate) struct AllocatorWord(u64);
 
 const STATE: u64 = 0xf;
-const ORDER_SHIFT: u32 = 4;
-const ZONE_SHIFT: u32 = 8;
-const TYPE_SHIFT: u32 = 16;
-const END_SHIFT: u32 = 18;
-const LEVEL_SHIFT: u32 = 20;
+const LIST_SHIFT: u32 = 4;
+const ORDER_SHIFT: u32 = 5;
+const ZONE_SHIFT: u32 = 16;
+const LEVEL_SHIFT: u32 = 24;
 /// State, order and zone: all that a merge asks of a buddy.
-const MERGE: u64 = 0xffff;
+const MERGE: u64 = STATE | 0xf << ORDER_SHIFT | 0xff << ZONE_SHIFT;
 
 impl AllocatorWord {
     pub(crate) const HOLE: Self = Self(PageState::Hole.bits());
@@ -123,8 +157,8 @@ impl AllocatorWord {
         Self(state.bits() | (order.number() as u64) << ORDER_SHIFT | (zone.0 as u64) << ZONE_SHIFT)
     }
 
-    const fn on_list(self, list: ListId) -> Self {
-        Self(self.0 | (list.migratetype as u64) << TYPE_SHIFT | (list.end as u64) << END_SHIFT)
+    const fn on_list(state: PageState, list: ListId, zone: ZoneId) -> Self {
+        Self(state.bits() | (list.0 as u64) << LIST_SHIFT | (zone.0 as u64) << ZONE_SHIFT)
     }
 
     pub(crate) const fn allocated(order: Order, zone: ZoneId) -> Self {
@@ -136,11 +170,11 @@ impl AllocatorWord {
     }
 
     pub(crate) const fn free(list: ListId, zone: ZoneId) -> Self {
-        Self::head(PageState::Free, list.order, zone).on_list(list)
+        Self::on_list(PageState::Free, list, zone)
     }
 
     pub(crate) const fn node(list: ListId, level: u8, zone: ZoneId) -> Self {
-        let word = Self::head(PageState::Node, list.order, zone).on_list(list);
+        let word = Self::on_list(PageState::Node, list, zone);
         Self(word.0 | (level as u64) << LEVEL_SHIFT)
     }
 
@@ -166,10 +200,7 @@ impl AllocatorWord {
 
     /// The order of the block this heads, or of the list this serves; the largest there is if the bits are none.
     pub(crate) const fn order(self) -> Order {
-        match Order::new((self.0 >> ORDER_SHIFT & 0xf) as u8) {
-            Some(order) => order,
-            None => Order::LIMIT,
-        }
+        self.list().order()
     }
 
     pub(crate) const fn zone(self) -> ZoneId {
@@ -178,13 +209,7 @@ impl AllocatorWord {
 
     /// The list end that a free block stands on or a node serves.
     pub(crate) const fn list(self) -> ListId {
-        let migratetype = match self.0 >> TYPE_SHIFT & 3 {
-            0 => Migratetype::Unmovable,
-            1 => Migratetype::Movable,
-            _ => Migratetype::Reclaimable,
-        };
-        let end = if self.0 >> END_SHIFT & 1 == 0 { End::Near } else { End::Far };
-        ListId { migratetype, order: self.order(), end }
+        ListId((self.0 >> LIST_SHIFT & 0x7f) as u8)
     }
 
     /// A node's level.
@@ -295,9 +320,8 @@ mod tests {
 
     fn lists() -> impl Iterator<Item = ListId> {
         Migratetype::ALL.into_iter().flat_map(|migratetype| {
-            (0..=10).flat_map(move |order| {
-                [End::Near, End::Far].map(|end| ListId { migratetype, order: Order::of(order), end })
-            })
+            (0..=10)
+                .flat_map(move |order| [End::Near, End::Far].map(|end| ListId::new(migratetype, Order::of(order), end)))
         })
     }
 
@@ -325,12 +349,12 @@ mod tests {
         let zone = ZoneId(3);
         for list in lists() {
             let word = AllocatorWord::free(list, zone);
-            assert!(word.is_free(list.order, zone));
-            assert!(!word.is_free(list.order, ZoneId(2)));
-            assert!(!word.is_free(Order::of((list.order.index() + 1) % 11), zone));
-            assert!(!AllocatorWord::node(list, 1, zone).is_free(list.order, zone));
-            assert!(!AllocatorWord::allocated(list.order, zone).is_free(list.order, zone));
-            assert!(!AllocatorWord::isolated(list.order, zone).is_free(list.order, zone));
+            assert!(word.is_free(list.order(), zone));
+            assert!(!word.is_free(list.order(), ZoneId(2)));
+            assert!(!word.is_free(Order::of((list.order().index() + 1) % 11), zone));
+            assert!(!AllocatorWord::node(list, 1, zone).is_free(list.order(), zone));
+            assert!(!AllocatorWord::allocated(list.order(), zone).is_free(list.order(), zone));
+            assert!(!AllocatorWord::isolated(list.order(), zone).is_free(list.order(), zone));
         }
         assert!(!AllocatorWord::TAIL.is_free(Order::ZERO, ZoneId(0)));
         assert!(!AllocatorWord::HOLE.is_free(Order::ZERO, ZoneId(0)));

@@ -23,6 +23,8 @@
 
 use core::marker::PhantomData;
 
+use super::Released;
+use super::deque::ListContext;
 use super::node::{NodePointer, Nodes};
 use crate::desc::word::{NodePlace, Position};
 use crate::machine::{Geometry, Machine};
@@ -135,6 +137,7 @@ impl<G: Geometry> Stack<G> {
     }
 
     /// Puts an entry on top and says where it stands. The stack does not need a node.
+    #[inline]
     pub(super) fn push<M: Machine>(&mut self, nodes: Nodes<'_, M>, pfn: Pfn) -> Position {
         if self.len - self.stored == G::INLINE {
             self.spill(nodes);
@@ -146,6 +149,7 @@ impl<G: Geometry> Stack<G> {
     }
 
     /// Moves the older half of the ring into the last leaf, as far as it has room.
+    #[cold]
     fn spill<M: Machine>(&mut self, nodes: Nodes<'_, M>) {
         let first = self.stored;
         let count = Self::HALF.min(Self::LEAF - first % Self::LEAF);
@@ -198,36 +202,57 @@ impl<G: Geometry> Stack<G> {
         }
     }
 
-    /// Takes the top entry. Frames of nodes that are no longer needed go to `released`.
-    pub(super) fn pop<M: Machine>(&mut self, nodes: Nodes<'_, M>, released: &mut impl FnMut(Pfn)) -> Option<Pfn> {
+    /// Takes the top entry. The pages of nodes that are no longer needed go to `released`.
+    #[inline]
+    pub(super) fn pop<M: Machine<Geometry = G>>(
+        &mut self,
+        context: ListContext<'_, '_, M>,
+        released: &mut Released<'_>,
+    ) -> Option<Pfn> {
         self.len = self.len.checked_sub(1)?;
         let pfn = Pfn::new(self.ring[Self::ring_slot(self.len)]);
-        while self.stored > 0 && (self.len == self.stored || self.len <= Self::HALF) {
-            self.refill(nodes, released);
+        if self.stored > 0 && self.is_low() {
+            self.refill(context, released);
         }
         Some(pfn)
     }
 
     /// Takes the entry at `position` out of the middle: the top one moves to its place, and is returned if it did.
-    pub(super) fn remove<M: Machine>(
+    #[inline]
+    pub(super) fn remove<M: Machine<Geometry = G>>(
         &mut self,
-        nodes: Nodes<'_, M>,
+        context: ListContext<'_, '_, M>,
         position: Position,
-        released: &mut impl FnMut(Pfn),
+        released: &mut Released<'_>,
     ) -> Option<Pfn> {
-        let top = self.len - 1;
-        let last = self.pop(nodes, released)?;
-        if position.0 == top {
+        let last = self.pop(context, released)?;
+        if position.0 == self.len {
             return None;
         }
-        self.set(nodes, position, last);
+        self.set(context.nodes, position, last);
         Some(last)
     }
 
-    /// Moves up to half a ring of entries from the last leaf into the ring, and gives back the nodes that this empties.
+    /// Whether entries must come back out of the tree: the ring is empty, or could hold all there are.
+    const fn is_low(&self) -> bool {
+        self.len == self.stored || self.len <= Self::HALF
+    }
+
     #[cold]
-    fn refill<M: Machine>(&mut self, nodes: Nodes<'_, M>, released: &mut impl FnMut(Pfn)) {
-        self.abandon_path(nodes, released);
+    fn refill<M: Machine<Geometry = G>>(&mut self, context: ListContext<'_, '_, M>, released: &mut Released<'_>) {
+        while self.stored > 0 && self.is_low() {
+            self.refill_from_leaf(context, released);
+        }
+    }
+
+    /// Moves up to half a ring of entries from the last leaf into the ring, and gives back the nodes that this empties.
+    fn refill_from_leaf<M: Machine<Geometry = G>>(
+        &mut self,
+        context: ListContext<'_, '_, M>,
+        released: &mut Released<'_>,
+    ) {
+        let nodes = context.nodes;
+        self.abandon_path(context, released);
         let count = Self::HALF.min((self.stored - 1) % Self::LEAF + 1);
         let tail = present(self.tail);
         let first = self.stored - count;
@@ -241,35 +266,37 @@ impl<G: Geometry> Stack<G> {
             // Every node that starts here holds nothing any more; at position 0 that is the root too.
             let highest = if first == 0 { self.height } else { self.highest_missing() };
             for level in (1..=highest).rev() {
-                released(self.node(nodes, level, first).frame(nodes.machine()));
+                released.page(context, self.node(nodes, level, first).frame(nodes.machine()));
             }
         }
         if first == 0 {
             (self.root, self.tail, self.height) = (None, None, 0);
             return;
         }
-        self.lower_root(nodes, released);
+        self.lower_root(context, released);
         if first.is_multiple_of(Self::LEAF) {
             self.tail = Some(self.node(nodes, 1, first - 1));
         }
     }
 
     /// Gives back the nodes of a path whose leaf never came.
-    fn abandon_path<M: Machine>(&mut self, nodes: Nodes<'_, M>, released: &mut impl FnMut(Pfn)) {
+    fn abandon_path<M: Machine<Geometry = G>>(&mut self, context: ListContext<'_, '_, M>, released: &mut Released<'_>) {
+        let nodes = context.nodes;
         let highest = self.highest_missing();
         for level in (highest + 1 - self.prepared..=highest).rev() {
-            released(self.node(nodes, level, self.stored).frame(nodes.machine()));
+            released.page(context, self.node(nodes, level, self.stored).frame(nodes.machine()));
         }
         self.prepared = 0;
     }
 
     /// Takes roots away that have but one child in use.
-    fn lower_root<M: Machine>(&mut self, nodes: Nodes<'_, M>, released: &mut impl FnMut(Pfn)) {
+    fn lower_root<M: Machine<Geometry = G>>(&mut self, context: ListContext<'_, '_, M>, released: &mut Released<'_>) {
+        let nodes = context.nodes;
         while self.height > 1 && Self::covers(self.height - 1, self.stored) {
             let root = present(self.root);
             self.root = Some(nodes.view(root, |view| view.child(0)));
             self.height -= 1;
-            released(root.frame(nodes.machine()));
+            released.page(context, root.frame(nodes.machine()));
         }
     }
 

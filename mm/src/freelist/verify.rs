@@ -17,7 +17,7 @@ impl<G: Geometry> Deque<G> {
         context: ListContext<'_, '_, M>,
         list: ListId,
     ) -> Result<u32, Violation> {
-        let stack = self.stack(list.end);
+        let stack = self.stack(list.end());
         if !stack.is_well_formed(context.nodes) {
             return Err(Violation::of(
                 Invariant::Free4,

@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use super::block::{Block, ContigRange};
 use super::request::Request;
-use crate::buddy::{Buddy, ContigError, FreeBlock};
+use crate::block::FreeBlock;
+use crate::buddy::{Buddy, ContigError};
 use crate::desc::map::PageMap;
 use crate::desc::word::{AllocatorWord, Page, PageState};
 use crate::early::MetadataBytes;
@@ -91,13 +92,37 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if request.order > M::Geometry::MAX_ORDER {
             return Err(AllocError::OrderTooLarge(request.order));
         }
-        let serves = |cell: &&ZoneCell<M::Geometry>| cell.kind <= request.highest;
-        let on_node = |cell: &&ZoneCell<M::Geometry>| request.node.is_none_or(|node| cell.node == node);
-        let take = |cell| self.with_buddy(cell, |buddy| buddy.alloc(request.order, request.migratetype));
-        let zones = || self.zones.iter().filter(serves);
-        let near = zones().filter(on_node).find_map(take);
-        let pfn = near.or_else(|| zones().filter(|cell| !on_node(cell)).find_map(take));
-        pfn.ok_or(AllocError::Exhausted(request))
+        let start = request.node.map_or(0, |node| self.first_zone_of(node));
+        match self.alloc_from(self.zones.get(start..).unwrap_or_default(), request) {
+            Some(pfn) => Ok(pfn),
+            None => self.alloc_from_other_nodes(start, request),
+        }
+    }
+
+    /// Where the zones of a node begin in the table; at its start if it has none.
+    fn first_zone_of(&self, node: NodeId) -> usize {
+        self.zones.iter().position(|cell| cell.node == node).unwrap_or(0)
+    }
+
+    /// Allocates from the zones in front of those that were asked first.
+    #[cold]
+    fn alloc_from_other_nodes(&self, start: usize, request: Request) -> Result<Pfn, AllocError> {
+        let zones = self.zones.get(..start).unwrap_or_default();
+        self.alloc_from(zones, request).ok_or(AllocError::Exhausted(request))
+    }
+
+    /// Allocates from the first of `zones` that may serve the request and can.
+    #[inline(always)]
+    fn alloc_from(&self, zones: &[ZoneCell<M::Geometry>], request: Request) -> Option<Pfn> {
+        for cell in zones {
+            if cell.kind <= request.highest {
+                let block = self.with_buddy(cell, |buddy| buddy.alloc(request.order, request.migratetype));
+                if block.is_some() {
+                    return block;
+                }
+            }
+        }
+        None
     }
 
     /// Frees the block that `pfn` heads. The words say how large it is; anything but the head of an allocated block
@@ -196,6 +221,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 
     /// Runs one operation on a zone, with its lock held and interrupts off.
+    #[inline(always)]
     pub(super) fn with_buddy<R>(
         &self,
         cell: &ZoneCell<M::Geometry>,
@@ -207,16 +233,17 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 
     fn free(&self, pfn: Pfn) -> Result<(), FreeError> {
-        let page = self.map.get(pfn).ok_or(FreeError::NoMemory(pfn))?;
-        let zone = self.allocated_word(pfn, page)?.zone();
+        let section = self.map.section(pfn).ok_or(FreeError::NoMemory(pfn))?;
+        let page = section.page(pfn);
+        // The zone of an allocated block's head never changes; if this heads none, some lock is as good as another.
+        let zone = page.word().zone();
         let cell = self.zones.get(zone.index()).ok_or(FreeError::Corrupt(pfn))?;
         self.with_buddy(cell, |buddy| {
-            // Again, now that nobody else can free it.
             let word = self.allocated_word(pfn, page)?;
             if word.zone() != zone {
                 return Err(FreeError::Corrupt(pfn));
             }
-            buddy.free(FreeBlock::claim(pfn, word.order()));
+            buddy.free(section, FreeBlock::claim(pfn, word.order()));
             Ok(())
         })
     }

@@ -6,7 +6,7 @@ use std::vec::Vec;
 use super::{PageAllocator, Request, SetupError};
 use crate::PageState;
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::desc::word::{AllocatorWord, ListId, Page, Position};
+use crate::desc::word::{AllocatorWord, End, ListId, Page, Position};
 use crate::host::HostMachine;
 use crate::invariant::Invariant;
 use crate::machine::Standard;
@@ -159,7 +159,11 @@ fn the_checker_names_a_node_that_does_not_know_what_it_is() {
 fn the_checker_names_a_free_block_on_no_list() {
     let broken = named(|a| {
         let (free, allocated) = (page(a, PageState::Free).word(), page(a, PageState::Allocated));
-        allocated.set_free(ListId { order: Order::ZERO, ..free.list() }, allocated.word().zone(), Position(0));
+        allocated.set_free(
+            ListId::new(free.list().migratetype(), Order::ZERO, End::Near),
+            allocated.word().zone(),
+            Position(0),
+        );
     });
     assert!(matches!(broken, Invariant::Free1 | Invariant::Free2), "{broken}");
 }

@@ -1,4 +1,4 @@
-//! A block on its way between two lists, and the chain of blocks that wait to be placed.
+//! Free blocks on their way between two lists: the one in hand, and those that wait to be placed.
 
 use crate::desc::map::PageMap;
 use crate::machine::Geometry;
@@ -23,7 +23,7 @@ impl FreeBlock {
     }
 
     /// The fewest aligned blocks that make up a run of frames in one zone, which the caller has taken.
-    pub(super) fn claim_all<G: Geometry>(range: PfnRange) -> impl Iterator<Item = Self> {
+    pub(crate) fn claim_all<G: Geometry>(range: PfnRange) -> impl Iterator<Item = Self> {
         let mut at = range.start;
         core::iter::from_fn(move || {
             let fits = PfnRange::new(at, range.end).pages().checked_ilog2()?;
@@ -53,20 +53,25 @@ impl FreeBlock {
 }
 
 /// Blocks in flight, one chain an order, linked through their heads' second words: however many there are, they need
-/// no memory.
+/// no memory. Empty whenever the zone's lock is free.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub(crate) struct Pending {
     first: [Option<Pfn>; Order::LIMIT.index() + 1],
     orders: u16,
 }
 
 impl Pending {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { first: [None; Order::LIMIT.index() + 1], orders: 0 }
     }
 
+    /// Whether no block waits.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.orders == 0
+    }
+
     /// Adds a block.
-    pub(super) fn push<G: Geometry>(&mut self, map: &PageMap<'_, G>, zone: ZoneId, block: FreeBlock) {
+    pub(crate) fn push<G: Geometry>(&mut self, map: &PageMap<'_, G>, zone: ZoneId, block: FreeBlock) {
         let order = block.order();
         let head = block.into_head();
         map.page(head).set_isolated(order, zone, self.first[order.index()]);
@@ -75,7 +80,7 @@ impl Pending {
     }
 
     /// Takes a block of the smallest order: larger ones may then use it as a node.
-    pub(super) fn pop<G: Geometry>(&mut self, map: &PageMap<'_, G>) -> Option<FreeBlock> {
+    pub(crate) fn pop<G: Geometry>(&mut self, map: &PageMap<'_, G>) -> Option<FreeBlock> {
         if self.orders == 0 {
             return None;
         }
@@ -93,7 +98,7 @@ impl Pending {
     }
 
     /// Takes the first block of `order` whose head is `wanted`.
-    pub(super) fn take<G: Geometry>(
+    pub(crate) fn take<G: Geometry>(
         &mut self,
         map: &PageMap<'_, G>,
         zone: ZoneId,
@@ -118,7 +123,7 @@ impl Pending {
     }
 
     /// Whether a block smaller than `order` waits.
-    pub(super) const fn has_below(&self, order: Order) -> bool {
+    pub(crate) const fn has_below(&self, order: Order) -> bool {
         self.orders & ((1 << order.index()) - 1) != 0
     }
 }
