@@ -68,13 +68,13 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
         FreeBlock::claim(head, list.order())
     }
 
-    /// Takes the block that is next in turn on a list.
+    /// Takes the block that is next in turn on a list that is not empty.
     #[inline(always)]
-    fn pop(&mut self, migratetype: Migratetype, order: Order) -> Option<FreeBlock> {
+    fn pop(&mut self, migratetype: Migratetype, order: Order) -> FreeBlock {
         let context = self.context();
         let Zone { lists, nodes, pending, .. } = &mut *self.zone;
-        let head = lists.pop(context, migratetype, order, &mut Released { pending, nodes })?;
-        Some(FreeBlock::claim(head, order))
+        let head = lists.pop(context, migratetype, order, &mut Released { pending, nodes });
+        FreeBlock::claim(head, order)
     }
 
     /// Lets a block wait until those smaller than it are placed.

@@ -1,22 +1,55 @@
-//! The freelists of a zone: one deque a migratetype and order, on radix trees whose nodes are free pages themselves.
+//! The freelists of a zone: for each migratetype and order a dense sequence of free blocks' heads, open at both ends.
 //!
-//! `node` is what a node page holds and how to reach it, `stack` one end with its tree, `deque` the two ends and the
-//! descriptors' side of FREE-1. Here stands the table of all lists, with a bit for each that is not empty.
+//! ```text
+//!    far end                                                             near end
+//!   <── stack of blocks whose merge is likely ──┤├── stack of blocks still warm ──>
+//!       on a tree of nodes (`stack`, `node`)          on a tree of nodes
+//! ```
+//!
+//! A list is two stacks, bottom to bottom. Blocks still warm go to the near end, where allocation takes from; blocks
+//! that will probably merge soon go to the far end and have the longest time to wait for it. Which end a block stands
+//! on is in its first word, its position there in the second: so any block can leave from the middle, and the top of
+//! its stack takes its place. This file keeps the descriptors' side of that; which entry stands where, the stacks do.
+//!
+//! A ring over one index space, as first sketched, cannot keep its promises: a tree that doubles under a wrapped ring
+//! must renumber half its entries, and a window that drifts over a fixed space needs nodes for where it stands, not
+//! for how long it is. Two stacks have FREE-4 exactly, and nothing wraps.
+//!
+//! Invariants: FREE-1 (`entry(position(p)) == p`, kept here and nowhere else), FREE-4 (by the stacks).
+//! Cost: push, pop and remove O(1): the zone's own memory and one or two descriptors, but for one time in
+//! `INLINE / 2`, when a leaf is touched.
+//!
+//! Source: K. Overstreet, "Dynamically allocated memory descriptors", linux-mm, 2021-10-26.
 
-mod deque;
 mod node;
 mod stack;
 mod verify;
 
-use deque::Deque;
-pub(crate) use deque::ListContext;
 pub(crate) use node::Nodes;
+use stack::Stack;
 
 use crate::block::{FreeBlock, Pending};
+use crate::desc::map::PageMap;
 use crate::desc::word::{End, ListId, NodePlace, Page, Position};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::units::{Order, Pfn};
+use crate::units::{Order, Pfn, ZoneId};
+
+/// What a list needs to keep its entries' descriptors and its nodes.
+#[derive(Debug)]
+pub(crate) struct ListContext<'a, 'm, M: Machine> {
+    pub(crate) nodes: Nodes<'a, M>,
+    pub(crate) map: &'a PageMap<'m, M::Geometry>,
+    pub(crate) zone: ZoneId,
+}
+
+impl<M: Machine> Clone for ListContext<'_, '_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: Machine> Copy for ListContext<'_, '_, M> {}
 
 /// Where the pages of nodes go that a list no longer needs.
 #[derive(Debug)]
@@ -33,68 +66,85 @@ impl Released<'_> {
     }
 }
 
-/// Lists that a [`ListId`] can name: there are sixteen orders in its bits, and four migratetypes.
-const LISTS: usize = 64;
+/// A list must be given a node before it can take another block.
+#[derive(Debug)]
+pub(crate) struct NeedsNode;
 
 /// All freelists of a zone.
 #[derive(Debug)]
 pub(crate) struct Freelists<G> {
-    lists: [Deque<G>; LISTS],
+    stacks: [Stack<G>; ListId::COUNT],
     /// Bit `o` of entry `t`: list `t`, `o` is not empty.
     occupied: [u16; 4],
 }
 
 impl<G: Geometry> Freelists<G> {
     pub(crate) const fn new() -> Self {
-        Self { lists: [const { Deque::new() }; LISTS], occupied: [0; 4] }
+        Self { stacks: [const { Stack::new() }; ListId::COUNT], occupied: [0; 4] }
     }
 
-    pub(crate) const fn list(&self, migratetype: Migratetype, order: Order) -> &Deque<G> {
-        &self.lists[ListId::new(migratetype, order, End::Near).table_index() % LISTS]
+    /// Blocks on a list, both ends together.
+    pub(crate) const fn len(&self, migratetype: Migratetype, order: Order) -> u32 {
+        let near = ListId::new(migratetype, order, End::Near);
+        self.stacks[near.index()].len() + self.stacks[near.other_end().index()].len()
     }
 
-    const fn list_mut(&mut self, list: ListId) -> &mut Deque<G> {
-        &mut self.lists[list.table_index() % LISTS]
-    }
-
-    /// Whether a push to this end must wait for a node.
-    #[inline]
-    pub(crate) const fn needs_node(&self, list: ListId) -> bool {
-        self.lists[list.table_index() % LISTS].needs_node(list.end())
-    }
-
-    /// Puts a block's head, whose descriptor is `page`, on a list that needs no node.
-    #[inline]
+    /// Puts a block's head, whose descriptor is `page`, on the end of a list.
+    ///
+    /// # Errors
+    /// The list needs a node first; it is as before.
+    #[inline(always)]
     pub(crate) fn push<M: Machine<Geometry = G>>(
         &mut self,
         context: ListContext<'_, '_, M>,
         list: ListId,
         head: Pfn,
         page: &Page,
-    ) {
-        let position = self.list_mut(list).push(context, list, head, page);
+    ) -> Result<(), NeedsNode> {
+        let stack = &mut self.stacks[list.index()];
+        if stack.is_full() {
+            Self::make_room(stack, context)?;
+        }
+        let position = stack.push(head);
+        // INVARIANT: FREE-1, the block learns its position as it enters.
+        page.set_free(list, context.zone, position);
         if position == Position(0) {
             self.occupied[list.migratetype().index()] |= 1 << list.order().index();
         }
+        Ok(())
     }
 
-    /// Takes the head that is next in turn.
-    #[inline]
+    #[cold]
+    fn make_room<M: Machine<Geometry = G>>(
+        stack: &mut Stack<G>,
+        context: ListContext<'_, '_, M>,
+    ) -> Result<(), NeedsNode> {
+        if stack.needs_node() {
+            return Err(NeedsNode);
+        }
+        stack.spill(context.nodes);
+        Ok(())
+    }
+
+    /// Takes a head of a list that [`smallest`](Self::smallest) or [`largest`](Self::largest) found: from the near
+    /// end, or from the far one when nothing else is left.
+    #[inline(always)]
     pub(crate) fn pop<M: Machine<Geometry = G>>(
         &mut self,
         context: ListContext<'_, '_, M>,
         migratetype: Migratetype,
         order: Order,
         released: &mut Released<'_>,
-    ) -> Option<Pfn> {
-        let list = ListId::new(migratetype, order, End::Near);
-        let head = self.list_mut(list).pop(context, released);
+    ) -> Pfn {
+        let near = ListId::new(migratetype, order, End::Near);
+        let list = if self.stacks[near.index()].len() > 0 { near } else { near.other_end() };
+        let head = self.stacks[list.index()].pop(context, released);
         self.note_if_empty(list);
         head
     }
 
-    /// Takes a head out of the middle.
-    #[inline]
+    /// Takes the head at `position` out of the middle.
+    #[inline(always)]
     pub(crate) fn remove<M: Machine<Geometry = G>>(
         &mut self,
         context: ListContext<'_, '_, M>,
@@ -102,20 +152,26 @@ impl<G: Geometry> Freelists<G> {
         position: Position,
         released: &mut Released<'_>,
     ) {
-        self.list_mut(list).remove(context, list.end(), position, released);
+        if let Some(moved) = self.stacks[list.index()].remove(context, position, released) {
+            // INVARIANT: FREE-1, the entry that took the place learns its new position.
+            context.map.page(moved).set_position(position);
+        }
         self.note_if_empty(list);
     }
 
-    #[inline]
+    #[inline(always)]
     fn note_if_empty(&mut self, list: ListId) {
-        if self.list_mut(list).len() == 0 {
+        if self.stacks[list.index()].len() + self.stacks[list.other_end().index()].len() == 0 {
             self.occupied[list.migratetype().index()] &= !(1 << list.order().index());
         }
     }
 
     /// Makes the page of frame `pfn` the node that `list` lacks.
     pub(crate) fn supply<M: Machine<Geometry = G>>(&mut self, context: ListContext<'_, '_, M>, list: ListId, pfn: Pfn) {
-        self.list_mut(list).supply(context, list, pfn);
+        let stack = &mut self.stacks[list.index()];
+        // INVARIANT: FREE-4, the page says which node it is before the tree leads to it.
+        context.map.page(pfn).set_node(list, context.zone, stack.next_place());
+        stack.supply(context.nodes, pfn);
     }
 
     /// Moves the node at `place` of `list` to the page of frame `to`; its old page is the caller's.
@@ -126,10 +182,26 @@ impl<G: Geometry> Freelists<G> {
         place: NodePlace,
         to: Pfn,
     ) {
-        self.list_mut(list).relocate(context, list, place, to);
+        context.map.page(to).set_node(list, context.zone, place);
+        self.stacks[list.index()].relocate(context.nodes, place, to);
+    }
+
+    /// The heads of a list, the ones that would be taken first in front.
+    pub(crate) fn heads<M: Machine<Geometry = G>>(
+        &self,
+        context: ListContext<'_, '_, M>,
+        migratetype: Migratetype,
+        order: Order,
+    ) -> impl Iterator<Item = Pfn> {
+        let near = ListId::new(migratetype, order, End::Near);
+        [near, near.other_end()].into_iter().flat_map(move |list| {
+            let stack = &self.stacks[list.index()];
+            (0..stack.len()).rev().map(move |position| stack.get(context.nodes, Position(position)))
+        })
     }
 
     /// The smallest order from `order` up that has a block of `migratetype`.
+    #[inline(always)]
     pub(crate) fn smallest(&self, migratetype: Migratetype, order: Order) -> Option<Order> {
         let at_least = self.occupied[migratetype.index()] >> order.index() << order.index();
         (at_least != 0).then(|| Order::of(at_least.trailing_zeros() as usize))
@@ -143,10 +215,10 @@ impl<G: Geometry> Freelists<G> {
 
     /// Free blocks of `order`, whatever their migratetype.
     pub(crate) fn count(&self, order: Order) -> u32 {
-        Migratetype::ALL.into_iter().map(|migratetype| self.list(migratetype, order).len()).sum()
+        Migratetype::ALL.into_iter().map(|migratetype| self.len(migratetype, order)).sum()
     }
 
-    /// Every list end, for the checker.
+    /// Every list end there can be in this geometry.
     pub(crate) fn ids() -> impl Iterator<Item = ListId> {
         Migratetype::ALL.into_iter().flat_map(|migratetype| {
             (0..=G::MAX_ORDER.index())

@@ -78,7 +78,7 @@ impl<G: Geometry> Zone<G> {
     pub(crate) fn report(&self) -> ZoneReport {
         let Self { id, node, kind, span, managed, free, nodes, peak_nodes, ref lists, .. } = *self;
         let orders: [Order; Order::LIMIT.index() + 1] = core::array::from_fn(Order::of);
-        let blocks = Migratetype::ALL.map(|migratetype| orders.map(|order| lists.list(migratetype, order).len()));
+        let blocks = Migratetype::ALL.map(|migratetype| orders.map(|order| lists.len(migratetype, order)));
         ZoneReport { id, node, kind, span, managed, free, nodes, peak_nodes, blocks }
     }
 }

@@ -15,7 +15,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
     #[inline(always)]
     pub(crate) fn alloc(&mut self, order: Order, migratetype: Migratetype) -> Option<Pfn> {
         let block = match self.zone.lists.smallest(migratetype, order) {
-            Some(smallest) => self.pop(migratetype, smallest)?,
+            Some(smallest) => self.pop(migratetype, smallest),
             None => self.take_from_others(order, migratetype)?,
         };
         let section = self.map.known_section(block.head());

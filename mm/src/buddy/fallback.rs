@@ -20,25 +20,25 @@ impl<M: Machine> Buddy<'_, '_, M> {
     pub(super) fn take_from_others(&mut self, order: Order, migratetype: Migratetype) -> Option<FreeBlock> {
         let (largest, from) = self.largest_of_others(order, migratetype)?;
         if largest >= M::Geometry::PAGEBLOCK_ORDER {
-            let block = self.pop(from, largest)?;
+            let block = self.pop(from, largest);
             return Some(self.claim_pageblock(block, order, migratetype));
         }
         let stays = migratetype != Migratetype::Movable;
         if stays || largest.index() >= M::Geometry::PAGEBLOCK_ORDER.index() / 2 {
-            let head = self.zone.lists.list(from, largest).heads(self.context()).next()?;
+            let head = self.zone.lists.heads(self.context(), from, largest).next()?;
             let pageblock = head.align_down(M::Geometry::PAGEBLOCK_ORDER);
             let pages = M::Geometry::PAGEBLOCK_ORDER.pages();
             let pageblock = PfnRange::new(pageblock, pageblock.plus(pages));
             if self.free_pages_in(pageblock).is_some_and(|free| free >= pages / 2) {
                 self.convert(pageblock, migratetype);
                 if let Some(smallest) = self.zone.lists.smallest(migratetype, order) {
-                    return self.pop(migratetype, smallest);
+                    return Some(self.pop(migratetype, smallest));
                 }
             }
         }
         let smallest = |&other: &Migratetype| Some((self.zone.lists.smallest(other, order)?, other));
         let (smallest, from) = migratetype.fallbacks().iter().filter_map(smallest).min_by_key(|&(order, _)| order)?;
-        self.pop(from, smallest)
+        Some(self.pop(from, smallest))
     }
 
     /// The largest block that the others have, of the one that is to be asked first.

@@ -4,6 +4,7 @@ use super::Buddy;
 use crate::block::FreeBlock;
 use crate::desc::map::Section;
 use crate::desc::word::{AllocatorWord, End, ListId};
+use crate::freelist::NeedsNode;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Order, Pfn, PfnRange};
@@ -108,12 +109,11 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
     /// Puts a block on a list. If the list needs a node first, the block may be used up for it, or wait.
     #[inline(always)]
     pub(super) fn put(&mut self, section: &Section<'_, M::Geometry>, list: ListId, block: FreeBlock) {
-        if self.zone.lists.needs_node(list) {
-            return self.grow(list, block);
-        }
         let context = self.context();
         let page = section.page(block.head());
-        self.zone.lists.push(context, list, block.into_head(), page);
+        if let Err(NeedsNode) = self.zone.lists.push(context, list, block.head(), page) {
+            self.grow(list, block);
+        }
     }
 
     /// Gives every pageblock of a block that has whole ones the same type.
@@ -152,6 +152,6 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         let smallest = |migratetype| Some((lists.smallest(migratetype, Order::ZERO)?, migratetype));
         let (smallest, migratetype) =
             Migratetype::ALL.into_iter().filter_map(smallest).min_by_key(|&(order, _)| order)?;
-        if smallest < order { self.pop(migratetype, smallest) } else { None }
+        (smallest < order).then(|| self.pop(migratetype, smallest))
     }
 }

@@ -154,7 +154,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 let context = self.context();
                 let head = orders.into_iter().find_map(|order| {
                     let kinds = Migratetype::ALL.into_iter();
-                    let mut heads = kinds.flat_map(|kind| self.zone.lists.list(kind, order).heads(context));
+                    let mut heads = kinds.flat_map(|kind| self.zone.lists.heads(context, kind, order));
                     heads.find(|&head| outside(head))
                 })?;
                 self.unlist(self.map.page(head), head)

@@ -35,17 +35,13 @@ impl<M: Machine> Buddy<'_, '_, M> {
         let mut entries = 0;
         let mut nodes = 0;
         for list in Freelists::<M::Geometry>::ids() {
-            let deque = self.zone.lists.list(list.migratetype(), list.order());
-            nodes += deque.verify(self.context(), list)?;
+            let lists = &self.zone.lists;
+            nodes += lists.verify(self.context(), list)?;
             if list.end() == End::Near {
-                entries += deque.len();
-                let occupied = self.zone.lists.smallest(list.migratetype(), list.order()) == Some(list.order());
-                ensure(
-                    occupied == (deque.len() > 0),
-                    Invariant::Free3,
-                    None,
-                    "a list's bit does not say if it is empty",
-                )?;
+                let len = lists.len(list.migratetype(), list.order());
+                entries += len;
+                let occupied = lists.smallest(list.migratetype(), list.order()) == Some(list.order());
+                ensure(occupied == (len > 0), Invariant::Free3, None, "a list's bit does not say if it is empty")?;
             }
         }
         let census = self.census()?;

@@ -90,6 +90,9 @@ pub(crate) enum End {
 pub(crate) struct ListId(u8);
 
 impl ListId {
+    /// Indices that lists can have: there are sixteen orders in the bits, and four migratetypes.
+    pub(crate) const COUNT: usize = 1 << 7;
+
     /// The list of this migratetype and order, at this end.
     pub(crate) const fn new(migratetype: Migratetype, order: Order, end: End) -> Self {
         Self((migratetype as u8) << 5 | order.number() << 1 | end as u8)
@@ -111,9 +114,14 @@ impl ListId {
         if self.0 & 1 == 0 { End::Near } else { End::Far }
     }
 
-    /// The list's place in the zone's table, whatever the end: below 64.
-    pub(crate) const fn table_index(self) -> usize {
-        (self.0 >> 1 & 0x3f) as usize
+    /// The other end of the same list.
+    pub(crate) const fn other_end(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+
+    /// The list's place in the zone's table.
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize % Self::COUNT
     }
 }
 
@@ -179,6 +187,7 @@ impl AllocatorWord {
     }
 
     /// Whether this heads a free block of `order` in `zone`, on whatever list: one masked compare.
+    #[inline(always)]
     pub(crate) const fn is_free(self, order: Order, zone: ZoneId) -> bool {
         self.0 & MERGE == Self::head(PageState::Free, order, zone).0
     }

@@ -23,8 +23,8 @@
 
 use core::marker::PhantomData;
 
-use super::Released;
-use super::deque::ListContext;
+use super::{ListContext, Released};
+
 use super::node::{NodePointer, Nodes};
 use crate::desc::word::{NodePlace, Position};
 use crate::machine::{Geometry, Machine};
@@ -131,17 +131,20 @@ impl<G: Geometry> Stack<G> {
         }
     }
 
-    /// Whether the next push must wait for [`supply`](Self::supply).
-    pub(super) const fn needs_node(&self) -> bool {
-        self.len - self.stored == G::INLINE && self.stored.is_multiple_of(Self::LEAF)
+    /// Whether a push finds no room in the ring, and must [spill](Self::spill) first.
+    #[inline(always)]
+    pub(super) const fn is_full(&self) -> bool {
+        self.len - self.stored == G::INLINE
     }
 
-    /// Puts an entry on top and says where it stands. The stack does not need a node.
-    #[inline]
-    pub(super) fn push<M: Machine>(&mut self, nodes: Nodes<'_, M>, pfn: Pfn) -> Position {
-        if self.len - self.stored == G::INLINE {
-            self.spill(nodes);
-        }
+    /// Whether there is no leaf to spill to, so that the stack must be given a node first.
+    pub(super) const fn needs_node(&self) -> bool {
+        self.is_full() && self.stored.is_multiple_of(Self::LEAF)
+    }
+
+    /// Puts an entry on top of a ring that is not full, and says where it stands.
+    #[inline(always)]
+    pub(super) fn push(&mut self, pfn: Pfn) -> Position {
         let position = self.len;
         self.ring[Self::ring_slot(position)] = pfn.number();
         self.len += 1;
@@ -149,8 +152,7 @@ impl<G: Geometry> Stack<G> {
     }
 
     /// Moves the older half of the ring into the last leaf, as far as it has room.
-    #[cold]
-    fn spill<M: Machine>(&mut self, nodes: Nodes<'_, M>) {
+    pub(super) fn spill<M: Machine>(&mut self, nodes: Nodes<'_, M>) {
         let first = self.stored;
         let count = Self::HALF.min(Self::LEAF - first % Self::LEAF);
         nodes.view(present(self.tail), |leaf| {
@@ -202,30 +204,30 @@ impl<G: Geometry> Stack<G> {
         }
     }
 
-    /// Takes the top entry. The pages of nodes that are no longer needed go to `released`.
-    #[inline]
+    /// Takes the top entry of a stack that has one. The pages of nodes that are no longer needed go to `released`.
+    #[inline(always)]
     pub(super) fn pop<M: Machine<Geometry = G>>(
         &mut self,
         context: ListContext<'_, '_, M>,
         released: &mut Released<'_>,
-    ) -> Option<Pfn> {
-        self.len = self.len.checked_sub(1)?;
+    ) -> Pfn {
+        self.len -= 1;
         let pfn = Pfn::new(self.ring[Self::ring_slot(self.len)]);
         if self.stored > 0 && self.is_low() {
             self.refill(context, released);
         }
-        Some(pfn)
+        pfn
     }
 
     /// Takes the entry at `position` out of the middle: the top one moves to its place, and is returned if it did.
-    #[inline]
+    #[inline(always)]
     pub(super) fn remove<M: Machine<Geometry = G>>(
         &mut self,
         context: ListContext<'_, '_, M>,
         position: Position,
         released: &mut Released<'_>,
     ) -> Option<Pfn> {
-        let last = self.pop(context, released)?;
+        let last = self.pop(context, released);
         if position.0 == self.len {
             return None;
         }

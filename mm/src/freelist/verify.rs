@@ -1,13 +1,13 @@
 //! The freelists' half of the checker: what one list end must be, whatever the rest of the zone says.
 
-use super::deque::{Deque, ListContext};
 use super::node::NodePointer;
+use super::{Freelists, ListContext};
 use crate::desc::word::{ListId, NodePlace, PageState, Position};
 use crate::invariant::{Invariant, Violation};
 use crate::machine::{Geometry, Machine};
 use crate::units::Pfn;
 
-impl<G: Geometry> Deque<G> {
+impl<G: Geometry> Freelists<G> {
     /// Checks one end: FREE-1 for every entry, FREE-4 and HIGH-1 for every node. Returns how many nodes there are.
     ///
     /// # Errors
@@ -17,7 +17,7 @@ impl<G: Geometry> Deque<G> {
         context: ListContext<'_, '_, M>,
         list: ListId,
     ) -> Result<u32, Violation> {
-        let stack = self.stack(list.end());
+        let stack = &self.stacks[list.index()];
         if !stack.is_well_formed(context.nodes) {
             return Err(Violation::of(
                 Invariant::Free4,

@@ -17,6 +17,7 @@ use crate::desc::word::{AllocatorWord, Page, PageState};
 use crate::early::MetadataBytes;
 use crate::invariant::Violation;
 use crate::machine::{Geometry, Machine};
+use crate::migratetype::Migratetype;
 use crate::units::{NodeId, Order, Pfn, PfnRange, ZoneId};
 use crate::zone::{Zone, ZoneKind};
 
@@ -92,37 +93,29 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if request.order > M::Geometry::MAX_ORDER {
             return Err(AllocError::OrderTooLarge(request.order));
         }
-        let start = request.node.map_or(0, |node| self.first_zone_of(node));
-        match self.alloc_from(self.zones.get(start..).unwrap_or_default(), request) {
-            Some(pfn) => Ok(pfn),
-            None => self.alloc_from_other_nodes(start, request),
+        let first = request.node.map_or(0, |node| self.first_zone_of(node));
+        let (others, near) = self.zones.split_at(first);
+        for zones in [near, others] {
+            for cell in zones {
+                if cell.kind <= request.highest
+                    && let Some(pfn) = self.alloc_from(cell, request.order, request.migratetype)
+                {
+                    return Ok(pfn);
+                }
+            }
         }
+        Err(AllocError::Exhausted(request))
+    }
+
+    /// Allocates from one zone. On its own, so that the search for a zone costs it no registers.
+    #[inline(never)]
+    fn alloc_from(&self, cell: &ZoneCell<M::Geometry>, order: Order, migratetype: Migratetype) -> Option<Pfn> {
+        self.with_buddy(cell, |buddy| buddy.alloc(order, migratetype))
     }
 
     /// Where the zones of a node begin in the table; at its start if it has none.
     fn first_zone_of(&self, node: NodeId) -> usize {
         self.zones.iter().position(|cell| cell.node == node).unwrap_or(0)
-    }
-
-    /// Allocates from the zones in front of those that were asked first.
-    #[cold]
-    fn alloc_from_other_nodes(&self, start: usize, request: Request) -> Result<Pfn, AllocError> {
-        let zones = self.zones.get(..start).unwrap_or_default();
-        self.alloc_from(zones, request).ok_or(AllocError::Exhausted(request))
-    }
-
-    /// Allocates from the first of `zones` that may serve the request and can.
-    #[inline(always)]
-    fn alloc_from(&self, zones: &[ZoneCell<M::Geometry>], request: Request) -> Option<Pfn> {
-        for cell in zones {
-            if cell.kind <= request.highest {
-                let block = self.with_buddy(cell, |buddy| buddy.alloc(request.order, request.migratetype));
-                if block.is_some() {
-                    return block;
-                }
-            }
-        }
-        None
     }
 
     /// Frees the block that `pfn` heads. The words say how large it is; anything but the head of an allocated block
@@ -251,7 +244,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The word of the head of an allocated block.
     fn allocated_word(&self, pfn: Pfn, page: &Page) -> Result<AllocatorWord, FreeError> {
         let word = page.word();
-        if word.is(PageState::Allocated) && pfn.is_aligned(word.order()) && word.order() <= M::Geometry::MAX_ORDER {
+        if word.is(PageState::Allocated) {
             return Ok(word);
         }
         Err(self.why_not_allocated(pfn, word))
