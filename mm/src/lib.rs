@@ -10,6 +10,8 @@ mod arena;
 mod block;
 pub mod boot_map;
 mod buddy;
+#[cfg(feature = "cases")]
+pub mod cases;
 mod desc;
 mod early;
 #[cfg(test)]

@@ -1,0 +1,138 @@
+//! Test cases that run on any machine: hosted, and in a kernel, on the allocator that the kernel lives on.
+//!
+//! A case takes the allocator as it finds it: other memory is allocated and stays so, there may be highmem or none,
+//! one node or several. It uses no heap, allocates what it needs from the allocator under test, and leaves every zone
+//! as free and as whole as before; [`Case::run`] checks that too.
+//!
+//! `failure` is how a case ends, `footprint` what it must leave as it was, `holdings` the blocks that it holds, `checks`
+//! how often it runs the full checker, `contents` what it writes to pages, `permutation` an order for millions of
+//! frames; everything else is cases, by what they are about.
+//!
+//! Cost: a machine of 8 GiB makes the cases that fill all of memory run over two million pages, so they touch no more
+//! than descriptors, and the checker runs only where something turns.
+
+mod checks;
+mod contents;
+mod contig;
+mod exhaustion;
+mod failure;
+mod footprint;
+mod holdings;
+mod migratetypes;
+mod mix;
+mod node_pages;
+mod numa;
+mod orders;
+mod ownership;
+mod permutation;
+mod wrong_frees;
+mod zones;
+
+pub use failure::Failure;
+
+use crate::machine::Machine;
+use crate::page::PageAllocator;
+use footprint::Footprint;
+
+/// Where a case's random choices start: the same seed on the same machine makes the same choices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seed(pub u64);
+
+impl Seed {
+    fn random(self) -> oorandom::Rand64 {
+        oorandom::Rand64::new(u128::from(self.0))
+    }
+}
+
+/// One case. Cases need nothing of each other and may run in any order, one at a time.
+#[derive(Debug)]
+pub struct Case<M: Machine + 'static> {
+    /// What it is about and what must hold, as `group::behaviour`, without spaces.
+    pub name: &'static str,
+    body: fn(&PageAllocator<'_, M>, Seed) -> Result<(), Failure>,
+}
+
+impl<M: Machine + 'static> Case<M> {
+    /// Runs the case, and makes sure that it leaves the allocator as it found it: as many free pages in every zone, as
+    /// many largest blocks, and every invariant holds. Nobody else may use the allocator meanwhile.
+    ///
+    /// # Errors
+    /// Says what did not hold, or that the machine lacks what the case is about ([`Failure::Skipped`]).
+    pub fn run(&self, allocator: &PageAllocator<'_, M>, seed: Seed) -> Result<(), Failure> {
+        let before = Footprint::of(allocator);
+        let outcome = (self.body)(allocator, seed);
+        match outcome {
+            Ok(()) | Err(Failure::Skipped(_)) => {
+                before.check_restored(allocator)?;
+                allocator.verify()?;
+            }
+            Err(_) => {}
+        }
+        outcome
+    }
+}
+
+/// Enters functions as cases, each under its group and its own name.
+macro_rules! cases {
+    ($($group:ident: $($case:ident),+ $(,)?;)+) => {
+        impl<M: Machine + 'static> Case<M> {
+            /// Every case.
+            pub const ALL: &'static [Self] = &[
+                $($(Self { name: concat!(stringify!($group), "::", stringify!($case)), body: $group::$case },)+)+
+            ];
+        }
+    };
+}
+
+cases! {
+    orders:
+        blocks_of_every_order_and_migratetype_are_aligned_whole_and_keep_their_contents,
+        blocks_held_at_once_never_share_a_page;
+    exhaustion:
+        every_free_page_can_be_allocated_and_comes_back_in_ascending_order,
+        every_free_page_can_be_allocated_and_comes_back_in_descending_order,
+        every_free_page_can_be_allocated_and_comes_back_in_random_order,
+        blocks_of_every_order_run_out_only_when_none_is_left;
+    wrong_frees:
+        a_block_freed_twice_is_turned_away,
+        a_half_that_has_merged_meanwhile_is_turned_away,
+        a_tail_is_turned_away_and_its_head_named,
+        a_reserved_frame_is_turned_away,
+        a_frame_without_memory_is_turned_away,
+        a_page_that_was_never_allocated_is_turned_away,
+        a_page_that_serves_as_a_node_is_turned_away;
+    zones:
+        an_order_above_the_largest_is_refused,
+        requests_up_to_dma32_stay_below_4_gib,
+        requests_up_to_normal_never_get_highmem,
+        movable_requests_prefer_highmem,
+        lower_zones_serve_only_what_the_upper_ones_cannot;
+    migratetypes:
+        unmovable_requests_can_use_up_all_memory,
+        movable_requests_can_use_up_all_memory,
+        reclaimable_requests_can_use_up_all_memory,
+        all_three_share_exhausted_memory_and_it_coalesces_whoever_goes_first,
+        unlike_pages_do_not_share_a_pageblock_while_there_are_plenty;
+    node_pages:
+        every_second_page_freed_makes_nodes_and_the_others_bring_the_blocks_back,
+        the_others_bring_the_blocks_back_in_random_order_too,
+        every_second_block_of_any_order_can_be_free;
+    mix:
+        random_orders_keep_their_contents_at_half_full,
+        random_orders_keep_their_contents_at_nine_tenths_full;
+    contig:
+        an_unaligned_range_comes_out_of_the_middle_of_free_memory,
+        a_range_with_a_used_page_names_it_and_changes_nothing,
+        a_range_takes_the_place_of_nodes,
+        a_range_across_an_edge_of_its_zone_is_refused,
+        a_run_larger_than_the_largest_block_is_found_at_its_alignment,
+        a_range_that_cannot_be_is_refused,
+        a_range_given_up_as_blocks_frees_those_not_taken;
+    ownership:
+        halves_are_freed_in_either_order,
+        a_block_split_into_pages_comes_back_in_random_order,
+        a_raw_block_becomes_an_owned_one_again_with_its_contents;
+    numa:
+        memory_comes_from_the_preferred_node,
+        an_exhausted_node_is_helped_out_by_the_others;
+}

@@ -1,0 +1,100 @@
+//! Pages that can move and pages that cannot: apart as long as there is room, together when there is none.
+
+use super::holdings::Holdings;
+use super::{Failure, Seed};
+use crate::machine::{Geometry, Machine};
+use crate::migratetype::Migratetype;
+use crate::page::{PageAllocator, Request};
+use crate::units::{Order, PfnRange};
+
+/// Pages that are allocated one by one; on a larger machine, the rest is held in large blocks.
+const ARENA: u32 = 1 << 14;
+
+pub(super) fn unmovable_requests_can_use_up_all_memory<M: Machine>(
+    allocator: &PageAllocator<'_, M>,
+    _: Seed,
+) -> Result<(), Failure> {
+    use_up_all_memory(allocator, Migratetype::Unmovable)
+}
+
+pub(super) fn movable_requests_can_use_up_all_memory<M: Machine>(
+    allocator: &PageAllocator<'_, M>,
+    _: Seed,
+) -> Result<(), Failure> {
+    use_up_all_memory(allocator, Migratetype::Movable)
+}
+
+pub(super) fn reclaimable_requests_can_use_up_all_memory<M: Machine>(
+    allocator: &PageAllocator<'_, M>,
+    _: Seed,
+) -> Result<(), Failure> {
+    use_up_all_memory(allocator, Migratetype::Reclaimable)
+}
+
+fn use_up_all_memory<M: Machine>(allocator: &PageAllocator<'_, M>, migratetype: Migratetype) -> Result<(), Failure> {
+    let mut ballast = Holdings::new(allocator)?;
+    ballast.leave_free(ARENA)?;
+    let mut held = Holdings::new(allocator)?;
+    let free = allocator.free_pages();
+    let request = Request::movable(Order::ZERO).with_migratetype(migratetype);
+    Failure::unless_equal(free, held.alloc_all(request)?, "pages of one migratetype until none is left")?;
+    allocator.verify()?;
+    drop(held);
+    Ok(allocator.verify()?)
+}
+
+pub(super) fn all_three_share_exhausted_memory_and_it_coalesces_whoever_goes_first<M: Machine>(
+    allocator: &PageAllocator<'_, M>,
+    seed: Seed,
+) -> Result<(), Failure> {
+    let mut random = seed.random();
+    for first in 0..Migratetype::ALL.len() {
+        let mut ballast = Holdings::new(allocator)?;
+        ballast.leave_free(ARENA)?;
+        let mut held = [Holdings::new(allocator)?, Holdings::new(allocator)?, Holdings::new(allocator)?];
+        loop {
+            let which = random.rand_range(0..held.len() as u64) as usize;
+            let order = Order::of(random.rand_range(0..M::Geometry::MAX_ORDER.index().min(4) as u64) as usize);
+            let request = Request::movable(order).with_migratetype(Migratetype::ALL[which]);
+            if held[which].alloc(request)?.is_none() && order == Order::ZERO {
+                break;
+            }
+        }
+        allocator.verify()?;
+        held.rotate_left(first);
+        for held in held {
+            drop(held);
+            allocator.verify()?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn unlike_pages_do_not_share_a_pageblock_while_there_are_plenty<M: Machine>(
+    allocator: &PageAllocator<'_, M>,
+    _: Seed,
+) -> Result<(), Failure> {
+    let pageblock = M::Geometry::PAGEBLOCK_ORDER;
+    let plenty = |zone: &crate::zone::ZoneReport| zone.blocks_of(M::Geometry::MAX_ORDER) >= 8;
+    let Some(zone) = allocator.zones().find(plenty) else {
+        return Err(Failure::Skipped("no zone has plenty of free pageblocks"));
+    };
+    let request = Request::movable(Order::ZERO).up_to(zone.kind).near(zone.node);
+    let mut held = [Holdings::new(allocator)?, Holdings::new(allocator)?, Holdings::new(allocator)?];
+    for _ in 0..pageblock.pages() {
+        for migratetype in Migratetype::ALL {
+            held[migratetype.index()].alloc(request.with_migratetype(migratetype))?;
+        }
+    }
+    allocator.verify()?;
+    for migratetype in Migratetype::ALL {
+        let others = migratetype.fallbacks();
+        for at in zone.span.frames().step_by(pageblock.pages() as usize).map(|pfn| pfn.align_down(pageblock)) {
+            let frames = PfnRange::new(at, at.plus(pageblock.pages()));
+            let shared = held[migratetype.index()].holds_in(frames)
+                && others.iter().any(|other| held[other.index()].holds_in(frames));
+            Failure::unless_of(!shared, at, "a pageblock has pages of one migratetype")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! The case list on hosted machines of every shape: one test a machine.
+//!
+//! Each case gets a machine of its own, so that one that panics does not stop the others; then all of them run one
+//! after the other on one machine, as they do in a kernel.
+
+use std::any::Any;
+use std::fmt::Write as _;
+use std::num::{NonZeroU8, NonZeroU16};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mm::boot_map::{BootMap, Region, RegionKind};
+use mm::cases::{Case, Failure, Seed};
+use mm::host::HostMachine;
+use mm::machine::{Geometry, Standard};
+use mm::page::{PageAllocator, Request};
+use mm::units::{NodeId, Order, Pfn, PhysAddr};
+
+/// Nodes of two entries and short lists: some hundred pages cross every edge that the real sizes meet at millions.
+struct Tiny;
+
+impl Geometry for Tiny {
+    const MAX_ORDER: Order = Order::of(3);
+    const PAGEBLOCK_ORDER: Order = Order::of(2);
+    const LEAF_SHIFT: u32 = 1;
+    const NODE_SHIFT: u32 = 1;
+    const INLINE: u32 = 2;
+}
+
+/// A machine that is yet to be made.
+#[derive(Clone, Copy)]
+struct Plan<'a> {
+    /// Frames, as pairs of first and one past the last.
+    usable: &'a [(u32, u32)],
+    reserved: &'a [(u32, u32)],
+    direct_map_end: u32,
+    nodes: u8,
+    /// Every so manieth page is allocated before the cases start, and stays so.
+    used: Option<usize>,
+}
+
+const MIB: u32 = 256;
+
+impl Plan<'_> {
+    const fn lowmem(usable: &'static [(u32, u32)]) -> Plan<'static> {
+        Plan { usable, reserved: &[], direct_map_end: u32::MAX, nodes: 1, used: None }
+    }
+
+    fn regions(&self) -> Vec<Region> {
+        let region = |&(start, end): &(u32, u32), kind| Region {
+            start: Pfn::new(start).address(),
+            len: Pfn::new(end).address().0 - Pfn::new(start).address().0,
+            kind,
+            node: NodeId(0),
+        };
+        let usable = self.usable.iter().map(|frames| region(frames, RegionKind::Usable));
+        let reserved = self.reserved.iter().map(|frames| region(frames, RegionKind::Reserved));
+        let unaligned = Region { start: PhysAddr(0x9_fc00), len: 0x400, kind: RegionKind::Reserved, node: NodeId(0) };
+        usable.chain(reserved).chain([unaligned]).collect()
+    }
+
+    /// Boots the machine and hands its allocator to `work`.
+    fn boot<G: Geometry>(self, work: impl FnOnce(&PageAllocator<'_, HostMachine<G>>)) {
+        let end = self.usable.iter().map(|&(_, end)| end).max().expect("a machine has memory");
+        let machine = HostMachine::<G>::new(Pfn::new(end), Pfn::new(self.direct_map_end), NonZeroU16::MIN);
+        let machine = machine.expect("the host has room for the machine");
+        let map: BootMap = BootMap::new(&self.regions()).expect("the map is sound");
+        let nodes = NonZeroU8::new(self.nodes).expect("a machine has a node");
+        let mut map = map.split_nodes(nodes, G::MAX_ORDER).expect("there is memory for each node");
+        let allocator = PageAllocator::new(&machine, &mut map).expect("the allocator's tables fit");
+        let _used = self.used.map(|every| {
+            let page = |_| allocator.alloc(Request::movable(Order::ZERO)).ok();
+            let pages: Vec<_> = (0..allocator.free_pages() / 2).map_while(page).collect();
+            pages.into_iter().step_by(every).collect::<Vec<_>>()
+        });
+        work(&allocator);
+    }
+
+    /// Runs every case, and panics with the list of those that failed.
+    fn run_all<G: Geometry>(self) {
+        let mut failures = Failures(String::new());
+        for seed in [Seed(1), Seed(2)] {
+            for case in Case::<HostMachine<G>>::ALL {
+                let run = || self.boot(|allocator| failures.note(case.name, case.run(allocator, seed)));
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+                    writeln!(failures.0, "  {}: panicked: {}", case.name, message(&*panic)).expect("a string grows");
+                }
+            }
+        }
+        assert!(failures.0.is_empty(), "on a machine each:\n{}", failures.0);
+        self.boot::<G>(|allocator| {
+            for case in Case::ALL {
+                failures.note(case.name, case.run(allocator, Seed(3)));
+            }
+        });
+        assert!(failures.0.is_empty(), "one after the other:\n{}", failures.0);
+    }
+}
+
+/// What went wrong, a line each.
+struct Failures(String);
+
+impl Failures {
+    fn note(&mut self, name: &str, outcome: Result<(), Failure>) {
+        match outcome {
+            Ok(()) => {}
+            Err(Failure::Skipped(reason)) => println!("{name}: skipped: {reason}"),
+            Err(failure) => writeln!(self.0, "  {name}: {failure}").expect("a string grows"),
+        }
+    }
+}
+
+fn message(panic: &dyn Any) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without a message")
+}
+
+#[test]
+fn sixteen_mebibytes_of_lowmem() {
+    Plan::lowmem(&[(0, 16 * MIB)]).run_all::<Standard>();
+}
+
+#[test]
+fn sixty_four_mebibytes_with_the_lowmem_boundary_in_the_middle() {
+    Plan { direct_map_end: 32 * MIB, ..Plan::lowmem(&[(0, 64 * MIB)]) }.run_all::<Standard>();
+}
+
+#[test]
+fn a_lowmem_boundary_inside_a_block() {
+    Plan { direct_map_end: 21 * MIB + 77, ..Plan::lowmem(&[(0, 48 * MIB)]) }.run_all::<Standard>();
+}
+
+#[test]
+fn two_nodes_with_highmem_on_both_sides_of_the_cut() {
+    Plan { direct_map_end: 24 * MIB, nodes: 2, ..Plan::lowmem(&[(0, 64 * MIB)]) }.run_all::<Standard>();
+}
+
+#[test]
+fn a_ragged_map_with_holes_and_reserved_ranges_in_use() {
+    let usable =
+        [(0, 159), (256, 5 * MIB + 3), (7 * MIB - 1, 20 * MIB), (40 * MIB + 5, 53 * MIB), (53 * MIB + 1, 70 * MIB)];
+    let reserved = [(3 * MIB, 3 * MIB + 9), (11 * MIB + 1, 12 * MIB), (60 * MIB, 60 * MIB + 1)];
+    let plan = Plan { usable: &usable, reserved: &reserved, direct_map_end: 45 * MIB, nodes: 1, used: Some(7) };
+    plan.run_all::<Standard>();
+}
+
+#[test]
+fn tiny_sizes_without_highmem() {
+    Plan::lowmem(&[(0, 400)]).run_all::<Tiny>();
+}
+
+#[test]
+fn tiny_sizes_with_the_lowmem_boundary_inside_a_block() {
+    Plan { direct_map_end: 157, ..Plan::lowmem(&[(0, 500)]) }.run_all::<Tiny>();
+}
+
+#[test]
+fn tiny_sizes_on_two_nodes_in_use() {
+    Plan { direct_map_end: 203, nodes: 2, used: Some(5), ..Plan::lowmem(&[(0, 600)]) }.run_all::<Tiny>();
+}
+
+#[test]
+fn tiny_sizes_on_a_ragged_map() {
+    let usable = [(0, 37), (41, 150), (163, 290), (292, 293), (295, 641)];
+    let reserved = [(9, 10), (100, 103), (333, 350)];
+    let plan = Plan { usable: &usable, reserved: &reserved, direct_map_end: 270, nodes: 3, used: None };
+    plan.run_all::<Tiny>();
+}
