@@ -6,7 +6,7 @@
 //!
 //! `failure` is how a case ends, `footprint` what it must leave as it was, `holdings` the blocks that it holds, `checks`
 //! how often it runs the full checker, `contents` what it writes to pages, `permutation` an order for millions of
-//! frames; everything else is cases, by what they are about.
+//! frames, `random` its choices; everything else is cases, by what they are about.
 //!
 //! Cost: a machine of 8 GiB makes the cases that fill all of memory run over two million pages, so they touch no more
 //! than descriptors, and the checker runs only where something turns.
@@ -25,6 +25,7 @@ mod numa;
 mod orders;
 mod ownership;
 mod permutation;
+mod random;
 mod wrong_frees;
 mod zones;
 
@@ -34,15 +35,9 @@ use crate::machine::Machine;
 use crate::page::PageAllocator;
 use footprint::Footprint;
 
-/// Where a case's random choices start: the same seed on the same machine makes the same choices.
+/// Where a case's random choices start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Seed(pub u64);
-
-impl Seed {
-    fn random(self) -> oorandom::Rand64 {
-        oorandom::Rand64::new(u128::from(self.0))
-    }
-}
 
 /// One case. Cases need nothing of each other and may run in any order, one at a time.
 #[derive(Debug)]

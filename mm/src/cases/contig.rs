@@ -4,6 +4,7 @@ use super::checks::Checks;
 use super::footprint::Footprint;
 use super::holdings::Holdings;
 use super::node_pages::every_second_page_free;
+use super::random::Random;
 use super::{Failure, Seed, contents};
 use crate::machine::{Geometry, Machine};
 use crate::page::PageAllocator;
@@ -63,7 +64,7 @@ pub(super) fn an_unaligned_range_comes_out_of_the_middle_of_free_memory<M: Machi
         Failure::unless_of(!used, pfn, "a page beside the range is free as before")?;
     }
     allocator.verify()?;
-    contents::write(&mut range, seed.random().rand_u64())?;
+    contents::write(&mut range, Random::new(seed).bits())?;
     contents::check(&mut range)?;
     drop(range);
     Ok(allocator.verify()?)

@@ -2,6 +2,7 @@
 
 use super::holdings::{Holdings, orders};
 use super::permutation::Permutation;
+use super::random::Random;
 use super::{Failure, Seed};
 use crate::machine::Machine;
 use crate::page::{PageAllocator, Request};
@@ -25,7 +26,7 @@ pub(super) fn every_free_page_can_be_allocated_and_comes_back_in_random_order<M:
     allocator: &PageAllocator<'_, M>,
     seed: Seed,
 ) -> Result<(), Failure> {
-    all_pages_and_back(allocator, |hull| Permutation::of(hull, seed.random().rand_u64()))
+    all_pages_and_back(allocator, |hull| Permutation::of(hull, Random::new(seed).bits()))
 }
 
 fn all_pages_and_back<M: Machine, I: Iterator<Item = Pfn>>(

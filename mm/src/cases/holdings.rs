@@ -32,9 +32,8 @@ impl<'a, M: Machine> Holdings<'a, M> {
         let start = allocator.zones().map(|zone| zone.span.start).min().unwrap_or(Pfn::new(0));
         let end = allocator.zones().map(|zone| zone.span.end).max().unwrap_or(start);
         let span = PfnRange::new(start, end);
-        let pages = span.pages().div_ceil(8 * PAGE_SIZE as u32).max(1);
-        let order = Order::new(pages.next_power_of_two().trailing_zeros() as u8);
-        let request = order.filter(|&order| order <= M::Geometry::MAX_ORDER).map(Request::new);
+        let room = |order: Order| (order.pages() as usize) * PAGE_SIZE * 8 >= span.pages() as usize;
+        let request = orders::<M>().find(|&order| room(order)).map(Request::new);
         let block = request.and_then(|request| allocator.alloc(request).ok());
         let mut bits = block.ok_or(Failure::Skipped("the direct map has no room to note what is held"))?;
         if let Some(bytes) = bits.bytes_mut() {
@@ -190,16 +189,15 @@ impl<'a, M: Machine> Holdings<'a, M> {
 
     /// The first held block whose head is in `range`.
     fn first_in(&mut self, range: PfnRange) -> Option<Pfn> {
-        let first = self.span.start;
         let mut at = range.start;
         while at < range.end {
             let (byte, bit) = self.place(at);
             let rest = *self.bytes().get(byte)? & !(bit - 1);
+            let skipped = bit.trailing_zeros();
             if rest != 0 {
-                let head = Pfn::new(first.number() + (byte as u32) * 8 + rest.trailing_zeros());
-                return Some(head).filter(|&head| head < range.end);
+                return Some(at.plus(rest.trailing_zeros() - skipped)).filter(|&head| head < range.end);
             }
-            at = Pfn::new(first.number() + (byte as u32 + 1) * 8);
+            at = at.plus(8 - skipped);
         }
         None
     }

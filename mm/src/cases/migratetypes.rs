@@ -1,6 +1,7 @@
 //! Pages that can move and pages that cannot: apart as long as there is room, together when there is none.
 
 use super::holdings::Holdings;
+use super::random::Random;
 use super::{Failure, Seed};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
@@ -47,16 +48,16 @@ pub(super) fn all_three_share_exhausted_memory_and_it_coalesces_whoever_goes_fir
     allocator: &PageAllocator<'_, M>,
     seed: Seed,
 ) -> Result<(), Failure> {
-    let mut random = seed.random();
+    let mut random = Random::new(seed);
     for first in 0..Migratetype::ALL.len() {
         let mut ballast = Holdings::new(allocator)?;
         ballast.leave_free(ARENA)?;
         let mut held = [Holdings::new(allocator)?, Holdings::new(allocator)?, Holdings::new(allocator)?];
         loop {
-            let which = random.rand_range(0..held.len() as u64) as usize;
-            let order = Order::of(random.rand_range(0..M::Geometry::MAX_ORDER.index().min(4) as u64) as usize);
-            let request = Request::movable(order).with_migratetype(Migratetype::ALL[which]);
-            if held[which].alloc(request)?.is_none() && order == Order::ZERO {
+            let migratetype = random.migratetype();
+            let order = random.small_order(M::Geometry::MAX_ORDER);
+            let request = Request::movable(order).with_migratetype(migratetype);
+            if held[migratetype.index()].alloc(request)?.is_none() && order == Order::ZERO {
                 break;
             }
         }

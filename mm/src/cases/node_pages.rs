@@ -2,6 +2,7 @@
 
 use super::holdings::{Holdings, orders};
 use super::permutation::Permutation;
+use super::random::Random;
 use super::{Failure, Seed};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
@@ -47,7 +48,7 @@ pub(super) fn the_others_bring_the_blocks_back_in_random_order_too<M: Machine>(
     let mut ballast = Holdings::new(allocator)?;
     let mut held = every_second_page_free(&mut ballast, Order::ZERO)?;
     let pages = held.pages();
-    for pfn in Permutation::of(held.hull(), seed.random().rand_u64()) {
+    for pfn in Permutation::of(held.hull(), Random::new(seed).bits()) {
         drop(held.take(pfn));
         if held.pages() == pages / 2 {
             check_nodes(allocator)?;

@@ -2,12 +2,13 @@
 
 use super::checks::Checks;
 use super::holdings::{Holdings, orders};
+use super::random::Random;
 use super::{Failure, Seed, contents};
 use crate::PageState;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::page::{Block, PageAllocator, Request};
-use crate::units::{Order, Pfn};
+use crate::units::Order;
 
 /// Blocks that come and go around the one that is looked at.
 const NEIGHBOURS: u32 = 8;
@@ -16,7 +17,7 @@ pub(super) fn blocks_of_every_order_and_migratetype_are_aligned_whole_and_keep_t
     allocator: &PageAllocator<'_, M>,
     seed: Seed,
 ) -> Result<(), Failure> {
-    let mut random = seed.random();
+    let mut random = Random::new(seed);
     let mut checks = Checks::new(allocator);
     for migratetype in Migratetype::ALL {
         for order in orders::<M>() {
@@ -26,17 +27,17 @@ pub(super) fn blocks_of_every_order_and_migratetype_are_aligned_whole_and_keep_t
             }
             let mut block = allocator.alloc(request)?;
             check_words(allocator, &block, order)?;
-            contents::write(&mut block, random.rand_u64())?;
+            contents::write(&mut block, random.bits())?;
             checks.step()?;
             let mut neighbours = Holdings::new(allocator)?;
             for _ in 0..NEIGHBOURS {
-                let order = Order::of(random.rand_range(0..M::Geometry::MAX_ORDER.index() as u64 + 1) as usize);
-                if let Ok(mut neighbour) = allocator.alloc(Request::movable(order)) {
-                    contents::write(&mut neighbour, random.rand_u64())?;
+                let request = Request::movable(random.order(M::Geometry::MAX_ORDER));
+                if let Ok(mut neighbour) = allocator.alloc(request) {
+                    contents::write(&mut neighbour, random.bits())?;
                     neighbours.insert(neighbour)?;
                 }
-                if random.rand_u64() % 2 == 0 {
-                    drop(neighbours.take_next(Pfn::new(0)));
+                if random.below(2) == 0 {
+                    drop(neighbours.take_next(random.frame(neighbours.hull())));
                 }
             }
             checks.step()?;
@@ -56,19 +57,19 @@ pub(super) fn blocks_held_at_once_never_share_a_page<M: Machine>(
     allocator: &PageAllocator<'_, M>,
     seed: Seed,
 ) -> Result<(), Failure> {
-    let mut random = seed.random();
+    let mut random = Random::new(seed);
     let mut checks = Checks::new(allocator);
     let mut held = Holdings::new(allocator)?;
     for migratetype in Migratetype::ALL {
         for order in orders::<M>() {
             if let Ok(mut block) = allocator.alloc(Request::movable(order).with_migratetype(migratetype)) {
-                contents::write(&mut block, random.rand_u64())?;
+                contents::write(&mut block, random.bits())?;
                 held.insert(block)?;
                 checks.step()?;
             }
         }
     }
-    while let Some(mut block) = held.take_next(Pfn::new(random.rand_u64() as u32)) {
+    while let Some(mut block) = held.take_next(random.frame(held.hull())) {
         contents::check(&mut block)?;
         drop(block);
         checks.step()?;

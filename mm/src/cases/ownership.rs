@@ -4,6 +4,7 @@
 use super::checks::Checks;
 use super::holdings::{Holdings, orders};
 use super::permutation::Permutation;
+use super::random::Random;
 use super::{Failure, Seed, contents};
 use crate::PageState;
 use crate::machine::{Geometry, Machine};
@@ -62,7 +63,7 @@ pub(super) fn a_block_split_into_pages_comes_back_in_random_order<M: Machine>(
         }
     }
     allocator.verify()?;
-    for pfn in Permutation::of(whole, seed.random().rand_u64()) {
+    for pfn in Permutation::of(whole, Random::new(seed).bits()) {
         drop(pages.take(pfn));
     }
     Failure::unless_equal(0, pages.pages(), "pages left of a block that was freed page by page")?;

@@ -1,0 +1,46 @@
+//! A case's random choices: the same seed on the same machine makes the same ones.
+
+use oorandom::Rand32;
+
+use super::Seed;
+use crate::migratetype::Migratetype;
+use crate::units::{Order, Pfn, PfnRange};
+
+/// The choices that follow from one seed.
+#[derive(Debug)]
+pub(super) struct Random(Rand32);
+
+impl Random {
+    pub(super) fn new(Seed(seed): Seed) -> Self {
+        Self(Rand32::new(seed))
+    }
+
+    /// Below `end`, which is not 0; all equally likely.
+    pub(super) fn below(&mut self, end: u32) -> u32 {
+        self.0.rand_range(0..end)
+    }
+
+    /// Any 64 bits: to mark contents, or to key a permutation.
+    pub(super) fn bits(&mut self) -> u64 {
+        u64::from(self.0.rand_u32()) << 32 | u64::from(self.0.rand_u32())
+    }
+
+    /// Up to `largest`, all equally likely.
+    pub(super) fn order(&mut self, largest: Order) -> Order {
+        Order::of(self.below(u32::from(largest.number()) + 1) as usize)
+    }
+
+    /// Up to `largest`, each half as likely as the one below.
+    pub(super) fn small_order(&mut self, largest: Order) -> Order {
+        Order::of((self.bits().trailing_zeros() as usize).min(largest.index()))
+    }
+
+    pub(super) fn migratetype(&mut self) -> Migratetype {
+        Migratetype::ALL[self.order(Order::of(Migratetype::ALL.len() - 1)).index()]
+    }
+
+    /// A frame of the range, or its start if it has none.
+    pub(super) fn frame(&mut self, range: PfnRange) -> Pfn {
+        range.start.plus(self.below(range.pages().max(1)))
+    }
+}
