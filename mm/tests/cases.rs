@@ -34,7 +34,7 @@ struct Plan<'a> {
     reserved: &'a [(u32, u32)],
     direct_map_end: u32,
     nodes: u8,
-    /// Every so manieth page is allocated before the cases start, and stays so.
+    /// Half of memory is allocated before the cases start; one page in this many stays so.
     used: Option<usize>,
 }
 

@@ -3,7 +3,7 @@
 //! The pages themselves are not touched, so that holding all memory of a large machine stays cheap.
 //!
 //! Invariants: HELD, a bit is set if and only if its frame heads a block that the set owns.
-//! Cost: insert and take O(1); the next block from a frame on, one byte for each eight frames in between.
+//! Cost: insert and take O(1); the next block from a frame on, one word for 64 frames in between.
 #![expect(unsafe_code, reason = "owns blocks as bare frame numbers")]
 
 use super::Failure;
@@ -63,11 +63,9 @@ impl<'a, M: Machine> Holdings<'a, M> {
     pub(super) fn insert(&mut self, block: Block<'a, M>) -> Result<(), Failure> {
         let range = block.range();
         let head = block.into_raw();
-        let (byte, bit) = self.place(head);
-        let byte =
-            self.bytes().get_mut(byte).ok_or(Failure::ExpectedOf { what: "a block lies in a zone", pfn: head })?;
-        Failure::unless_of(*byte & bit == 0, head, "no block is handed out twice")?;
-        *byte |= bit;
+        let held = self.replace_bit(head, true);
+        Failure::unless_of(held.is_some(), head, "a block lies in a zone")?;
+        Failure::unless_of(held == Some(false), head, "no block is handed out twice")?;
         self.pages += range.pages();
         let empty = self.hull.is_empty();
         let start = if empty { head } else { self.hull.start.min(head) };
@@ -77,12 +75,7 @@ impl<'a, M: Machine> Holdings<'a, M> {
 
     /// Takes the block at `head` out of the set, if it is there.
     pub(super) fn take(&mut self, head: Pfn) -> Option<Block<'a, M>> {
-        if !self.span.contains(head) {
-            return None;
-        }
-        let (byte, bit) = self.place(head);
-        let byte = self.bytes().get_mut(byte).filter(|byte| **byte & bit != 0)?;
-        *byte &= !bit;
+        self.replace_bit(head, false).filter(|&held| held)?;
         // SAFETY: HELD, the set owned the block, and its bit has just been cleared.
         let block = unsafe { self.allocator.from_raw(head) }.ok()?;
         self.pages -= block.order().pages();
@@ -178,28 +171,44 @@ impl<'a, M: Machine> Holdings<'a, M> {
         Failure::unless_equal(0, free(), "free pages where no block is left")
     }
 
-    fn place(&self, head: Pfn) -> (usize, u8) {
-        let index = head.index().wrapping_sub(self.span.start.index());
-        (index / 8, 1 << (index % 8))
+    /// Which word has the bit for `head`, and which bit of it that is.
+    fn place(&self, head: Pfn) -> (usize, u32) {
+        let index = head.number().wrapping_sub(self.span.start.number());
+        ((index / u64::BITS) as usize, index % u64::BITS)
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
-        self.bits.bytes_mut().unwrap_or_default()
-    }
-
-    /// The first held block whose head is in `range`.
-    fn first_in(&mut self, range: PfnRange) -> Option<Pfn> {
-        let mut at = range.start;
-        while at < range.end {
-            let (byte, bit) = self.place(at);
-            let rest = *self.bytes().get(byte)? & !(bit - 1);
-            let skipped = bit.trailing_zeros();
-            if rest != 0 {
-                return Some(at.plus(rest.trailing_zeros() - skipped)).filter(|&head| head < range.end);
-            }
-            at = at.plus(8 - skipped);
+    /// Sets or clears the bit for `head` and says what it was; `None` outside the span.
+    fn replace_bit(&mut self, head: Pfn, held: bool) -> Option<bool> {
+        if !self.span.contains(head) {
+            return None;
         }
-        None
+        let (word, bit) = self.place(head);
+        let place = self.words().get_mut(word)?;
+        let before = u64::from_le_bytes(*place);
+        let after = if held { before | 1 << bit } else { before & !(1 << bit) };
+        *place = after.to_le_bytes();
+        Some(before >> bit & 1 == 1)
+    }
+
+    fn words(&mut self) -> &mut [[u8; 8]] {
+        self.bits.bytes_mut().unwrap_or_default().as_chunks_mut().0
+    }
+
+    /// The first held block whose head is in `range`, which lies in the span.
+    fn first_in(&mut self, range: PfnRange) -> Option<Pfn> {
+        if range.is_empty() {
+            return None;
+        }
+        let (word, bit) = self.place(range.start);
+        let (first, rest) = self.words().get(word..)?.split_first()?;
+        let here = u64::from_le_bytes(*first) >> bit;
+        let distance = if here != 0 {
+            here.trailing_zeros()
+        } else {
+            let (words, next) = (1..).zip(rest).find(|&(_, &word)| word != [0; 8])?;
+            words * u64::BITS - bit + u64::from_le_bytes(*next).trailing_zeros()
+        };
+        Some(range.start.plus(distance)).filter(|&head| head < range.end)
     }
 }
 

@@ -40,16 +40,11 @@ fn churn<M: Machine>(allocator: &PageAllocator<'_, M>, seed: Seed, percent: u32)
         let grow = random.below(2 * target.max(1)) >= held.pages();
         let order = random.small_order(M::Geometry::MAX_ORDER);
         let request = Request::movable(order).with_migratetype(random.migratetype());
-        match allocator.alloc(request) {
-            Ok(mut block) if grow => {
-                contents::write(&mut block, random.bits())?;
-                held.insert(block)?;
-            }
-            _ => {
-                if let Some(mut block) = held.take_next(random.frame(held.hull())) {
-                    contents::check(&mut block)?;
-                }
-            }
+        if grow && let Ok(mut block) = allocator.alloc(request) {
+            contents::write(&mut block, random.bits())?;
+            held.insert(block)?;
+        } else if let Some(mut block) = held.take_next(random.frame(held.hull())) {
+            contents::check(&mut block)?;
         }
         if operation % CHECK_EVERY == 0 {
             allocator.verify()?;

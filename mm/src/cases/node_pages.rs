@@ -7,7 +7,7 @@ use super::{Failure, Seed};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::page::{PageAllocator, Request};
-use crate::units::{Order, Pfn};
+use crate::units::Order;
 
 /// Blocks that are allocated in all; on a larger machine, the rest is held in large blocks.
 const BLOCKS: u32 = 1 << 15;
@@ -67,9 +67,8 @@ pub(super) fn every_second_block_of_any_order_can_be_free<M: Machine>(
         let mut held = every_second_page_free(&mut ballast, order)?;
         check_nodes(allocator)?;
         allocator.verify()?;
-        // From the far side, so that no block merges with the one freed before it.
-        while let Some(block) = held.take_next(Pfn::LIMIT) {
-            drop(block);
+        for pfn in held.hull().frames().rev() {
+            drop(held.take(pfn));
         }
         check_nodes(allocator)?;
     }
