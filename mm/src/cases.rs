@@ -107,6 +107,7 @@ cases! {
         movable_requests_can_use_up_all_memory,
         reclaimable_requests_can_use_up_all_memory,
         all_three_share_exhausted_memory_and_it_coalesces_whoever_goes_first,
+        a_request_takes_over_no_more_than_a_pageblock,
         unlike_pages_do_not_share_a_pageblock_while_there_are_plenty;
     node_pages:
         every_second_page_freed_makes_nodes_and_the_others_bring_the_blocks_back,

@@ -3,15 +3,17 @@
 //! Each case gets a machine of its own, so that one that panics does not stop the others; then all of them run one
 //! after the other on one machine, as they do in a kernel.
 
-use std::any::Any;
+use std::cell::Cell;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::num::{NonZeroU8, NonZeroU16};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 use mm::boot_map::{BootMap, Region, RegionKind};
 use mm::cases::{Case, Failure, Seed};
 use mm::host::HostMachine;
-use mm::machine::{Geometry, Standard};
+use mm::machine::{Geometry, Machine, Standard};
 use mm::page::{PageAllocator, Request};
 use mm::units::{NodeId, Order, Pfn, PhysAddr};
 
@@ -77,19 +79,20 @@ impl Plan<'_> {
 
     /// Runs every case, and panics with the list of those that failed.
     fn run_all<G: Geometry>(self) {
+        name_panics();
         let mut failures = Failures(String::new());
         for seed in [Seed(1), Seed(2)] {
             for case in Case::<HostMachine<G>>::ALL {
-                let run = || self.boot(|allocator| failures.note(case.name, case.run(allocator, seed)));
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-                    writeln!(failures.0, "  {}: panicked: {}", case.name, message(&*panic)).expect("a string grows");
+                let run = || self.boot(|allocator| failures.run(case, allocator, seed));
+                if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                    writeln!(failures.0, "  {}: panicked, as said above", case.name).expect("a string grows");
                 }
             }
         }
         assert!(failures.0.is_empty(), "on a machine each:\n{}", failures.0);
         self.boot::<G>(|allocator| {
             for case in Case::ALL {
-                failures.note(case.name, case.run(allocator, Seed(3)));
+                failures.run(case, allocator, Seed(3));
             }
         });
         assert!(failures.0.is_empty(), "one after the other:\n{}", failures.0);
@@ -100,18 +103,34 @@ impl Plan<'_> {
 struct Failures(String);
 
 impl Failures {
-    fn note(&mut self, name: &str, outcome: Result<(), Failure>) {
-        match outcome {
+    fn run<M: Machine>(&mut self, case: &Case<M>, allocator: &PageAllocator<'_, M>, seed: Seed) {
+        RUNNING.set(case.name);
+        match case.run(allocator, seed) {
             Ok(()) => {}
-            Err(Failure::Skipped(reason)) => println!("{name}: skipped: {reason}"),
-            Err(failure) => writeln!(self.0, "  {name}: {failure}").expect("a string grows"),
+            Err(Failure::Skipped(reason)) => println!("{}: skipped: {reason}", case.name),
+            Err(failure) => writeln!(self.0, "  {}: {failure}", case.name).expect("a string grows"),
         }
+        RUNNING.set("");
     }
 }
 
-fn message(panic: &dyn Any) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without a message")
+thread_local! {
+    static RUNNING: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// Names the case in every panic, at once: blocks that are freed on the way out may panic too, and end the process.
+fn name_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !RUNNING.get().is_empty() {
+                // Not through `eprintln!`, which the test harness withholds until the test ends.
+                let _ = writeln!(std::io::stderr(), "{}: {info}", RUNNING.get());
+            }
+            report(info);
+        }));
+    });
 }
 
 #[test]

@@ -33,9 +33,12 @@ impl<'a, M: Machine> Holdings<'a, M> {
         let end = allocator.zones().map(|zone| zone.span.end).max().unwrap_or(start);
         let span = PfnRange::new(start, end);
         let room = |order: Order| (order.pages() as usize) * PAGE_SIZE * 8 >= span.pages() as usize;
-        let request = orders::<M>().find(|&order| room(order)).map(Request::new);
-        let block = request.and_then(|request| allocator.alloc(request).ok());
-        let mut bits = block.ok_or(Failure::Skipped("the direct map has no room to note what is held"))?;
+        let mut rooms = orders::<M>().filter(|&order| room(order));
+        let low = |zone: &ZoneReport| zone.kind != ZoneKind::Highmem;
+        let free = |order: Order| allocator.zones().filter(low).any(|zone| zone.blocks_of(order) > 0);
+        let order = rooms.clone().next().filter(|_| rooms.any(free));
+        let order = order.ok_or(Failure::Skipped("the direct map has no room to note what is held"))?;
+        let mut bits = allocator.alloc(Request::new(order))?;
         if let Some(bytes) = bits.bytes_mut() {
             bytes.fill(0);
         }

@@ -1,12 +1,13 @@
 //! Pages that can move and pages that cannot: apart as long as there is room, together when there is none.
 
-use super::holdings::Holdings;
+use super::holdings::{Holdings, orders};
 use super::random::Random;
 use super::{Failure, Seed};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::page::{PageAllocator, Request};
 use crate::units::{Order, PfnRange};
+use crate::zone::ZoneReport;
 
 /// Pages that are allocated one by one; on a larger machine, the rest is held in large blocks.
 const ARENA: u32 = 1 << 14;
@@ -71,12 +72,37 @@ pub(super) fn all_three_share_exhausted_memory_and_it_coalesces_whoever_goes_fir
     Ok(())
 }
 
+pub(super) fn a_request_takes_over_no_more_than_a_pageblock<M: Machine>(
+    allocator: &PageAllocator<'_, M>,
+    _: Seed,
+) -> Result<(), Failure> {
+    let free = |zone: &ZoneReport, migratetype: Migratetype| -> u32 {
+        orders::<M>().map(|order| zone.blocks[migratetype.index()][order.index()] * order.pages()).sum()
+    };
+    let largest = |zone: &ZoneReport| zone.blocks_of(M::Geometry::MAX_ORDER) > 0;
+    let mut found = false;
+    for before in allocator.zones().filter(largest) {
+        for migratetype in Migratetype::ALL.into_iter().filter(|&migratetype| free(&before, migratetype) == 0) {
+            let request = Request::movable(Order::ZERO).with_migratetype(migratetype);
+            let page = allocator.alloc(request.up_to(before.kind).near(before.node))?;
+            let after = allocator.zones().find(|zone| zone.id == before.id);
+            let left = after.map_or(0, |after| free(&after, migratetype));
+            let pageblock = M::Geometry::PAGEBLOCK_ORDER.pages();
+            // Nodes may have taken some of it.
+            Failure::unless(left < pageblock, "a request takes over no more than the pageblock that serves it")?;
+            drop(page);
+            found = true;
+        }
+    }
+    if found { Ok(()) } else { Err(Failure::Skipped("every migratetype has free blocks of its own")) }
+}
+
 pub(super) fn unlike_pages_do_not_share_a_pageblock_while_there_are_plenty<M: Machine>(
     allocator: &PageAllocator<'_, M>,
     _: Seed,
 ) -> Result<(), Failure> {
     let pageblock = M::Geometry::PAGEBLOCK_ORDER;
-    let plenty = |zone: &crate::zone::ZoneReport| zone.blocks_of(M::Geometry::MAX_ORDER) >= 8;
+    let plenty = |zone: &ZoneReport| zone.blocks_of(M::Geometry::MAX_ORDER) >= 8;
     let Some(zone) = allocator.zones().find(plenty) else {
         return Err(Failure::Skipped("no zone has plenty of free pageblocks"));
     };
