@@ -163,6 +163,18 @@ fn a_ragged_map_with_holes_and_reserved_ranges_in_use() {
 }
 
 #[test]
+fn six_mebibytes_left_of_sixteen_and_in_use() {
+    Plan { reserved: &[(256, 10 * MIB)], used: Some(11), ..Plan::lowmem(&[(0, 16 * MIB)]) }.run_all::<Standard>();
+}
+
+#[test]
+fn three_kinds_of_memory_around_4_gib() {
+    let usable = [(0, 12 * MIB), (4088 * MIB, 4105 * MIB)];
+    let plan = Plan { usable: &usable, reserved: &[], direct_map_end: 4099 * MIB + 3, nodes: 1, used: None };
+    plan.run_all::<Standard>();
+}
+
+#[test]
 fn tiny_sizes_without_highmem() {
     Plan::lowmem(&[(0, 400)]).run_all::<Tiny>();
 }
