@@ -29,7 +29,7 @@ pub use contig::ContigError;
 
 use crate::block::FreeBlock;
 use crate::desc::map::PageMap;
-use crate::desc::word::Page;
+use crate::desc::word::{ListId, Page};
 use crate::freelist::{ListContext, Nodes, Released};
 use crate::machine::Machine;
 use crate::migratetype::Migratetype;
@@ -58,13 +58,17 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
         ListContext { nodes: Nodes::new(self.machine), map: self.map, zone: self.zone.id }
     }
 
-    /// Takes a free block off its list, wherever on it it stands.
+    /// Takes a block off the list that its word names, wherever on it it stands.
     #[inline(always)]
-    fn unlist(&mut self, page: &Page, head: Pfn) -> FreeBlock {
-        let list = page.word().list();
-        let context = self.context();
+    fn remove(&mut self, context: &ListContext<'_, '_, M>, page: &Page, list: ListId) {
         let Zone { lists, nodes, pending, .. } = &mut *self.zone;
         lists.remove(context, list, page.position(), &mut Released { pending, nodes });
+    }
+
+    /// Takes a free block off its list.
+    fn unlist(&mut self, page: &Page, head: Pfn) -> FreeBlock {
+        let list = page.word().list();
+        self.remove(&self.context(), page, list);
         FreeBlock::claim(head, list.order())
     }
 
@@ -73,7 +77,7 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
     fn pop(&mut self, migratetype: Migratetype, order: Order) -> FreeBlock {
         let context = self.context();
         let Zone { lists, nodes, pending, .. } = &mut *self.zone;
-        let head = lists.pop(context, migratetype, order, &mut Released { pending, nodes });
+        let head = lists.pop(&context, migratetype, order, &mut Released { pending, nodes });
         FreeBlock::claim(head, order)
     }
 

@@ -43,14 +43,6 @@ pub(crate) struct ListContext<'a, 'm, M: Machine> {
     pub(crate) zone: ZoneId,
 }
 
-impl<M: Machine> Clone for ListContext<'_, '_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<M: Machine> Copy for ListContext<'_, '_, M> {}
-
 /// Where the pages of nodes go that a list no longer needs.
 #[derive(Debug)]
 pub(crate) struct Released<'z> {
@@ -60,7 +52,7 @@ pub(crate) struct Released<'z> {
 }
 
 impl Released<'_> {
-    fn page<M: Machine>(&mut self, context: ListContext<'_, '_, M>, page: Pfn) {
+    fn page<M: Machine>(&mut self, context: &ListContext<'_, '_, M>, page: Pfn) {
         *self.nodes -= 1;
         self.pending.push(context.map, context.zone, FreeBlock::claim(page, Order::ZERO));
     }
@@ -74,13 +66,13 @@ pub(crate) struct NeedsNode;
 #[derive(Debug)]
 pub(crate) struct Freelists<G> {
     stacks: [Stack<G>; ListId::COUNT],
-    /// Bit `o` of entry `t`: list `t`, `o` is not empty.
-    occupied: [u16; 4],
+    /// A bit for each list that is not empty, sixteen orders a migratetype.
+    occupied: u64,
 }
 
 impl<G: Geometry> Freelists<G> {
     pub(crate) const fn new() -> Self {
-        Self { stacks: [const { Stack::new() }; ListId::COUNT], occupied: [0; 4] }
+        Self { stacks: [const { Stack::new() }; ListId::COUNT], occupied: 0 }
     }
 
     /// Blocks on a list, both ends together.
@@ -96,7 +88,7 @@ impl<G: Geometry> Freelists<G> {
     #[inline(always)]
     pub(crate) fn push<M: Machine<Geometry = G>>(
         &mut self,
-        context: ListContext<'_, '_, M>,
+        context: &ListContext<'_, '_, M>,
         list: ListId,
         head: Pfn,
         page: &Page,
@@ -109,7 +101,7 @@ impl<G: Geometry> Freelists<G> {
         // INVARIANT: FREE-1, the block learns its position as it enters.
         page.set_free(list, context.zone, position);
         if position == Position(0) {
-            self.occupied[list.migratetype().index()] |= 1 << list.order().index();
+            self.occupied |= list.occupied_bit();
         }
         Ok(())
     }
@@ -117,7 +109,7 @@ impl<G: Geometry> Freelists<G> {
     #[cold]
     fn make_room<M: Machine<Geometry = G>>(
         stack: &mut Stack<G>,
-        context: ListContext<'_, '_, M>,
+        context: &ListContext<'_, '_, M>,
     ) -> Result<(), NeedsNode> {
         if stack.needs_node() {
             return Err(NeedsNode);
@@ -131,7 +123,7 @@ impl<G: Geometry> Freelists<G> {
     #[inline(always)]
     pub(crate) fn pop<M: Machine<Geometry = G>>(
         &mut self,
-        context: ListContext<'_, '_, M>,
+        context: &ListContext<'_, '_, M>,
         migratetype: Migratetype,
         order: Order,
         released: &mut Released<'_>,
@@ -147,7 +139,7 @@ impl<G: Geometry> Freelists<G> {
     #[inline(always)]
     pub(crate) fn remove<M: Machine<Geometry = G>>(
         &mut self,
-        context: ListContext<'_, '_, M>,
+        context: &ListContext<'_, '_, M>,
         list: ListId,
         position: Position,
         released: &mut Released<'_>,
@@ -161,13 +153,18 @@ impl<G: Geometry> Freelists<G> {
 
     #[inline(always)]
     fn note_if_empty(&mut self, list: ListId) {
-        if self.stacks[list.index()].len() + self.stacks[list.other_end().index()].len() == 0 {
-            self.occupied[list.migratetype().index()] &= !(1 << list.order().index());
+        if self.stacks[list.index()].len() == 0 && self.stacks[list.other_end().index()].len() == 0 {
+            self.occupied &= !list.occupied_bit();
         }
     }
 
     /// Makes the page of frame `pfn` the node that `list` lacks.
-    pub(crate) fn supply<M: Machine<Geometry = G>>(&mut self, context: ListContext<'_, '_, M>, list: ListId, pfn: Pfn) {
+    pub(crate) fn supply<M: Machine<Geometry = G>>(
+        &mut self,
+        context: &ListContext<'_, '_, M>,
+        list: ListId,
+        pfn: Pfn,
+    ) {
         let stack = &mut self.stacks[list.index()];
         // INVARIANT: FREE-4, the page says which node it is before the tree leads to it.
         context.map.page(pfn).set_node(list, context.zone, stack.next_place());
@@ -177,7 +174,7 @@ impl<G: Geometry> Freelists<G> {
     /// Moves the node at `place` of `list` to the page of frame `to`; its old page is the caller's.
     pub(crate) fn relocate<M: Machine<Geometry = G>>(
         &mut self,
-        context: ListContext<'_, '_, M>,
+        context: &ListContext<'_, '_, M>,
         list: ListId,
         place: NodePlace,
         to: Pfn,
@@ -189,28 +186,35 @@ impl<G: Geometry> Freelists<G> {
     /// The heads of a list, the ones that would be taken first in front.
     pub(crate) fn heads<M: Machine<Geometry = G>>(
         &self,
-        context: ListContext<'_, '_, M>,
+        nodes: Nodes<'_, M>,
         migratetype: Migratetype,
         order: Order,
     ) -> impl Iterator<Item = Pfn> {
         let near = ListId::new(migratetype, order, End::Near);
         [near, near.other_end()].into_iter().flat_map(move |list| {
             let stack = &self.stacks[list.index()];
-            (0..stack.len()).rev().map(move |position| stack.get(context.nodes, Position(position)))
+            (0..stack.len()).rev().map(move |position| stack.get(nodes, Position(position)))
         })
+    }
+
+    /// A bit for each order from `order` up that has a block of `migratetype`.
+    #[inline(always)]
+    fn orders_from(&self, migratetype: Migratetype, order: Order) -> u32 {
+        let lowest = ListId::new(migratetype, Order::ZERO, End::Near).occupied_bit();
+        (self.occupied >> lowest.trailing_zeros()) as u32 & 0xffff & (u32::MAX << order.index())
     }
 
     /// The smallest order from `order` up that has a block of `migratetype`.
     #[inline(always)]
     pub(crate) fn smallest(&self, migratetype: Migratetype, order: Order) -> Option<Order> {
-        let at_least = self.occupied[migratetype.index()] >> order.index() << order.index();
-        (at_least != 0).then(|| Order::of(at_least.trailing_zeros() as usize))
+        let orders = self.orders_from(migratetype, order);
+        (orders != 0).then(|| Order::of(orders.trailing_zeros() as usize))
     }
 
     /// The largest order from `order` up that has a block of `migratetype`.
     pub(crate) fn largest(&self, migratetype: Migratetype, order: Order) -> Option<Order> {
-        let at_least = self.occupied[migratetype.index()] >> order.index() << order.index();
-        at_least.checked_ilog2().map(|largest| Order::of(largest as usize))
+        let orders = self.orders_from(migratetype, order);
+        orders.checked_ilog2().map(|largest| Order::of(largest as usize))
     }
 
     /// Free blocks of `order`, whatever their migratetype.

@@ -83,6 +83,13 @@ impl Pfn {
         Self(self.0 ^ order.pages())
     }
 
+    /// The buddy of the parent of the block of `order` at this frame: what the two would merge with next.
+    #[must_use]
+    pub(crate) const fn aunt(self, order: Order) -> Self {
+        let pages = order.pages();
+        Self((self.0 & !pages) ^ (pages << 1))
+    }
+
     /// Whether a block of `order` may start here.
     pub const fn is_aligned(self, order: Order) -> bool {
         self.0 & (order.pages() - 1) == 0
@@ -140,6 +147,12 @@ impl Order {
     #[must_use]
     pub const fn up(self) -> Option<Self> {
         Self::new(self.0 + 1)
+    }
+
+    /// The next larger order, or the largest there is.
+    #[must_use]
+    pub(crate) const fn above(self) -> Self {
+        if self.0 < Self::LIMIT.0 { Self(self.0 + 1) } else { Self::LIMIT }
     }
 
     /// The next smaller order.

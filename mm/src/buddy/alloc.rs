@@ -3,7 +3,7 @@
 use super::Buddy;
 use crate::block::FreeBlock;
 use crate::desc::map::Section;
-use crate::desc::word::{End, ListId};
+use crate::desc::word::End;
 use crate::machine::Machine;
 use crate::migratetype::Migratetype;
 use crate::units::{Order, Pfn};
@@ -39,11 +39,14 @@ impl<M: Machine> Buddy<'_, '_, M> {
         mut from: Order,
         to: Order,
     ) {
-        let migratetype = section.migratetype(head);
-        while from > to {
-            from = Order::of(from.index() - 1);
-            let half = FreeBlock::claim(head.buddy(from), from);
-            self.put(section, ListId::new(migratetype, from, End::Near), half);
+        let context = self.context();
+        let mut list = section.list(head, from, End::Near);
+        while from > to
+            && let Some(order) = from.down()
+        {
+            list = list.of_halves();
+            self.put(&context, section, list, FreeBlock::claim(head.buddy(order), order));
+            from = order;
         }
     }
 }

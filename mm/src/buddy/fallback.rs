@@ -25,7 +25,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         }
         let stays = migratetype != Migratetype::Movable;
         if stays || largest.index() >= M::Geometry::PAGEBLOCK_ORDER.index() / 2 {
-            let head = self.zone.lists.heads(self.context(), from, largest).next()?;
+            let head = self.zone.lists.heads(self.context().nodes, from, largest).next()?;
             let pageblock = head.align_down(M::Geometry::PAGEBLOCK_ORDER);
             let pages = M::Geometry::PAGEBLOCK_ORDER.pages();
             let pageblock = PfnRange::new(pageblock, pageblock.plus(pages));

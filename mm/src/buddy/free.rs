@@ -3,11 +3,11 @@
 use super::Buddy;
 use crate::block::FreeBlock;
 use crate::desc::map::Section;
-use crate::desc::word::{AllocatorWord, End, ListId};
-use crate::freelist::NeedsNode;
+use crate::desc::word::{AllocatorWord, End, ListId, Mergeable};
+use crate::freelist::{ListContext, NeedsNode};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::units::{Order, Pfn, PfnRange};
+use crate::units::{Order, PfnRange};
 
 impl<'m, M: Machine> Buddy<'_, 'm, M> {
     /// Takes in a block of `section`. Its pages count as free from here on.
@@ -43,73 +43,95 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
 
     /// Merges a block as far as it goes and places it. All of this happens in one section.
     #[inline(always)]
-    fn settle(&mut self, section: &'m Section<'m, M::Geometry>, mut block: FreeBlock) {
-        let mut in_the_way = Self::buddy_word(section, block.head(), block.order());
-        if in_the_way.is_free(block.order(), self.zone.id) {
-            (block, in_the_way) = self.merge(section, block);
+    fn settle(&mut self, section: &'m Section<'m, M::Geometry>, block: FreeBlock) {
+        let wanted = Mergeable::new(block.order(), self.zone.id);
+        // A block of the largest order fills its section: there it is its own buddy, and a block in hand is not free.
+        let in_the_way = section.page(block.head().buddy(block.order())).word();
+        if in_the_way.is_mergeable(wanted) {
+            return self.settle_merged(section, block);
         }
-        if self.zone.nodes > 0 && self.might_be_cleared(in_the_way) {
-            block = self.clear_the_way(section, block);
+        if self.might_be_cleared(in_the_way) {
+            return self.settle_cleared(section, block);
         }
-        let end = self.likely_end(section, &block);
+        let end = Self::likely_end(section, &block, wanted);
         self.place(section, block, end);
     }
 
-    /// What stands where the block's buddy would be; a hole beside a block of the largest order.
-    #[inline]
-    fn buddy_word(section: &Section<'_, M::Geometry>, head: Pfn, order: Order) -> AllocatorWord {
-        if order == M::Geometry::MAX_ORDER {
-            return AllocatorWord::HOLE;
+    /// Settles a block whose buddy is free.
+    #[inline(never)]
+    fn settle_merged(&mut self, section: &'m Section<'m, M::Geometry>, block: FreeBlock) {
+        let (block, in_the_way) = self.merge(section, block);
+        if self.might_be_cleared(in_the_way) {
+            return self.settle_cleared(section, block);
         }
-        section.page(head.buddy(order)).word()
+        let end = Self::likely_end(section, &block, Mergeable::new(block.order(), self.zone.id));
+        self.place(section, block, end);
+    }
+
+    /// Settles a block that could not merge, but might if nodes were moved.
+    #[inline(never)]
+    fn settle_cleared(&mut self, section: &'m Section<'m, M::Geometry>, mut block: FreeBlock) {
+        if self.holds_no_allocated_page(section, &block) {
+            block = self.clear_the_way(section, block);
+        }
+        let end = Self::likely_end(section, &block, Mergeable::new(block.order(), self.zone.id));
+        self.place(section, block, end);
     }
 
     /// FREE-2: joins the block with its buddy while that is free. One masked compare says so: same state, order and
     /// zone; a buddy across a zone's edge, in a hole, reserved, in flight or serving as a node fails it. Returns what
     /// was there instead.
-    #[inline(never)]
+    #[inline(always)]
     fn merge(&mut self, section: &Section<'_, M::Geometry>, block: FreeBlock) -> (FreeBlock, AllocatorWord) {
+        let context = self.context();
         let mut order = block.order();
+        let mut wanted = Mergeable::new(order, context.zone);
         let mut head = block.into_head();
-        loop {
-            let word = Self::buddy_word(section, head, order);
-            if !word.is_free(order, self.zone.id) {
+        while order < M::Geometry::MAX_ORDER {
+            let buddy = head.buddy(order);
+            let page = section.page(buddy);
+            let word = page.word();
+            if !word.is_mergeable(wanted) {
                 return (FreeBlock::claim(head, order), word);
             }
-            let buddy = head.buddy(order);
-            let buddy = self.unlist(section.page(buddy), buddy).into_head();
+            self.remove(&context, page, word.list());
             section.page(head.max(buddy)).set_tail();
             head = head.min(buddy);
-            order = Order::of(order.index() + 1);
+            order = order.above();
+            wanted = wanted.of_parent();
         }
+        (FreeBlock::claim(head, order), AllocatorWord::HOLE)
     }
 
     /// The end for a block that was just freed: the far one if the next merge only waits for this block's buddy, as
     /// its parent's buddy is free already. Linux's `buddy_merge_likely`.
     #[inline(always)]
-    fn likely_end(&self, section: &Section<'_, M::Geometry>, block: &FreeBlock) -> End {
+    fn likely_end(section: &Section<'_, M::Geometry>, block: &FreeBlock, wanted: Mergeable) -> End {
         if block.order().index() + 1 >= M::Geometry::MAX_ORDER.index() {
             return End::Near;
         }
-        let parent = Order::of(block.order().index() + 1);
-        let aunt = block.head().align_down(parent).buddy(parent);
-        if section.page(aunt).word().is_free(parent, self.zone.id) { End::Far } else { End::Near }
+        let aunt = section.page(block.head().aunt(block.order()));
+        if aunt.word().is_mergeable(wanted.of_parent()) { End::Far } else { End::Near }
     }
 
     /// Puts a block on its pageblock's list.
     #[inline(always)]
     fn place(&mut self, section: &Section<'_, M::Geometry>, block: FreeBlock, end: End) {
-        let migratetype = section.migratetype(block.head());
         if block.order() > M::Geometry::PAGEBLOCK_ORDER {
-            Self::set_migratetype(section, &block, migratetype);
+            Self::set_migratetype(section, &block, section.migratetype(block.head()));
         }
-        self.put(section, ListId::new(migratetype, block.order(), end), block);
+        self.put(&self.context(), section, section.list(block.head(), block.order(), end), block);
     }
 
     /// Puts a block on a list. If the list needs a node first, the block may be used up for it, or wait.
     #[inline(always)]
-    pub(super) fn put(&mut self, section: &Section<'_, M::Geometry>, list: ListId, block: FreeBlock) {
-        let context = self.context();
+    pub(super) fn put(
+        &mut self,
+        context: &ListContext<'_, '_, M>,
+        section: &Section<'_, M::Geometry>,
+        list: ListId,
+        block: FreeBlock,
+    ) {
         let page = section.page(block.head());
         if let Err(NeedsNode) = self.zone.lists.push(context, list, block.head(), page) {
             self.grow(list, block);
@@ -141,7 +163,7 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
             self.keep_first_page(block)
         };
         let context = self.context();
-        self.zone.lists.supply(context, list, page);
+        self.zone.lists.supply(&context, list, page);
         self.zone.nodes += 1;
         self.zone.peak_nodes = self.zone.peak_nodes.max(self.zone.nodes);
     }

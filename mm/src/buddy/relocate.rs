@@ -44,8 +44,27 @@ impl<M: Machine> Buddy<'_, '_, M> {
     }
 
     /// Whether what stopped a merge is the beginning of something that nodes keep from being one free block.
+    #[inline(always)]
     pub(super) fn might_be_cleared(&self, in_the_way: AllocatorWord) -> bool {
-        (in_the_way.is(PageState::Free) || in_the_way.is(PageState::Node)) && in_the_way.zone() == self.zone.id
+        in_the_way.is_free_or_node() && self.zone.nodes > 0 && in_the_way.zone() == self.zone.id
+    }
+
+    /// Whether the buddy holds nothing but free blocks and nodes: it usually does not, and that shows at once.
+    pub(super) fn holds_no_allocated_page(&self, section: &Section<'_, M::Geometry>, block: &FreeBlock) -> bool {
+        let area = block.head().buddy(block.order());
+        let end = area.plus(block.order().pages());
+        let mut at = area;
+        for _ in 0..STEPS {
+            if at >= end {
+                return true;
+            }
+            let word = section.page(at).word();
+            if !self.might_be_cleared(word) {
+                return false;
+            }
+            at = at.plus(if word.is(PageState::Free) { word.order().pages() } else { 1 });
+        }
+        false
     }
 
     /// Finds the largest block that this one could become: climbs as long as the buddy holds only free blocks and
@@ -140,7 +159,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         let list = word.list();
         let place = self.map.page(node).place();
         let context = self.context();
-        self.zone.lists.relocate(context, list, place, to);
+        self.zone.lists.relocate(&context, list, place, to);
     }
 
     /// Takes the first page of the smallest free block, up to `largest`, that does not start in `range`.
@@ -151,10 +170,10 @@ impl<M: Machine> Buddy<'_, '_, M> {
         let block = match in_flight {
             Some(block) => block,
             None => {
-                let context = self.context();
+                let nodes = self.context().nodes;
                 let head = orders.into_iter().find_map(|order| {
                     let kinds = Migratetype::ALL.into_iter();
-                    let mut heads = kinds.flat_map(|kind| self.zone.lists.heads(context, kind, order));
+                    let mut heads = kinds.flat_map(|kind| self.zone.lists.heads(nodes, kind, order));
                     heads.find(|&head| outside(head))
                 })?;
                 self.unlist(self.map.page(head), head)

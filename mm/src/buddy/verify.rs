@@ -36,7 +36,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         let mut nodes = 0;
         for list in Freelists::<M::Geometry>::ids() {
             let lists = &self.zone.lists;
-            nodes += lists.verify(self.context(), list)?;
+            nodes += lists.verify(&self.context(), list)?;
             if list.end() == End::Near {
                 let len = lists.len(list.migratetype(), list.order());
                 entries += len;

@@ -16,7 +16,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::word::{AllocatorWord, Page};
+use super::word::{AllocatorWord, End, ListId, Page};
 use crate::boot_map::{BootMap, CarveError, Extent, RegionKind};
 use crate::early::{MetadataBytes, carve_slice};
 use crate::machine::{Geometry, Machine};
@@ -59,7 +59,18 @@ impl<'m, G: Geometry> Section<'m, G> {
 
     /// The type of the pageblock around `pfn`.
     pub(crate) fn migratetype(&self, pfn: Pfn) -> Migratetype {
-        Migratetype::decode((self.types.load(Ordering::Relaxed) >> Self::type_shift(pfn)) as u8 & 3)
+        Migratetype::decode(self.type_bits(pfn))
+    }
+
+    /// The list for a free block of the pageblock around `pfn`.
+    #[inline(always)]
+    pub(crate) fn list(&self, pfn: Pfn, order: Order, end: End) -> ListId {
+        ListId::of_bits(self.type_bits(pfn), order, end)
+    }
+
+    #[inline(always)]
+    fn type_bits(&self, pfn: Pfn) -> u8 {
+        (self.types.load(Ordering::Relaxed) >> Self::type_shift(pfn)) as u8 & 3
     }
 
     /// Gives the pageblock around `pfn` a type. Whoever calls holds the lock of the pageblock's zone; where two zones

@@ -51,10 +51,10 @@ impl PageState {
             Self::Hole => 0,
             Self::Tail => 1,
             Self::Reserved => 2,
-            Self::Free => 3,
-            Self::Node => 4,
-            Self::Allocated => 5,
-            Self::Isolated => 6,
+            Self::Allocated => 3,
+            Self::Isolated => 4,
+            Self::Free => FREE_PAGES,
+            Self::Node => FREE_PAGES | 1,
         }
     }
 
@@ -63,10 +63,10 @@ impl PageState {
             0 => Some(Self::Hole),
             1 => Some(Self::Tail),
             2 => Some(Self::Reserved),
-            3 => Some(Self::Free),
-            4 => Some(Self::Node),
-            5 => Some(Self::Allocated),
-            6 => Some(Self::Isolated),
+            3 => Some(Self::Allocated),
+            4 => Some(Self::Isolated),
+            8 => Some(Self::Free),
+            9 => Some(Self::Node),
             _ => None,
         }
     }
@@ -95,7 +95,12 @@ impl ListId {
 
     /// The list of this migratetype and order, at this end.
     pub(crate) const fn new(migratetype: Migratetype, order: Order, end: End) -> Self {
-        Self((migratetype as u8) << 5 | order.number() << 1 | end as u8)
+        Self::of_bits(migratetype as u8, order, end)
+    }
+
+    /// The list of the migratetype that two bits stand for.
+    pub(super) const fn of_bits(migratetype: u8, order: Order, end: End) -> Self {
+        Self((migratetype & 3) << 5 | order.number() << 1 | end as u8)
     }
 
     pub(crate) const fn migratetype(self) -> Migratetype {
@@ -117,6 +122,16 @@ impl ListId {
     /// The other end of the same list.
     pub(crate) const fn other_end(self) -> Self {
         Self(self.0 ^ 1)
+    }
+
+    /// The list of the next smaller order, which there is.
+    pub(crate) const fn of_halves(self) -> Self {
+        Self(self.0 - (1 << 1))
+    }
+
+    /// The list's bit, whatever the end, among those of a zone that are not empty.
+    pub(crate) const fn occupied_bit(self) -> u64 {
+        1 << (self.0 >> 1 & 0x3f)
     }
 
     /// The list's place in the zone's table.
@@ -149,12 +164,31 @@ pub(crate) struct Position(pub(crate) u32);
 pub(crate) struct AllocatorWord(u64);
 
 const STATE: u64 = 0xf;
+/// The bit in the state that free blocks' heads and nodes have, and no other page.
+const FREE_PAGES: u64 = 8;
 const LIST_SHIFT: u32 = 4;
 const ORDER_SHIFT: u32 = 5;
 const ZONE_SHIFT: u32 = 16;
 const LEVEL_SHIFT: u32 = 24;
 /// State, order and zone: all that a merge asks of a buddy.
 const MERGE: u64 = STATE | 0xf << ORDER_SHIFT | 0xff << ZONE_SHIFT;
+
+/// What the word of a block's buddy must say for the two to merge.
+#[derive(Clone, Copy)]
+pub(crate) struct Mergeable(u64);
+
+impl Mergeable {
+    #[inline(always)]
+    pub(crate) const fn new(order: Order, zone: ZoneId) -> Self {
+        Self(AllocatorWord::head(PageState::Free, order, zone).0)
+    }
+
+    /// The same for the parent's buddy; the order is not the largest there is.
+    #[inline(always)]
+    pub(crate) const fn of_parent(self) -> Self {
+        Self(self.0 + (1 << ORDER_SHIFT))
+    }
+}
 
 impl AllocatorWord {
     pub(crate) const HOLE: Self = Self(PageState::Hole.bits());
@@ -189,7 +223,19 @@ impl AllocatorWord {
     /// Whether this heads a free block of `order` in `zone`, on whatever list: one masked compare.
     #[inline(always)]
     pub(crate) const fn is_free(self, order: Order, zone: ZoneId) -> bool {
-        self.0 & MERGE == Self::head(PageState::Free, order, zone).0
+        self.is_mergeable(Mergeable::new(order, zone))
+    }
+
+    /// [`is_free`](Self::is_free), for what is compared with more than once.
+    #[inline(always)]
+    pub(crate) const fn is_mergeable(self, wanted: Mergeable) -> bool {
+        self.0 & MERGE == wanted.0
+    }
+
+    /// Whether this heads an allocated block in `zone`.
+    #[inline(always)]
+    pub(crate) const fn is_allocated_in(self, zone: ZoneId) -> bool {
+        self.0 & (STATE | 0xff << ZONE_SHIFT) == PageState::Allocated.bits() | (zone.0 as u64) << ZONE_SHIFT
     }
 
     /// The state; `None` if the word was never written by this module.
@@ -200,6 +246,12 @@ impl AllocatorWord {
     /// Whether the page is behind its block's head.
     pub(crate) const fn is_tail(self) -> bool {
         self.0 & STATE == PageState::Tail.bits()
+    }
+
+    /// Whether the page heads a free block or is a node: it could be had, were it not for what it serves.
+    #[inline(always)]
+    pub(crate) const fn is_free_or_node(self) -> bool {
+        self.0 & FREE_PAGES != 0
     }
 
     /// Whether the page is of `state`.

@@ -208,7 +208,7 @@ impl<G: Geometry> Stack<G> {
     #[inline(always)]
     pub(super) fn pop<M: Machine<Geometry = G>>(
         &mut self,
-        context: ListContext<'_, '_, M>,
+        context: &ListContext<'_, '_, M>,
         released: &mut Released<'_>,
     ) -> Pfn {
         self.len -= 1;
@@ -223,7 +223,7 @@ impl<G: Geometry> Stack<G> {
     #[inline(always)]
     pub(super) fn remove<M: Machine<Geometry = G>>(
         &mut self,
-        context: ListContext<'_, '_, M>,
+        context: &ListContext<'_, '_, M>,
         position: Position,
         released: &mut Released<'_>,
     ) -> Option<Pfn> {
@@ -241,7 +241,7 @@ impl<G: Geometry> Stack<G> {
     }
 
     #[cold]
-    fn refill<M: Machine<Geometry = G>>(&mut self, context: ListContext<'_, '_, M>, released: &mut Released<'_>) {
+    fn refill<M: Machine<Geometry = G>>(&mut self, context: &ListContext<'_, '_, M>, released: &mut Released<'_>) {
         while self.stored > 0 && self.is_low() {
             self.refill_from_leaf(context, released);
         }
@@ -250,7 +250,7 @@ impl<G: Geometry> Stack<G> {
     /// Moves up to half a ring of entries from the last leaf into the ring, and gives back the nodes that this empties.
     fn refill_from_leaf<M: Machine<Geometry = G>>(
         &mut self,
-        context: ListContext<'_, '_, M>,
+        context: &ListContext<'_, '_, M>,
         released: &mut Released<'_>,
     ) {
         let nodes = context.nodes;
@@ -282,7 +282,11 @@ impl<G: Geometry> Stack<G> {
     }
 
     /// Gives back the nodes of a path whose leaf never came.
-    fn abandon_path<M: Machine<Geometry = G>>(&mut self, context: ListContext<'_, '_, M>, released: &mut Released<'_>) {
+    fn abandon_path<M: Machine<Geometry = G>>(
+        &mut self,
+        context: &ListContext<'_, '_, M>,
+        released: &mut Released<'_>,
+    ) {
         let nodes = context.nodes;
         let highest = self.highest_missing();
         for level in (highest + 1 - self.prepared..=highest).rev() {
@@ -292,7 +296,7 @@ impl<G: Geometry> Stack<G> {
     }
 
     /// Takes roots away that have but one child in use.
-    fn lower_root<M: Machine<Geometry = G>>(&mut self, context: ListContext<'_, '_, M>, released: &mut Released<'_>) {
+    fn lower_root<M: Machine<Geometry = G>>(&mut self, context: &ListContext<'_, '_, M>, released: &mut Released<'_>) {
         let nodes = context.nodes;
         while self.height > 1 && Self::covers(self.height - 1, self.stored) {
             let root = present(self.root);

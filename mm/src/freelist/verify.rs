@@ -14,7 +14,7 @@ impl<G: Geometry> Freelists<G> {
     /// The first violation found.
     pub(crate) fn verify<M: Machine<Geometry = G>>(
         &self,
-        context: ListContext<'_, '_, M>,
+        context: &ListContext<'_, '_, M>,
         list: ListId,
     ) -> Result<u32, Violation> {
         let stack = &self.stacks[list.index()];
@@ -39,7 +39,7 @@ impl<G: Geometry> Freelists<G> {
 }
 
 fn node_fault<M: Machine>(
-    context: ListContext<'_, '_, M>,
+    context: &ListContext<'_, '_, M>,
     list: ListId,
     place: NodePlace,
     node: NodePointer,
@@ -59,7 +59,7 @@ fn node_fault<M: Machine>(
 }
 
 fn entry_fault<M: Machine>(
-    context: ListContext<'_, '_, M>,
+    context: &ListContext<'_, '_, M>,
     list: ListId,
     position: Position,
     pfn: Pfn,

@@ -80,6 +80,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     ///
     /// # Errors
     /// The order is none there is, or no zone that may serve the request has such a block.
+    #[inline]
     pub fn alloc(&self, request: Request) -> Result<Block<'_, M>, AllocError> {
         Ok(Block::own(self, self.alloc_raw(request)?, request.order))
     }
@@ -89,33 +90,42 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     ///
     /// # Errors
     /// As [`alloc`](Self::alloc).
+    #[inline]
     pub fn alloc_raw(&self, request: Request) -> Result<Pfn, AllocError> {
         if request.order > M::Geometry::MAX_ORDER {
             return Err(AllocError::OrderTooLarge(request.order));
         }
-        let first = request.node.map_or(0, |node| self.first_zone_of(node));
-        let (others, near) = self.zones.split_at(first);
-        for zones in [near, others] {
-            for cell in zones {
-                if cell.kind <= request.highest
-                    && let Some(pfn) = self.alloc_from(cell, request.order, request.migratetype)
-                {
-                    return Ok(pfn);
-                }
+        match request.node {
+            None => self.alloc_from_first(self.zones, request),
+            Some(node) => self.alloc_near(node, request),
+        }
+    }
+
+    /// Allocates from the first of `zones` that may serve the request and can.
+    #[inline(always)]
+    fn alloc_from_first(&self, zones: &[ZoneCell<M::Geometry>], request: Request) -> Result<Pfn, AllocError> {
+        for cell in zones {
+            if cell.kind <= request.highest
+                && let Some(pfn) = self.alloc_from(cell, request.order, request.migratetype)
+            {
+                return Ok(pfn);
             }
         }
         Err(AllocError::Exhausted(request))
+    }
+
+    /// Allocates from the zones of a node, then from those behind it in the table, then from those in front.
+    #[inline(never)]
+    fn alloc_near(&self, node: NodeId, request: Request) -> Result<Pfn, AllocError> {
+        let first = self.zones.iter().position(|cell| cell.node == node).unwrap_or(0);
+        let (others, near) = self.zones.split_at(first);
+        self.alloc_from_first(near, request).or_else(|_| self.alloc_from_first(others, request))
     }
 
     /// Allocates from one zone. On its own, so that the search for a zone costs it no registers.
     #[inline(never)]
     fn alloc_from(&self, cell: &ZoneCell<M::Geometry>, order: Order, migratetype: Migratetype) -> Option<Pfn> {
         self.with_buddy(cell, |buddy| buddy.alloc(order, migratetype))
-    }
-
-    /// Where the zones of a node begin in the table; at its start if it has none.
-    fn first_zone_of(&self, node: NodeId) -> usize {
-        self.zones.iter().position(|cell| cell.node == node).unwrap_or(0)
     }
 
     /// Frees the block that `pfn` heads. The words say how large it is; anything but the head of an allocated block
@@ -140,9 +150,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The caller owns the block: it comes from [`alloc_raw`](Self::alloc_raw) or [`Block::into_raw`].
     #[expect(unsafe_code, reason = "the caller vouches for being the only owner")]
     pub unsafe fn from_raw(&self, pfn: Pfn) -> Result<Block<'_, M>, FreeError> {
-        let page = self.map.get(pfn).ok_or(FreeError::NoMemory(pfn))?;
-        let word = self.allocated_word(pfn, page)?;
-        Ok(Block::own(self, pfn, word.order()))
+        let word = self.map.get(pfn).ok_or(FreeError::NoMemory(pfn))?.word();
+        if word.is(PageState::Allocated) {
+            return Ok(Block::own(self, pfn, word.order()));
+        }
+        Err(self.why_not_allocated(pfn, word))
     }
 
     /// Allocates exactly these frames, if all of them are free.
@@ -225,6 +237,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         operation(&mut Buddy::new(self.machine, &self.map, &mut zone))
     }
 
+    #[inline(always)]
     fn free(&self, pfn: Pfn) -> Result<(), FreeError> {
         let section = self.map.section(pfn).ok_or(FreeError::NoMemory(pfn))?;
         let page = section.page(pfn);
@@ -232,22 +245,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let zone = page.word().zone();
         let cell = self.zones.get(zone.index()).ok_or(FreeError::Corrupt(pfn))?;
         self.with_buddy(cell, |buddy| {
-            let word = self.allocated_word(pfn, page)?;
-            if word.zone() != zone {
-                return Err(FreeError::Corrupt(pfn));
+            let word = page.word();
+            if !word.is_allocated_in(zone) {
+                return Err(self.why_not_allocated(pfn, word));
             }
             buddy.free(section, FreeBlock::claim(pfn, word.order()));
             Ok(())
         })
-    }
-
-    /// The word of the head of an allocated block.
-    fn allocated_word(&self, pfn: Pfn, page: &Page) -> Result<AllocatorWord, FreeError> {
-        let word = page.word();
-        if word.is(PageState::Allocated) {
-            return Ok(word);
-        }
-        Err(self.why_not_allocated(pfn, word))
     }
 
     #[cold]
