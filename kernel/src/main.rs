@@ -2,7 +2,7 @@
 //!
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
 //! output and the way out; the image and its stacks; reports of failures; page tables; this machine for `mm`;
-//! firmware files; the clock; memory; tests and benchmarks.
+//! firmware files; the clock; memory; tests, benchmarks and the replay of traces.
 #![no_std]
 #![no_main]
 
@@ -37,6 +37,7 @@ mod memory;
 
 mod bench;
 mod ktest;
+mod replay;
 
 use alloc::string::String;
 use core::ops::Range;
@@ -80,16 +81,13 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
     let words = read_command_line();
     let (platform, map) = leave_loader(boot_info, stack, &words);
     let machine = machine_name::of(&map, &words);
-    memory::init(platform, map, &words);
+    let allocator = memory::init(platform, map, &words);
 
     exit(match words.run {
         Run::List => list(&words),
         Run::Test => ktest::run(&words.selection),
         Run::Bench => bench::run(&words.selection, words.seed, &machine),
-        Run::Replay => {
-            println!("replay: this kernel has none");
-            Exit::Failure
-        }
+        Run::Replay => replay::run(allocator, words.check_every, &machine),
     })
 }
 

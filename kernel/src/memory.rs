@@ -30,7 +30,7 @@ static ALLOCATOR: Once<(Allocator, Setup)> = Once::new();
 ///
 /// # Panics
 /// If the allocator cannot be set up in this memory: there is nothing to go on with.
-pub(crate) fn init(platform: &'static Platform, mut map: BootMap, words: &CommandLine) {
+pub(crate) fn init(platform: &'static Platform, mut map: BootMap, words: &CommandLine) -> &'static Allocator {
     if let Some(nodes) = words.nodes {
         // A pageblock has one migratetype and its pages one zone, so no node begins inside one.
         match map.split_nodes(nodes, <<Platform as Machine>::Geometry as Geometry>::PAGEBLOCK_ORDER) {
@@ -48,7 +48,7 @@ pub(crate) fn init(platform: &'static Platform, mut map: BootMap, words: &Comman
         platform.direct_map_end().address().0,
         allocator.metadata().total() >> 10,
     );
-    ALLOCATOR.call_once(|| (allocator, Setup { ticks, usable_pages }));
+    &ALLOCATOR.call_once(|| (allocator, Setup { ticks, usable_pages })).0
 }
 
 /// The machine's page allocator; `None` before [`init`].

@@ -1,0 +1,107 @@
+//! How memory stands: free blocks by order, and how much of it is whole.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use mm::machine::{Geometry, Machine};
+use mm::units::Order;
+use mm::zone::ZoneReport;
+
+use crate::memory::Allocator;
+use crate::platform::Platform;
+
+const MAX_ORDER: Order = <<Platform as Machine>::Geometry as Geometry>::MAX_ORDER;
+/// The order of a huge page: 2 MiB.
+const HUGE: Order = Order::of(9);
+
+/// Every zone at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Zones(Vec<ZoneReport>);
+
+impl Zones {
+    /// How they stand now.
+    pub(super) fn of(allocator: &Allocator) -> Self {
+        Self(allocator.zones().collect())
+    }
+
+    /// Free memory, and how much of it is in blocks of a huge page or more.
+    pub(super) fn wholeness(&self) -> Wholeness {
+        let pages_of = |zone: &ZoneReport, order: Order| u64::from(zone.blocks_of(order)) << order.number();
+        let huge = |zone| (HUGE.index()..=MAX_ORDER.index()).map(|order| pages_of(zone, Order::of(order))).sum::<u64>();
+        Wholeness {
+            free_pages: self.0.iter().map(|zone| u64::from(zone.free)).sum(),
+            huge_pages: self.0.iter().map(huge).sum(),
+        }
+    }
+
+    /// The most pages that ever served as nodes, zone by zone.
+    pub(super) fn peak_nodes(&self) -> u32 {
+        self.0.iter().map(|zone| zone.peak_nodes).sum()
+    }
+
+    /// The first zone that has other memory free than it has `later`, or more of it whole: then and later.
+    ///
+    /// More may be whole later (FREE-6): a node that was first made of a whole block's page may now stand elsewhere.
+    pub(super) fn shortfall(&self, later: &Self) -> Option<(Whole, Whole)> {
+        let short = |(before, after): &(Whole, Whole)| {
+            before.free_pages != after.free_pages || before.largest_blocks > after.largest_blocks
+        };
+        self.0.iter().map(Whole::of).zip(later.0.iter().map(Whole::of)).find(short)
+    }
+}
+
+/// A line a zone, with the free blocks of each order: Linux's `/proc/buddyinfo`.
+impl fmt::Display for Zones {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, zone) in self.0.iter().enumerate() {
+            let start = if number == 0 { "" } else { "\n" };
+            write!(f, "{start}Node {}, zone {:>8}", zone.node.0, zone.kind.name())?;
+            for order in 0..=MAX_ORDER.index() {
+                write!(f, " {:>6}", zone.blocks_of(Order::of(order)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What of a zone must come back when all is free again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Whole {
+    node: u8,
+    zone: &'static str,
+    free_pages: u32,
+    largest_blocks: u32,
+}
+
+impl Whole {
+    fn of(zone: &ZoneReport) -> Self {
+        let ZoneReport { node, kind, free, .. } = *zone;
+        Self { node: node.0, zone: kind.name(), free_pages: free, largest_blocks: zone.blocks_of(MAX_ORDER) }
+    }
+}
+
+impl fmt::Display for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, zone, free_pages, largest_blocks } = self;
+        write!(
+            f,
+            "node {node} zone {zone} has {free_pages} pages free and {largest_blocks} blocks of the largest order"
+        )
+    }
+}
+
+/// External fragmentation: what share of free memory is still whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wholeness {
+    free_pages: u64,
+    huge_pages: u64,
+}
+
+impl fmt::Display for Wholeness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { free_pages, huge_pages } = *self;
+        let thousandths = huge_pages * 1000 / free_pages.max(1);
+        let (percent, tenths) = (thousandths / 10, thousandths % 10);
+        write!(f, "{percent}.{tenths} % of {free_pages} free pages are in blocks of order 9 or larger")
+    }
+}
