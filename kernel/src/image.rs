@@ -69,6 +69,12 @@ impl Segments {
         Ok(Self { elf, relocated })
     }
 
+    /// Bytes of the ELF file up to the end of the last part that is loaded; symbols and debug information lie behind.
+    pub(crate) fn loaded_file_len(&self) -> u64 {
+        let loaded = self.elf.program_iter().filter(|header| header.get_type() == Ok(Type::Load));
+        loaded.map(|header| header.offset().saturating_add(header.file_size())).fold(0, Ord::max)
+    }
+
     /// Each segment in the order of addresses; what relocation alone writes is split off as read-only.
     ///
     /// # Errors

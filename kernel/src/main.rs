@@ -114,7 +114,7 @@ fn leave_loader(
     stack: Range<u64>,
     words: &CommandLine,
 ) -> (&'static Platform, BootMap) {
-    let listed = boot_memory::collect(&boot_info.memory_regions);
+    let listed = boot_memory::collect(boot_info);
     let physical_memory = boot_info.physical_memory_offset.into_option();
     let loader = Loader {
         physical_memory: physical_memory.expect("the loader maps physical memory, as the kernel's configuration asks"),
