@@ -85,7 +85,7 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
 
     exit(match words.run {
         Run::List => list(&words),
-        Run::Test => ktest::run(&words.selection),
+        Run::Test => ktest::run(&words.selection, words.seed),
         Run::Bench => bench::run(&words.selection, words.seed, &machine),
         Run::Replay => replay::run(allocator, words.check_every, &machine),
     })

@@ -1,23 +1,29 @@
 //! In-kernel tests, registered where they stand and reported as KTAP.
 //!
-//! A test is `ktest!("group", fn name() { … Ok(()) })`; its name is `group/name`. It runs on the booted kernel, with
+//! A test is `ktest!("group", fn name() { … Ok(()) })`; its name is `group/name`. The allocator's own cases (`mm::cases`)
+//! are tests, too. It runs on the booted kernel, with
 //! everything up, and leaves everything as it found it. A test that faults ends the kernel; whoever started it starts
 //! it again behind that test (`after=`).
 //!
 //! Source: Linux, `Documentation/dev-tools/ktap.rst`.
 
+mod cases;
 mod crash;
 mod paging;
 mod window;
 
+use alloc::borrow::Cow;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use kernel_core::cmdline::Seed;
 use kernel_core::selection::Selection;
 use linkme::distributed_slice;
+use mm::cases::Case;
 
 use crate::exit::Exit;
+use crate::platform::Platform;
 use crate::serial::println;
 
 /// How a test ends that does not pass.
@@ -99,26 +105,49 @@ pub(crate) fn skip(why: &str, cause: impl fmt::Display) -> Outcome {
     Err(NotPassed::Skipped(alloc::format!("{why}: {cause}")))
 }
 
+/// A test that is to run.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) name: Cow<'static, str>,
+    body: Body,
+}
+
+/// What a test does.
+#[derive(Clone, Copy, Debug)]
+enum Body {
+    /// A test of the kernel's own.
+    Kernel(fn() -> Outcome),
+    /// A case of the allocator's, which the hosted machine runs too.
+    Case(&'static Case<Platform>),
+}
+
 /// The tests that `selection` chooses, in the order of their names.
-pub(crate) fn selected(selection: &Selection) -> Vec<&'static Test> {
+pub(crate) fn selected(selection: &Selection) -> Vec<Chosen> {
     let chosen = |test: &&Test| match test.runs {
         Runs::Always => selection.admits(test.name),
         Runs::WhenNamed => selection.names(test.name),
     };
-    let mut tests: Vec<_> = TESTS.iter().filter(chosen).collect();
-    tests.sort_by_key(|test| test.name);
+    let own = |test: &Test| Chosen { name: Cow::Borrowed(test.name), body: Body::Kernel(test.body) };
+    let mut tests: Vec<_> = TESTS.iter().filter(chosen).map(own).collect();
+    let cases = Case::ALL.iter().map(|case| Chosen { name: Cow::Owned(cases::name(case)), body: Body::Case(case) });
+    tests.extend(cases.filter(|case| selection.admits(&case.name)));
+    tests.sort_by(|a, b| a.name.cmp(&b.name));
     tests
 }
 
 /// Runs the tests that `selection` chooses. It is a failure to choose none by name.
-pub(crate) fn run(selection: &Selection) -> Exit {
+pub(crate) fn run(selection: &Selection, seed: Seed) -> Exit {
     let tests = selected(selection);
     println!("KTAP version 1");
     println!("1..{}", tests.len());
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for (number, test) in (1_usize..).zip(&tests) {
         println!("# run {}", test.name);
-        match (test.body)() {
+        let outcome = match test.body {
+            Body::Kernel(body) => body(),
+            Body::Case(case) => cases::run(case, seed),
+        };
+        match outcome {
             Ok(()) => {
                 passed += 1;
                 println!("ok {number} {}", test.name);
