@@ -201,7 +201,7 @@ impl<G: Geometry> Freelists<G> {
     #[inline(always)]
     fn orders_from(&self, migratetype: Migratetype, order: Order) -> u32 {
         let lowest = ListId::new(migratetype, Order::ZERO, End::Near).occupied_bit();
-        (self.occupied >> lowest.trailing_zeros()) as u32 & 0xffff & (u32::MAX << order.index())
+        ((self.occupied >> lowest.trailing_zeros()) & 0xffff) as u32 & (u32::MAX << order.index())
     }
 
     /// The smallest order from `order` up that has a block of `migratetype`.

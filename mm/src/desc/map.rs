@@ -70,7 +70,7 @@ impl<'m, G: Geometry> Section<'m, G> {
 
     #[inline(always)]
     fn type_bits(&self, pfn: Pfn) -> u8 {
-        (self.types.load(Ordering::Relaxed) >> Self::type_shift(pfn)) as u8 & 3
+        ((self.types.load(Ordering::Relaxed) >> Self::type_shift(pfn)) & 3) as u8
     }
 
     /// Gives the pageblock around `pfn` a type. Whoever calls holds the lock of the pageblock's zone; where two zones
