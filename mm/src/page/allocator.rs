@@ -237,7 +237,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         operation(&mut Buddy::new(self.machine, &self.map, &mut zone))
     }
 
-    #[inline(always)]
+    /// In one place, so that it is inlined into nothing and all of it into this.
+    #[inline(never)]
     fn free(&self, pfn: Pfn) -> Result<(), FreeError> {
         let section = self.map.section(pfn).ok_or(FreeError::NoMemory(pfn))?;
         let page = section.page(pfn);
