@@ -1,4 +1,58 @@
 //! A page allocator whose page descriptor is two words.
+//!
+//! Every 4 KiB page has sixteen bytes: one word that belongs to the allocator, one that belongs to whoever owns the
+//! page. Free blocks stand on freelists that are radix trees of frame numbers, and the trees' nodes are free pages
+//! themselves, also those that the kernel has no permanent mapping for. Freeing needs nothing but the page; what was
+//! never allocated, or is freed twice, or is the inside of a block, is turned away by the words alone.
+//!
+//! The crate knows nothing of any machine, has no statics and needs no heap. A kernel implements
+//! [`machine::Machine`], hands its memory map to [`boot_map::BootMap`], and makes a [`page::PageAllocator`]:
+//!
+//! ```
+//! use mm::boot_map::{BootMap, Region, RegionKind};
+//! use mm::machine::Standard;
+//! use mm::page::{PageAllocator, Request};
+//! use mm::units::{NodeId, Order, Pfn, PhysAddr};
+//!
+//! // 64 MiB, of which the upper half has no permanent mapping. A kernel has a machine of its own.
+//! let (end, direct_map_end) = (Pfn::new(0x4000), Pfn::new(0x2000));
+//! let machine = mm::host::HostMachine::<Standard>::new(end, direct_map_end, core::num::NonZeroU16::MIN)?;
+//! let memory = Region { start: PhysAddr(0), len: 64 << 20, kind: RegionKind::Usable, node: NodeId(0) };
+//! let mut map: BootMap = BootMap::new(&[memory])?;
+//! let allocator = PageAllocator::new(&machine, &mut map)?;
+//!
+//! let before = allocator.free_pages();
+//! let mut block = allocator.alloc(Request::movable(Order::of(3)))?;
+//! let first = block.head();
+//! block.with_page(first, |bytes| bytes.fill(0x5a)).ok_or("the first page is the block's")?;
+//! assert_eq!(allocator.free_pages(), before - 8);
+//! drop(block);
+//! assert_eq!(allocator.free_pages(), before);
+//! allocator.verify()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Layers
+//!
+//! One way: each module imports only from those above it.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`units`], [`migratetype`], [`invariant`], [`machine`] | quantities, names, the door to the machine |
+//! | [`boot_map`] | firmware's memory map made fit to build on |
+//! | `early` | typed memory before there is an allocator |
+//! | `desc` | the two words, and where a frame's descriptor is |
+//! | `block` | free blocks on their way between lists |
+//! | `freelist` | two stacks a list, on trees of freed pages |
+//! | [`zone`] | memory that serves the same requests |
+//! | `buddy` | split, merge, fall back, relocate, contiguous ranges, the checker |
+//! | [`page`] | requests in, owned blocks out |
+//! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
+//!
+//! # Features
+//!
+//! `host` is the hosted machine, for tests and native benchmarks; `cases` the test cases that a kernel can run on its
+//! live allocator.
 #![no_std]
 #![deny(unsafe_code)]
 

@@ -18,6 +18,8 @@ pub struct Bench {
     pub median: u64,
     /// 99 of 100 samples are no larger.
     pub p99: u64,
+    /// The sum of all samples by their number.
+    pub mean: u64,
     /// How often it was done.
     pub operations: u64,
     /// The machine that it was done on.
@@ -43,7 +45,7 @@ pub fn read(serial: &str) -> anyhow::Result<Vec<Bench>> {
 mod tests {
     use super::*;
 
-    const LINE: &str = r#"BENCH {"name":"page/order0_pair","unit":"instructions","clock":"icount","min":1,"median":2,"p99":3,"operations":1000,"machine":"2G"}"#;
+    const LINE: &str = r#"BENCH {"name":"page/order0_pair","unit":"instructions","clock":"icount","min":1,"median":2,"p99":3,"mean":4,"operations":1000,"machine":"2G"}"#;
 
     #[test]
     fn figures_are_found_between_other_lines() {

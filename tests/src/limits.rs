@@ -4,7 +4,7 @@
 
 use crate::bench::Bench;
 
-/// A figure's limit: the median in instructions per operation, on a machine without highmem.
+/// A figure's limit: the mean in instructions per operation, on a machine without highmem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// The figure.
@@ -24,7 +24,8 @@ pub const LIMITS: &[Limit] = &[
     Limit { name: "page/bulk4096_alloc", instructions: 250 },
     Limit { name: "page/bulk4096_free_fifo", instructions: 300 },
     Limit { name: "page/bulk4096_free_lifo", instructions: 300 },
-    Limit { name: "page/bulk4096_free_random", instructions: 300 },
+    // Half of these merge more than once, and most of what they move stands in leaves.
+    Limit { name: "page/bulk4096_free_random", instructions: 400 },
 ];
 
 /// The limits that these figures break, one line each; a figure that is missing breaks its limit.
@@ -34,8 +35,8 @@ pub fn broken(figures: &[Bench], factor: u64) -> Vec<String> {
         let most = limit.instructions * factor;
         match figures.iter().find(|figure| figure.name == limit.name && figure.unit == "instructions") {
             None => Some(format!("{}: not measured", limit.name)),
-            Some(figure) if figure.median > most => {
-                Some(format!("{}: {} instructions, at most {most}", limit.name, figure.median))
+            Some(figure) if figure.mean > most => {
+                Some(format!("{}: {} instructions, at most {most}", limit.name, figure.mean))
             }
             Some(_) => None,
         }
@@ -53,8 +54,9 @@ mod tests {
             unit: "instructions".into(),
             clock: "icount".into(),
             min: 0,
-            median: limit.instructions * share,
+            median: 0,
             p99: u64::MAX,
+            mean: limit.instructions * share,
             operations: 1,
             machine: "2G".into(),
         };
@@ -66,7 +68,7 @@ mod tests {
         assert_eq!(broken(&at(1), 1), [] as [String; 0]);
         assert_eq!(broken(&at(3), HIGHMEM_FACTOR), [] as [String; 0]);
         let mut figures = at(1);
-        figures[2].median += 1;
+        figures[2].mean += 1;
         assert_eq!(broken(&figures, 1), ["page/order9_pair: 401 instructions, at most 400"]);
     }
 

@@ -3,7 +3,7 @@
 //! The first word, `allocator`, belongs to the page allocator alone:
 //!
 //! ```text
-//!   63        28 27   24 23    16 15   11 10   9 8     5  4  3     0
+//!   63        32 31   24 23    16 15   11 10   9 8     5  4  3     0
 //!  +------------+-------+--------+-------+------+-------+---+-------+
 //!  |     0      | level |  zone  |   0   | type | order |end| state |
 //!  +------------+-------+--------+-------+------+-------+---+-------+
@@ -54,7 +54,7 @@ impl PageState {
             Self::Allocated => 3,
             Self::Isolated => 4,
             Self::Free => FREE_PAGES,
-            Self::Node => FREE_PAGES | 1,
+            Self::Node => NODE,
         }
     }
 
@@ -65,8 +65,8 @@ impl PageState {
             2 => Some(Self::Reserved),
             3 => Some(Self::Allocated),
             4 => Some(Self::Isolated),
-            8 => Some(Self::Free),
-            9 => Some(Self::Node),
+            FREE_PAGES => Some(Self::Free),
+            NODE => Some(Self::Node),
             _ => None,
         }
     }
@@ -166,6 +166,7 @@ pub(crate) struct AllocatorWord(u64);
 const STATE: u64 = 0xf;
 /// The bit in the state that free blocks' heads and nodes have, and no other page.
 const FREE_PAGES: u64 = 8;
+const NODE: u64 = FREE_PAGES | 1;
 const LIST_SHIFT: u32 = 4;
 const ORDER_SHIFT: u32 = 5;
 const ZONE_SHIFT: u32 = 16;
@@ -275,7 +276,7 @@ impl AllocatorWord {
 
     /// A node's level.
     pub(crate) const fn level(self) -> u8 {
-        (self.0 >> LEVEL_SHIFT & 0xf) as u8
+        (self.0 >> LEVEL_SHIFT & 0xff) as u8
     }
 }
 
@@ -376,57 +377,4 @@ impl Page {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lists() -> impl Iterator<Item = ListId> {
-        Migratetype::ALL.into_iter().flat_map(|migratetype| {
-            (0..=10)
-                .flat_map(move |order| [End::Near, End::Far].map(|end| ListId::new(migratetype, Order::of(order), end)))
-        })
-    }
-
-    #[test]
-    fn every_free_and_node_word_decodes_to_what_was_encoded() {
-        for list in lists() {
-            for zone in [0, 1, 0x5a, 0xff].map(ZoneId) {
-                let page = Page::new(AllocatorWord::HOLE);
-                page.set_free(list, zone, Position(0xdead_beef));
-                let word = page.word();
-                assert_eq!(word.state(), Some(PageState::Free));
-                assert_eq!((word.list(), word.zone(), page.position()), (list, zone, Position(0xdead_beef)));
-
-                let place = NodePlace { level: 4, first: Position(u32::MAX) };
-                page.set_node(list, zone, place);
-                let word = page.word();
-                assert_eq!(word.state(), Some(PageState::Node));
-                assert_eq!((word.list(), word.zone(), page.place()), (list, zone, place));
-            }
-        }
-    }
-
-    #[test]
-    fn the_merge_test_ignores_the_list_and_nothing_else() {
-        let zone = ZoneId(3);
-        for list in lists() {
-            let word = AllocatorWord::free(list, zone);
-            assert!(word.is_free(list.order(), zone));
-            assert!(!word.is_free(list.order(), ZoneId(2)));
-            assert!(!word.is_free(Order::of((list.order().index() + 1) % 11), zone));
-            assert!(!AllocatorWord::node(list, 1, zone).is_free(list.order(), zone));
-            assert!(!AllocatorWord::allocated(list.order(), zone).is_free(list.order(), zone));
-            assert!(!AllocatorWord::isolated(list.order(), zone).is_free(list.order(), zone));
-        }
-        assert!(!AllocatorWord::TAIL.is_free(Order::ZERO, ZoneId(0)));
-        assert!(!AllocatorWord::HOLE.is_free(Order::ZERO, ZoneId(0)));
-    }
-
-    #[test]
-    fn a_chain_of_blocks_in_flight_ends_where_it_was_told_to() {
-        let page = Page::new(AllocatorWord::TAIL);
-        page.set_isolated(Order::ZERO, ZoneId(0), Some(Pfn::new(0)));
-        assert_eq!(page.next(), Some(Pfn::new(0)));
-        page.set_isolated(Order::ZERO, ZoneId(0), None);
-        assert_eq!(page.next(), None);
-    }
-}
+mod tests;

@@ -87,8 +87,8 @@ impl fmt::Display for Summary {
                 Outcome::Benchmarks(columns) => table(f, columns)?,
                 Outcome::Replay { machine, trace, figures } => {
                     writeln!(f, "replay of {trace} on {machine}: every pattern intact, every check passed")?;
-                    for Bench { name, median, unit, .. } in figures {
-                        writeln!(f, "  {name:<38} {median:>12} {unit}")?;
+                    for Bench { name, mean, unit, .. } in figures {
+                        writeln!(f, "  {name:<38} {mean:>12} {unit}")?;
                     }
                     writeln!(f)?;
                 }
@@ -104,7 +104,7 @@ impl fmt::Display for Summary {
 /// Medians, one machine a column, and where there is a limit for the first column, the limit.
 fn table(f: &mut fmt::Formatter<'_>, columns: &[Column]) -> fmt::Result {
     let Some(first) = columns.first() else { return Ok(()) };
-    write!(f, "{:<40}", "benchmarks (medians)")?;
+    write!(f, "{:<40}", "benchmarks (means)")?;
     for column in columns {
         write!(f, " {:>16}", column.machine.to_string())?;
     }
@@ -113,7 +113,7 @@ fn table(f: &mut fmt::Formatter<'_>, columns: &[Column]) -> fmt::Result {
         write!(f, "  {:<38}", figure.name)?;
         for column in columns {
             let same = column.figures.iter().find(|other| other.name == figure.name);
-            write!(f, " {:>16}", same.map_or("-".to_owned(), |same| same.median.to_string()))?;
+            write!(f, " {:>16}", same.map_or("-".to_owned(), |same| same.mean.to_string()))?;
         }
         let limit = LIMITS.iter().find(|limit| limit.name == figure.name);
         let limit = limit.map_or(String::new(), |limit| limit.instructions.to_string());
@@ -129,9 +129,9 @@ mod tests {
 
     const MACHINE: Machine = Machine::with_memory(Size::gib(2));
 
-    fn figure(name: &str, median: u64) -> Bench {
+    fn figure(name: &str, mean: u64) -> Bench {
         let (unit, clock) = ("instructions".into(), "icount".into());
-        Bench { name: name.into(), unit, clock, min: 0, median, p99: 9, operations: 1, machine: "2G".into() }
+        Bench { name: name.into(), unit, clock, min: 0, median: 5, p99: 9, mean, operations: 1, machine: "2G".into() }
     }
 
     fn verdicts(last: Verdict) -> Outcome {
