@@ -1,5 +1,7 @@
 //! Where the machine's memory goes to `mm`: the one place that knows both.
 
+use alloc::vec::Vec;
+
 use kernel_core::cmdline::CommandLine;
 use mm::boot_map::BootMap;
 use mm::machine::{Geometry, Machine};
@@ -16,12 +18,14 @@ use crate::serial::println;
 pub(crate) type Allocator = PageAllocator<'static, Platform>;
 
 /// What setting the allocator up came to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Setup {
     /// What it took.
     pub(crate) ticks: u64,
     /// The memory it was given, what it has kept for itself included.
     pub(crate) usable_pages: u32,
+    /// Free blocks of the largest order that each zone came up with.
+    largest_blocks: Vec<u32>,
 }
 
 static ALLOCATOR: Once<(Allocator, Setup)> = Once::new();
@@ -48,7 +52,8 @@ pub(crate) fn init(platform: &'static Platform, mut map: BootMap, words: &Comman
         platform.direct_map_end().address().0,
         allocator.metadata().total() >> 10,
     );
-    &ALLOCATOR.call_once(|| (allocator, Setup { ticks, usable_pages })).0
+    let largest_blocks = largest_blocks(&allocator);
+    &ALLOCATOR.call_once(|| (allocator, Setup { ticks, usable_pages, largest_blocks })).0
 }
 
 /// The machine's page allocator; `None` before [`init`].
@@ -57,8 +62,12 @@ pub(crate) fn allocator() -> Option<&'static Allocator> {
 }
 
 /// What setting it up took; `None` before [`init`].
-pub(crate) fn setup() -> Option<Setup> {
-    ALLOCATOR.get().map(|&(_, setup)| setup)
+pub(crate) fn setup() -> Option<&'static Setup> {
+    ALLOCATOR.get().map(|(_, setup)| setup)
+}
+
+fn largest_blocks(allocator: &Allocator) -> Vec<u32> {
+    allocator.zones().map(|zone| zone.blocks_of(<<Platform as Machine>::Geometry as Geometry>::MAX_ORDER)).collect()
 }
 
 ktest!(
@@ -69,6 +78,18 @@ ktest!(
         let (managed, free) =
             allocator.zones().fold((0, 0), |(managed, free), zone| (managed + zone.managed, free + zone.free));
         check!(managed > 0 && free == managed, "of {managed} pages {free} are free, and no test holds one");
+        Ok(())
+    }
+);
+
+// Tests run in the order of their names, so this one comes behind all that allocate.
+ktest!(
+    "zones",
+    fn the_largest_blocks_are_those_of_boot_whatever_was_allocated_and_freed() {
+        let allocator = allocator().ok_or("the page allocator is not up")?;
+        let at_boot = &setup().ok_or("the page allocator is not up")?.largest_blocks;
+        let now = largest_blocks(allocator);
+        check!(now == *at_boot, "the zones have {now:?} of the largest blocks free, and had {at_boot:?}");
         Ok(())
     }
 );

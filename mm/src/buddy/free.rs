@@ -18,10 +18,10 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         self.drain();
     }
 
-    /// Takes in memory that the zone did not have before.
-    pub(crate) fn adopt(&mut self, range: PfnRange) {
-        self.zone.managed += range.pages();
-        for block in FreeBlock::claim_all::<M::Geometry>(range) {
+    /// Takes in memory that the zone did not have before: those of a range's aligned blocks that are of `order`.
+    pub(crate) fn adopt(&mut self, range: PfnRange, order: Order) {
+        for block in FreeBlock::claim_all::<M::Geometry>(range).filter(|block| block.order() == order) {
+            self.zone.managed += order.pages();
             self.free(self.map.known_section(block.head()), block);
         }
     }

@@ -12,8 +12,8 @@ use super::allocator::{PageAllocator, ZoneCell};
 use crate::boot_map::{BootMap, CarveError};
 use crate::desc::map::PageMap;
 use crate::early::{MetadataBytes, carve_slice};
-use crate::machine::Machine;
-use crate::units::{NodeId, PfnRange, ZoneId};
+use crate::machine::{Geometry, Machine};
+use crate::units::{NodeId, Order, PfnRange, ZoneId};
 use crate::zone::{Zone, ZoneKind};
 
 /// Why an allocator could not be made.
@@ -40,8 +40,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let allocator = Self { machine, map, zones, metadata };
         for cell in allocator.zones {
             let frames = cell.kind.frames(machine.direct_map_end());
-            for (range, _) in boot_map.usable().filter(|&(_, node)| node == cell.node) {
-                allocator.with_buddy(cell, |buddy| buddy.adopt(range.intersection(frames)));
+            // The smallest blocks first, so that no whole one is broken for the first nodes.
+            for order in (0..=M::Geometry::MAX_ORDER.index()).map(Order::of) {
+                for (range, _) in boot_map.usable().filter(|&(_, node)| node == cell.node) {
+                    allocator.with_buddy(cell, |buddy| buddy.adopt(range.intersection(frames), order));
+                }
             }
         }
         Ok(allocator)
