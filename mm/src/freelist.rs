@@ -23,6 +23,8 @@
 
 mod node;
 mod stack;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub(crate) use node::Nodes;
