@@ -52,22 +52,48 @@ impl FreeBlock {
     }
 }
 
-/// Blocks in flight, one chain an order, linked through their heads' second words: however many there are, they need
-/// no memory. Empty whenever the zone's lock is free.
+/// What an operation on a zone has yet to do.
+///
+/// Blocks in flight stand in one chain an order, linked through their heads' second words: however many there are, they
+/// need no memory. There are none whenever the zone's lock is free; only a node that is stuck may be left.
 #[derive(Debug)]
 pub(crate) struct Pending {
     first: [Option<Pfn>; Order::LIMIT.index() + 1],
-    orders: u16,
+    /// A node that keeps free memory from merging, and could not be moved for lack of room elsewhere.
+    stuck: Option<Pfn>,
+    /// A bit for each order with a chain, and [`STUCK`](Self::STUCK): all there is to do, in one word to be looked at.
+    todo: u16,
 }
 
 impl Pending {
+    const STUCK: u16 = 1 << 15;
+
     pub(crate) const fn new() -> Self {
-        Self { first: [None; Order::LIMIT.index() + 1], orders: 0 }
+        Self { first: [None; Order::LIMIT.index() + 1], stuck: None, todo: 0 }
     }
 
-    /// Whether no block waits.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.orders == 0
+    /// Whether there is nothing to do.
+    #[inline(always)]
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.todo == 0
+    }
+
+    /// Remembers that a node is stuck.
+    pub(crate) fn set_stuck(&mut self, node: Option<Pfn>) {
+        self.stuck = node;
+        self.todo |= Self::STUCK;
+    }
+
+    /// The node that is stuck.
+    #[cfg(test)]
+    pub(crate) const fn stuck(&self) -> Option<Pfn> {
+        self.stuck
+    }
+
+    /// Takes over the care for what is stuck.
+    pub(crate) fn take_stuck(&mut self) -> Option<Pfn> {
+        self.todo &= !Self::STUCK;
+        self.stuck.take()
     }
 
     /// Adds a block.
@@ -76,15 +102,16 @@ impl Pending {
         let head = block.into_head();
         map.page(head).set_isolated(order, zone, self.first[order.index()]);
         self.first[order.index()] = Some(head);
-        self.orders |= 1 << order.index();
+        self.todo |= 1 << order.index();
     }
 
     /// Takes a block of the smallest order: larger ones may then use it as a node.
     pub(crate) fn pop<G: Geometry>(&mut self, map: &PageMap<'_, G>) -> Option<FreeBlock> {
-        if self.orders == 0 {
+        let orders = self.todo & !Self::STUCK;
+        if orders == 0 {
             return None;
         }
-        let order = Order::of(self.orders.trailing_zeros() as usize);
+        let order = Order::of(orders.trailing_zeros() as usize);
         let head = self.first[order.index()]?;
         self.unlink(order, map.page(head).next());
         Some(FreeBlock::claim(head, order))
@@ -93,7 +120,7 @@ impl Pending {
     fn unlink(&mut self, order: Order, next: Option<Pfn>) {
         self.first[order.index()] = next;
         if next.is_none() {
-            self.orders &= !(1 << order.index());
+            self.todo &= !(1 << order.index());
         }
     }
 
@@ -124,6 +151,6 @@ impl Pending {
 
     /// Whether a block smaller than `order` waits.
     pub(crate) const fn has_below(&self, order: Order) -> bool {
-        self.orders & ((1 << order.index()) - 1) != 0
+        self.todo & ((1 << order.index()) - 1) != 0
     }
 }

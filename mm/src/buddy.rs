@@ -54,6 +54,12 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
         self.zone.report()
     }
 
+    /// The frame of the node that is stuck, if one is: with the descriptors' words, all there is to a state.
+    #[cfg(test)]
+    pub(crate) fn stuck(&self) -> u64 {
+        self.zone.pending.stuck().map_or(u64::MAX, |pfn| u64::from(pfn.number()))
+    }
+
     fn context(&self) -> ListContext<'a, 'm, M> {
         ListContext { nodes: Nodes::new(self.machine), map: self.map, zone: self.zone.id }
     }

@@ -5,7 +5,7 @@
 //! nodes. The search starts from the machine as it boots, tries every allocation, every free, every contiguous range
 //! and every wrong free, and goes on from each state that it has not seen, until there is none.
 //!
-//! A state is what the descriptors say: with FREE-1 and FREE-4 checked, all else follows from them.
+//! A state is what the descriptors say, and which node is stuck: with FREE-1 and FREE-4 checked, all else follows.
 #![expect(unsafe_code, reason = "frees bare frames, the wrong ones too")]
 
 use std::collections::HashSet;

@@ -64,7 +64,7 @@ pub(crate) struct Zone<G> {
     pub(crate) nodes: u32,
     /// The most pages that ever served as nodes at once.
     pub(crate) peak_nodes: u32,
-    /// Blocks that the operation under way has yet to place.
+    /// What the operation under way has yet to do.
     pub(crate) pending: Pending,
     pub(crate) lists: Freelists<G>,
 }

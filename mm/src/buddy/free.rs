@@ -26,18 +26,25 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         }
     }
 
-    /// Settles the blocks in flight, the smallest first.
+    /// Does what the operation has left to do: settles the blocks in flight, the smallest first, and tries to free what
+    /// is stuck, for which there may be room now.
     #[inline]
     pub(super) fn drain(&mut self) {
-        if !self.zone.pending.is_empty() {
+        if !self.zone.pending.is_idle() {
             self.settle_pending();
         }
     }
 
     #[cold]
     fn settle_pending(&mut self) {
-        while let Some(block) = self.zone.pending.pop(self.map) {
-            self.settle(self.map.known_section(block.head()), block);
+        loop {
+            while let Some(block) = self.zone.pending.pop(self.map) {
+                self.settle(self.map.known_section(block.head()), block);
+            }
+            match self.zone.pending.take_stuck() {
+                Some(node) if self.clear_what_is_stuck(node) => {}
+                _ => return,
+            }
         }
     }
 

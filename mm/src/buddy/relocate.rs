@@ -2,8 +2,9 @@
 //!
 //! Where a merge stops because its buddy is not one free block, the buddy may still hold nothing but free blocks and
 //! nodes. [`Buddy::clear_the_way`] looks how far the block would grow if those nodes stood elsewhere, and moves
-//! them there if smaller free blocks outside have room: memory breaks where it is broken already. So, once all is
-//! free again, the nodes of the largest order's lists have gathered in one place (FREE-6).
+//! them there if smaller free blocks outside have room: memory breaks where it is broken already. If they have none
+//! yet, the zone remembers one such place and tries again with the next operation. So, once all is free again, the
+//! nodes of the largest order's lists have gathered in one place (FREE-6).
 //!
 //! Each move makes a block of some order out of what was smaller, at the price of blocks below that order only; so a
 //! chain of moves comes to an end (FREE-5).
@@ -26,10 +27,12 @@ pub(super) const MOVES: u32 = 8;
 /// The most blocks and nodes that are looked at for one block.
 const STEPS: usize = 64;
 
+type NodesInTheWay = ArrayVec<Pfn, { MOVES as usize }>;
+
 /// What stands in a block's way, and how large the block gets without it.
 #[derive(Debug)]
 struct Way {
-    nodes: ArrayVec<Pfn, { MOVES as usize }>,
+    nodes: NodesInTheWay,
     order: Order,
 }
 
@@ -37,7 +40,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// Grows a block that could not merge any further, by moving the nodes in its way, if that can be had.
     #[cold]
     pub(super) fn clear_the_way(&mut self, section: &Section<'_, M::Geometry>, block: FreeBlock) -> FreeBlock {
-        match self.survey(section, &block) {
+        match self.survey(section, &block, NodesInTheWay::new()) {
             Some(way) => self.evacuate(section, &way, block),
             None => block,
         }
@@ -67,23 +70,29 @@ impl<M: Machine> Buddy<'_, '_, M> {
         false
     }
 
-    /// Finds the largest block that this one could become: climbs as long as the buddy holds only free blocks and
-    /// nodes, and remembers the highest point for which there is room elsewhere.
-    fn survey(&self, section: &Section<'_, M::Geometry>, block: &FreeBlock) -> Option<Way> {
-        let mut nodes = ArrayVec::new();
+    /// Finds the largest block that this one could become without `nodes` and those that it meets: climbs as long as
+    /// the buddy holds only free blocks and nodes, and remembers the highest point for which there is room elsewhere.
+    /// If there is room for none, the zone remembers that these nodes are stuck.
+    fn survey(
+        &mut self,
+        section: &Section<'_, M::Geometry>,
+        block: &FreeBlock,
+        mut nodes: NodesInTheWay,
+    ) -> Option<Way> {
         let mut inside = [0; Order::LIMIT.index() + 1];
         let mut best = None;
+        let mut lacks_room = false;
         let mut steps = 0;
         let mut order = block.order();
         let mut head = block.head();
-        while order < M::Geometry::MAX_ORDER {
+        'climb: while order < M::Geometry::MAX_ORDER {
             let area = head.buddy(order);
             let mut at = area;
             while at < area.plus(order.pages()) {
                 let word = section.page(at).word();
                 steps += 1;
                 if steps > STEPS || word.zone() != self.zone.id {
-                    return best;
+                    break 'climb;
                 }
                 if word.is(PageState::Free) {
                     inside[word.order().index()] += 1;
@@ -91,16 +100,39 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 } else if word.is(PageState::Node) && nodes.try_push(at).is_ok() {
                     at = at.plus(1);
                 } else {
-                    return best;
+                    break 'climb;
                 }
             }
             head = head.min(area);
-            order = Order::of(order.index() + 1);
-            if !nodes.is_empty() && self.room_outside(&inside, order) >= nodes.len() {
-                best = Some(Way { nodes: nodes.clone(), order });
+            order = order.above();
+            if !nodes.is_empty() {
+                if self.room_outside(&inside, order) >= nodes.len() {
+                    best = Some(Way { nodes: nodes.clone(), order });
+                } else {
+                    lacks_room = true;
+                }
             }
         }
+        if best.is_none() && lacks_room {
+            self.zone.pending.set_stuck(nodes.first().copied());
+        }
         best
+    }
+
+    /// Tries again to clear what was stuck for lack of room. Says whether it could: then the block that comes of it is in
+    /// flight.
+    pub(super) fn clear_what_is_stuck(&mut self, node: Pfn) -> bool {
+        let section = self.map.known_section(node);
+        let word = section.page(node).word();
+        if !word.is(PageState::Node) || word.zone() != self.zone.id {
+            return false;
+        }
+        // As if the node's page were free already: it is the first to be.
+        let block = FreeBlock::claim(node, Order::ZERO);
+        let Some(way) = self.survey(section, &block, [node].into_iter().collect()) else { return false };
+        let block = self.evacuate(section, &way, block);
+        self.defer(block);
+        true
     }
 
     /// Pages in free blocks below `order`, those counted in `inside` left out.

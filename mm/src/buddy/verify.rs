@@ -64,13 +64,13 @@ impl<M: Machine> Buddy<'_, '_, M> {
     }
 
     /// FREE-6: with everything free, memory is broken only where nodes stand, and they stand together: as few largest
-    /// blocks are broken as can hold them, or one more for each group that is too large to be moved.
+    /// blocks are broken as can hold them, and one more for each group that is too large to be moved.
     fn check_coalesced(&self, census: &Census) -> Result<(), Violation> {
         let whole = self.zone.lists.count(M::Geometry::MAX_ORDER);
         let broken = census.largest_possible.saturating_sub(whole);
         let needed = census.nodes.div_ceil(M::Geometry::MAX_ORDER.pages());
-        let stuck = census.nodes.min(1) + census.nodes / (relocate::MOVES + 1);
-        ensure(broken <= needed.max(stuck), Invariant::Free6, None, "all is free, but has not coalesced")
+        let immovable = census.nodes / (relocate::MOVES + 1);
+        ensure(broken <= needed + immovable, Invariant::Free6, None, "all is free, but has not coalesced")
     }
 
     /// Walks the descriptors of the span.

@@ -20,6 +20,7 @@ impl<M: Machine> PageAllocator<'_, M> {
     pub(crate) fn fingerprint(&self, range: crate::units::PfnRange) -> std::vec::Vec<u64> {
         let words = range.frames().filter_map(|pfn| self.map.get(pfn)).flat_map(crate::desc::word::Page::fingerprint);
         let types = range.frames().filter_map(|pfn| Some(self.map.section(pfn)?.migratetype(pfn) as u64));
-        words.chain(types).collect()
+        let stuck = self.zones.iter().map(|cell| self.with_buddy(cell, |buddy| buddy.stuck()));
+        words.chain(types).chain(stuck).collect()
     }
 }
