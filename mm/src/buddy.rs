@@ -23,6 +23,8 @@ mod contig;
 mod fallback;
 mod free;
 mod relocate;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use contig::ContigError;

@@ -21,11 +21,12 @@ pub(super) const BASE: Pfn = Pfn::new(64);
 
 pub(super) const ZONE: ZoneId = ZoneId(0);
 
-/// A machine that remembers how many slots were live at once.
+/// A machine that counts its slots.
 pub(super) struct Metered<G> {
     machine: ArenaMachine<G>,
     live: AtomicUsize,
     most: AtomicUsize,
+    mapped: AtomicUsize,
 }
 
 // SAFETY: passes everything on to a machine that keeps the promise.
@@ -51,6 +52,7 @@ unsafe impl<G: Geometry> Machine for Metered<G> {
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
         let live = self.live.fetch_add(1, Ordering::Relaxed) + 1;
         self.most.fetch_max(live, Ordering::Relaxed);
+        self.mapped.fetch_add(1, Ordering::Relaxed);
         self.machine.kmap_local(frame)
     }
 
@@ -77,7 +79,8 @@ pub(super) fn with_pages<G: Geometry>(
 ) {
     let end = BASE.plus(pages);
     let machine = ArenaMachine::new(end, BASE.plus(lowmem));
-    let machine = Metered::<G> { machine, live: AtomicUsize::new(0), most: AtomicUsize::new(0) };
+    let [live, most, mapped] = [const { AtomicUsize::new(0) }; 3];
+    let machine = Metered::<G> { machine, live, most, mapped };
     let region = |start: Pfn, end: Pfn, node| Region {
         start: start.address(),
         len: u64::from(end.number() - start.number()) * PAGE_SIZE as u64,
@@ -221,6 +224,11 @@ impl<G: Geometry> Bench<'_, '_, G> {
     /// Slots that were ever live at once since this was last asked.
     pub(super) fn most_slots(&self) -> usize {
         self.context.nodes.machine().most.swap(0, Ordering::Relaxed)
+    }
+
+    /// Highmem nodes that were looked at so far.
+    pub(super) fn touches(&self) -> usize {
+        self.context.nodes.machine().mapped.load(Ordering::Relaxed)
     }
 
     /// Compares all there is to compare.

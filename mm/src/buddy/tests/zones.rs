@@ -1,0 +1,154 @@
+//! Which zone serves a request: kinds from the least wanted to the most, nodes from the preferred one on.
+
+use core::num::NonZeroU16;
+use std::vec::Vec;
+
+use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::host::HostMachine;
+use crate::machine::Standard;
+use crate::page::{AllocError, PageAllocator, Request};
+use crate::units::{NodeId, Order, Pfn, PhysAddr};
+use crate::zone::ZoneKind::{self, Dma32, Highmem, Normal};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Runs `test` on a machine whose memory is at these addresses: start, end and node of each run.
+fn with_machine(
+    direct_map_end: u64,
+    runs: &[(u64, u64, u8)],
+    test: impl FnOnce(&PageAllocator<'_, HostMachine<Standard>>),
+) {
+    let pfn = |address| Pfn::containing(PhysAddr(address)).expect("below 16 TiB");
+    let end = runs.iter().map(|&(_, end, _)| end).max().expect("a run");
+    let machine = HostMachine::new(pfn(end), pfn(direct_map_end), NonZeroU16::MIN).expect("address space");
+    let region = |&(start, end, node): &(u64, u64, u8)| Region {
+        start: PhysAddr(start),
+        len: end - start,
+        kind: RegionKind::Usable,
+        node: NodeId(node),
+    };
+    let regions: Vec<_> = runs.iter().map(region).collect();
+    let mut boot_map: BootMap = BootMap::new(&regions).expect("the runs are disjoint");
+    let allocator = PageAllocator::new(&machine, &mut boot_map).expect("the tables fit");
+    allocator.verify().expect("all is well after boot");
+    test(&allocator);
+    allocator.verify().expect("all is well in the end");
+}
+
+/// Allocates until nothing is left, and says which zones served, in order, each with the pages it gave.
+fn served(
+    allocator: &PageAllocator<'_, HostMachine<Standard>>,
+    request: Request,
+) -> (Vec<(u8, ZoneKind, u32)>, AllocError) {
+    let free = || allocator.zones().map(|zone| zone.free).collect::<Vec<_>>();
+    let zones: Vec<_> = allocator.zones().map(|zone| (zone.node.0, zone.kind)).collect();
+    let mut served: Vec<(u8, ZoneKind, u32)> = Vec::new();
+    let mut before = free();
+    loop {
+        let page = match allocator.alloc_raw(request) {
+            Ok(page) => page,
+            Err(error) => return (served, error),
+        };
+        let after = free();
+        let which = before.iter().zip(&after).position(|(before, after)| before != after).expect("a zone gave a page");
+        let span = allocator.zones().nth(which).expect("there is").span;
+        assert!(span.contains(page), "{page:?} is not of the zone that counts it");
+        let (node, kind) = zones[which];
+        match served.last_mut() {
+            Some(last) if (last.0, last.1) == (node, kind) => last.2 += 1,
+            _ => served.push((node, kind, 1)),
+        }
+        before = after;
+    }
+}
+
+/// Four mebibytes on each side of 4 GiB and of the direct map's end, and some below.
+const THREE_KINDS: [(u64, u64, u8); 3] =
+    [(MIB, 3 * MIB, 0), (4 * GIB - 4 * MIB, 4 * GIB + 4 * MIB, 0), (6 * GIB - 4 * MIB, 6 * GIB + 4 * MIB, 0)];
+
+const MOVABLE: Request = Request::movable(Order::ZERO);
+
+#[test]
+fn memory_around_4_gib_and_the_end_of_the_direct_map_makes_three_zones() {
+    with_machine(6 * GIB, &THREE_KINDS, |allocator| {
+        let zones: Vec<_> = allocator.zones().map(|zone| (zone.kind, zone.span.start, zone.span.end)).collect();
+        assert_eq!(zones.iter().map(|zone| zone.0).collect::<Vec<_>>(), [Highmem, Normal, Dma32]);
+        let four_gib = Pfn::new(1 << 20);
+        assert_eq!((zones[2].2, zones[1].1), (four_gib, four_gib));
+        assert_eq!((zones[1].2, zones[0].1), (Pfn::new(6 << 18), Pfn::new(6 << 18)));
+        let managed: Vec<_> = allocator.zones().map(|zone| zone.managed).collect();
+        let tables = u32::try_from(allocator.metadata().total() >> 12).expect("few");
+        assert_eq!(managed.iter().sum::<u32>(), 512 + 4 * 1024 - tables);
+        assert_eq!(managed[0], 1024, "highmem has no tables in it");
+    });
+}
+
+/// The kinds that serve `request`, in order, and all of whose pages are then gone.
+fn assert_kinds(request: Request, expected: &[ZoneKind]) {
+    with_machine(6 * GIB, &THREE_KINDS, |allocator| {
+        let managed = |kind| allocator.zones().find(|zone| zone.kind == kind).expect("three kinds").managed;
+        let expected: Vec<_> = expected.iter().map(|&kind| (0, kind, managed(kind))).collect();
+        assert_eq!(served(allocator, request), (expected, AllocError::Exhausted(request)));
+    });
+}
+
+#[test]
+fn a_request_is_served_by_the_highest_kind_it_allows_and_then_by_those_below() {
+    assert_kinds(MOVABLE, &[Highmem, Normal, Dma32]);
+    assert_kinds(Request::new(Order::ZERO), &[Normal, Dma32]);
+    assert_kinds(MOVABLE.up_to(Dma32), &[Dma32]);
+}
+
+#[test]
+fn a_large_block_comes_from_a_lower_kind_when_the_higher_one_has_only_pieces() {
+    with_machine(6 * GIB, &THREE_KINDS, |allocator| {
+        let kind_of = |pfn: Pfn| {
+            let zones: Vec<_> = allocator.zones().collect();
+            zones.iter().find(|zone| zone.span.contains(pfn)).map(|zone| zone.kind)
+        };
+        let page = allocator.alloc(MOVABLE).expect("highmem is free");
+        assert_eq!(kind_of(page.head()), Some(Highmem));
+        let block = allocator.alloc(Request::movable(Order::LIMIT)).expect("a block is free below");
+        assert_ne!(kind_of(block.head()), Some(Highmem));
+        drop(page);
+        let block = allocator.alloc(Request::movable(Order::LIMIT)).expect("highmem is whole again");
+        assert_eq!(kind_of(block.head()), Some(Highmem));
+    });
+}
+
+/// Three nodes of unequal size, the middle one with highmem too, the others in lowmem alone.
+const THREE_NODES: [(u64, u64, u8); 4] =
+    [(MIB, 6 * MIB, 0), (8 * MIB, 10 * MIB, 1), (12 * MIB, 15 * MIB, 2), (32 * MIB, 33 * MIB, 1)];
+
+fn assert_nodes(request: Request, expected: &[(u8, ZoneKind)]) {
+    with_machine(32 * MIB, &THREE_NODES, |allocator| {
+        let managed = |node, kind| {
+            let zone = allocator.zones().find(|zone| (zone.node, zone.kind) == (NodeId(node), kind));
+            zone.expect("the machine has it").managed
+        };
+        let expected: Vec<_> = expected.iter().map(|&(node, kind)| (node, kind, managed(node, kind))).collect();
+        assert_eq!(served(allocator, request), (expected, AllocError::Exhausted(request)));
+    });
+}
+
+#[test]
+fn a_node_serves_until_nothing_is_left_then_those_behind_it_then_those_in_front() {
+    assert_nodes(MOVABLE.near(NodeId(0)), &[(0, Dma32), (1, Highmem), (1, Dma32), (2, Dma32)]);
+    assert_nodes(MOVABLE.near(NodeId(1)), &[(1, Highmem), (1, Dma32), (2, Dma32), (0, Dma32)]);
+    assert_nodes(MOVABLE.near(NodeId(2)), &[(2, Dma32), (0, Dma32), (1, Highmem), (1, Dma32)]);
+}
+
+#[test]
+fn a_request_for_lowmem_skips_the_preferred_nodes_highmem_and_every_other() {
+    let kernel = Request::new(Order::ZERO);
+    assert_nodes(kernel.near(NodeId(1)), &[(1, Dma32), (2, Dma32), (0, Dma32)]);
+    assert_nodes(kernel.near(NodeId(2)), &[(2, Dma32), (0, Dma32), (1, Dma32)]);
+}
+
+#[test]
+fn without_a_preference_or_with_one_for_a_node_that_is_not_there_the_first_node_serves() {
+    let all = [(0, Dma32), (1, Highmem), (1, Dma32), (2, Dma32)];
+    assert_nodes(MOVABLE, &all);
+    assert_nodes(MOVABLE.near(NodeId(7)), &all);
+}
