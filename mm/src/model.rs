@@ -206,7 +206,6 @@ impl<M: Machine> Model<'_, '_, M> {
                         });
                         self.hold_range(range);
                     }
-                    Err(crate::ContigError::NodeCannotMove(pfn)) => assert!(self.is_free(pfn)),
                     Err(_) => assert!(!self.is_free_run(range), "{range:?} is free, but was refused"),
                 }
             }

@@ -28,9 +28,6 @@ pub enum ContigError {
     /// A frame of the range is in use.
     #[error("{0:?} is in use")]
     InUse(Pfn),
-    /// A frame of the range serves a freelist as a node, and no free page outside the range can take its place.
-    #[error("{0:?} serves as a node and cannot be moved out")]
-    NodeCannotMove(Pfn),
     /// No run of that many free frames at that alignment exists.
     #[error("no run of that many free frames at that alignment")]
     NoSuchRun,
@@ -40,20 +37,17 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// Allocates exactly `range`.
     ///
     /// # Errors
-    /// Names the first frame that stands in the way; the range is as free as before, though nodes may have moved.
+    /// Names the first frame that is in the way; nothing has changed.
     pub(crate) fn alloc_range(&mut self, range: PfnRange) -> Result<(), ContigError> {
         if range.is_empty() {
             return Err(ContigError::Empty);
         }
         self.check_free(range)?;
         self.pull_blocks(range);
-        let emptied = self.empty_nodes(range);
-        match emptied {
-            Ok(()) => self.zone.free -= range.pages(),
-            Err(_) => self.put_back(range),
-        }
+        self.empty_nodes(range);
+        self.zone.free -= range.pages();
         self.drain();
-        emptied
+        Ok(())
     }
 
     /// The lowest run of `pages` free frames that starts at a multiple of `align`. Cost: one word a block of the zone.
@@ -120,27 +114,15 @@ impl<M: Machine> Buddy<'_, '_, M> {
     }
 
     /// Moves every node in the range to a page outside, and allocates the page it leaves, as well as those of nodes
-    /// that had become needless.
-    fn empty_nodes(&mut self, range: PfnRange) -> Result<(), ContigError> {
-        for pfn in range.frames() {
-            let state = self.map.page(pfn).word();
-            if state.is(PageState::Node) || state.is(PageState::Isolated) {
-                if !self.move_node_out(pfn, range, M::Geometry::MAX_ORDER) {
-                    return Err(ContigError::NodeCannotMove(pfn));
-                }
-                self.map.page(pfn).set_allocated(Order::ZERO, self.zone.id);
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives the allocated part of the range back.
-    #[cold]
-    fn put_back(&mut self, range: PfnRange) {
+    /// that had become needless. There is such a page: what a node holds leads to free blocks, none of them on a list
+    /// and in the range any more.
+    fn empty_nodes(&mut self, range: PfnRange) {
         for pfn in range.frames() {
             let word = self.map.page(pfn).word();
-            if word.is(PageState::Allocated) {
-                self.defer(FreeBlock::claim(pfn, word.order()));
+            if word.is(PageState::Node) || word.is(PageState::Isolated) {
+                let moved = self.move_node_out(pfn, range, M::Geometry::MAX_ORDER);
+                assert!(moved, "invariant FREE-4 broken: {pfn:?} is a node, but of a list without a block");
+                self.map.page(pfn).set_allocated(Order::ZERO, self.zone.id);
             }
         }
     }
