@@ -2,8 +2,8 @@
 //!
 //! Where a merge stops because its buddy is not one free block, the buddy may still hold nothing but free blocks and
 //! nodes. [`Buddy::clear_the_way`] looks how far the block would grow if those nodes stood elsewhere, and moves
-//! them there if smaller free blocks outside have room: memory breaks where it is broken already. If they have none
-//! yet, the zone remembers one such place and tries again with the next operation. So, once all is free again, the
+//! them there if smaller free blocks outside have room: memory breaks where it is broken already. Where a whole block
+//! of the largest order lacks nothing but that room, the zone remembers the place and tries again with each operation. So, once all is free again, the
 //! nodes of the largest order's lists have gathered in one place (FREE-6).
 //!
 //! Each move makes a block of some order out of what was smaller, at the price of blocks below that order only; so a
@@ -72,7 +72,8 @@ impl<M: Machine> Buddy<'_, '_, M> {
 
     /// Finds the largest block that this one could become without `nodes` and those that it meets: climbs as long as
     /// the buddy holds only free blocks and nodes, and remembers the highest point for which there is room elsewhere.
-    /// If there is room for none, the zone remembers that these nodes are stuck.
+    /// If that would be a whole block of the largest order, and all it lacks is room, the zone remembers that these
+    /// nodes are stuck.
     fn survey(
         &mut self,
         section: &Section<'_, M::Geometry>,
@@ -81,7 +82,6 @@ impl<M: Machine> Buddy<'_, '_, M> {
     ) -> Option<Way> {
         let mut inside = [0; Order::LIMIT.index() + 1];
         let mut best = None;
-        let mut lacks_room = false;
         let mut steps = 0;
         let mut order = block.order();
         let mut head = block.head();
@@ -105,15 +105,11 @@ impl<M: Machine> Buddy<'_, '_, M> {
             }
             head = head.min(area);
             order = order.above();
-            if !nodes.is_empty() {
-                if self.room_outside(&inside, order) >= nodes.len() {
-                    best = Some(Way { nodes: nodes.clone(), order });
-                } else {
-                    lacks_room = true;
-                }
+            if !nodes.is_empty() && self.room_outside(&inside, order) >= nodes.len() {
+                best = Some(Way { nodes: nodes.clone(), order });
             }
         }
-        if best.is_none() && lacks_room {
+        if best.is_none() && order == M::Geometry::MAX_ORDER {
             self.zone.pending.set_stuck(nodes.first().copied());
         }
         best
