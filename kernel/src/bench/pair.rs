@@ -24,13 +24,20 @@ fn pairs(sampler: &mut Sampler, order: Order) -> Outcome {
     Ok(())
 }
 
-/// As [`pairs`], while a block of `order` is free whose buddy is not: nothing splits and nothing merges.
+/// As [`pairs`], while blocks of `order` are free whose buddies are not: nothing splits and nothing merges. There are two,
+/// so that the list does not become empty each time.
 fn pairs_at_hand(sampler: &mut Sampler, order: Order) -> Outcome {
+    let _kept = [half_freed(order)?, half_freed(order)?];
+    pairs(sampler, order)
+}
+
+/// A block whose buddy was just freed.
+fn half_freed(order: Order) -> Result<Block<'static, Platform>, NotPassed> {
     let above = order.up().ok_or("no block is twice as large")?;
     let halves = needed(Request::movable(above))?.split();
-    let (at_hand, _kept) = halves.map_err(|block| alloc::format!("{block:?} does not split"))?;
+    let (at_hand, kept) = halves.map_err(|block| alloc::format!("{block:?} does not split"))?;
     drop(at_hand);
-    pairs(sampler, order)
+    Ok(kept)
 }
 
 benchmark!("page", fn order0_pair(sampler) {
