@@ -6,6 +6,7 @@ use mm::units::PAGE_SIZE;
 use xmas_elf::ElfFile;
 use xmas_elf::program::Type;
 
+// SAFETY: the linker defines both where it lays out the image, whose first page is always there.
 unsafe extern "C" {
     /// The ELF header; defined by the linker.
     static __ehdr_start: [u8; PAGE_SIZE];

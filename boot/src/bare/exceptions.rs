@@ -6,6 +6,7 @@ use x86_64::structures::idt::InterruptDescriptorTable;
 
 use super::report;
 
+// SAFETY: the assembly of this module defines it; it is never called from Rust.
 unsafe extern "C" {
     fn exception_entry();
 }

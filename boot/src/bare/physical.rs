@@ -10,6 +10,7 @@ use x86_64::PhysAddr;
 
 const MAPPED: u64 = 1 << 32;
 
+// SAFETY: the linker script defines both; only their addresses are taken.
 unsafe extern "C" {
     static loader_start: u8;
     static loader_end: u8;

@@ -18,6 +18,7 @@ use super::physical::PhysicalMemory;
 const GDT: u16 = 2048;
 const GDT_SIZE: u16 = 3 * 8;
 
+// SAFETY: the assembly of this module defines them, with these sizes.
 unsafe extern "C" {
     static switch_start: u8;
     static switch_end: u8;

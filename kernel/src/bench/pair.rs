@@ -24,8 +24,8 @@ fn pairs(sampler: &mut Sampler, order: Order) -> Outcome {
     Ok(())
 }
 
-/// As [`pairs`], while blocks of `order` are free whose buddies are not: nothing splits and nothing merges. There are two,
-/// so that the list does not become empty each time.
+/// As [`pairs`], while blocks of `order` are free whose buddies are not: nothing splits and nothing merges. There are
+/// two, so that the list does not become empty each time.
 fn pairs_at_hand(sampler: &mut Sampler, order: Order) -> Outcome {
     let _kept = [half_freed(order)?, half_freed(order)?];
     pairs(sampler, order)

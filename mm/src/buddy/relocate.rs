@@ -3,13 +3,14 @@
 //! Where a merge stops because its buddy is not one free block, the buddy may still hold nothing but free blocks and
 //! nodes. [`Buddy::clear_the_way`] looks how far the block would grow if those nodes stood elsewhere, and moves
 //! them there if smaller free blocks outside have room: memory breaks where it is broken already. Where a whole block
-//! of the largest order lacks nothing but that room, the zone remembers the place and tries again with each operation. So, once all is free again, the
-//! nodes of the largest order's lists have gathered in one place (FREE-6).
+//! of the largest order lacks nothing but that room, the zone remembers the place and tries again with the next
+//! operation. So, once all is free again, the nodes of the largest order's lists have gathered in one place (FREE-6).
 //!
 //! Each move makes a block of some order out of what was smaller, at the price of blocks below that order only; so a
 //! chain of moves comes to an end (FREE-5).
 //!
-//! Cost: one word more on a merge that fails for good; else at most [`STEPS`] words and eight page copies.
+//! Cost: a test of the buddy's state on a merge that fails for good; else a look at no more than [`STEPS`] words for each
+//! step up, and at most eight page copies.
 
 use arrayvec::ArrayVec;
 
@@ -115,8 +116,8 @@ impl<M: Machine> Buddy<'_, '_, M> {
         best
     }
 
-    /// Tries again to clear what was stuck for lack of room. Says whether it could: then the block that comes of it is in
-    /// flight.
+    /// Tries again to clear what was stuck for lack of room. Says whether it could: then the block that comes of it is
+    /// in flight.
     pub(super) fn clear_what_is_stuck(&mut self, node: Pfn) -> bool {
         let section = self.map.known_section(node);
         let word = section.page(node).word();
