@@ -16,6 +16,15 @@ use crate::units::{Order, Pfn, PfnRange};
 ///              a bare Pfn, whose holder must free it
 /// ```
 ///
+/// It cannot be freed twice, nor used once it is freed; that does not compile:
+///
+/// ```compile_fail,E0382
+/// # fn twice<M: mm::machine::Machine>(block: mm::page::Block<'_, M>) {
+/// drop(block);
+/// drop(block);
+/// # }
+/// ```
+///
 /// # Invariants
 /// `head` heads an allocated block of the allocator, which nobody else frees (DESC-1).
 #[must_use = "dropping a block frees it"]
