@@ -1,6 +1,6 @@
 //! A case's random choices: the same seed on the same machine makes the same ones.
 
-use oorandom::Rand32;
+use fastrand::Rng;
 
 use super::Seed;
 use crate::migratetype::Migratetype;
@@ -8,21 +8,21 @@ use crate::units::{Order, Pfn, PfnRange};
 
 /// The choices that follow from one seed.
 #[derive(Debug)]
-pub(super) struct Random(Rand32);
+pub(super) struct Random(Rng);
 
 impl Random {
     pub(super) fn new(Seed(seed): Seed) -> Self {
-        Self(Rand32::new(seed))
+        Self(Rng::with_seed(seed))
     }
 
     /// Below `end`, which is not 0; all equally likely.
     pub(super) fn below(&mut self, end: u32) -> u32 {
-        self.0.rand_range(0..end)
+        self.0.u32(0..end)
     }
 
     /// Any 64 bits: to mark contents, or to key a permutation.
     pub(super) fn bits(&mut self) -> u64 {
-        u64::from(self.0.rand_u32()) << 32 | u64::from(self.0.rand_u32())
+        self.0.u64(..)
     }
 
     /// Up to `largest`, all equally likely.
