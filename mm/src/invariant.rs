@@ -45,7 +45,7 @@ impl fmt::Display for Invariant {
 
 /// An invariant that does not hold, and where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-#[error("invariant {invariant} broken: {what} ({pfn:?})")]
+#[error("invariant {invariant} broken: {what}{}", At(*.pfn))]
 pub struct Violation {
     /// Which one.
     pub invariant: Invariant,
@@ -58,5 +58,17 @@ pub struct Violation {
 impl Violation {
     pub(crate) const fn of(invariant: Invariant, pfn: Option<Pfn>, what: &'static str) -> Self {
         Self { invariant, pfn, what }
+    }
+}
+
+/// Where something was found, if anywhere.
+struct At(Option<Pfn>);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pfn) => write!(f, " ({pfn:?})"),
+            None => Ok(()),
+        }
     }
 }

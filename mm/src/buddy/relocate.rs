@@ -9,8 +9,8 @@
 //! Each move makes a block of some order out of what was smaller, at the price of blocks below that order only; so a
 //! chain of moves comes to an end (FREE-5).
 //!
-//! Cost: a test of the buddy's state on a merge that fails for good; else a look at no more than [`STEPS`] words for each
-//! step up, and at most eight page copies.
+//! Cost: a test of the buddy's state on a merge that fails for good; else a look at no more than [`STEPS`] words, twice,
+//! and at most eight page copies.
 
 use arrayvec::ArrayVec;
 
