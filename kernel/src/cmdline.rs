@@ -31,7 +31,7 @@ pub enum Run {
 pub struct Seed(pub u64);
 
 /// The command line's words, each with its default where it is not given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
     /// `run=`: what to do.
     pub run: Run,
@@ -45,8 +45,8 @@ pub struct CommandLine {
     pub nodes: Option<NonZeroU8>,
     /// `memmap=`: what is to be reserved.
     pub reserved: Vec<Region>,
-    /// `check=`: after how many operations of a replay everything is checked; by default only at the end.
-    pub check_every: Option<NonZeroU64>,
+    /// `check=`: after how many operations of a replay everything is checked; 50 000 by default, and at the end.
+    pub check_every: NonZeroU64,
 }
 
 /// A word that was left out.
@@ -120,10 +120,13 @@ impl CommandLine {
             lowmem: words.lowmem,
             nodes: words.nodes,
             reserved: words.reserved,
-            check_every: words.check_every,
+            check_every: words.check_every.unwrap_or(CHECK_EVERY),
         }
     }
 }
+
+/// Often enough to see about where a replay went wrong, and seldom enough to take less time than the replay.
+const CHECK_EVERY: NonZeroU64 = NonZeroU64::new(50_000).unwrap();
 
 /// The words so far, before defaults: what is there already may not come again.
 #[derive(Default)]
@@ -251,10 +254,22 @@ mod tests {
         Region { start: PhysAddr(start), len: end - start, kind: RegionKind::Reserved, node: NodeId(0) }
     }
 
+    fn defaults() -> CommandLine {
+        CommandLine {
+            run: Run::Test,
+            selection: Selection::default(),
+            seed: Seed(0),
+            lowmem: None,
+            nodes: None,
+            reserved: Vec::new(),
+            check_every: NonZeroU64::new(50_000).unwrap(),
+        }
+    }
+
     #[test]
     fn an_empty_line_runs_every_test() {
         let (parsed, ignored) = parse("  \n ");
-        assert_eq!(parsed, CommandLine::default());
+        assert_eq!(parsed, defaults());
         assert_eq!(parsed.run, Run::Test);
         assert!(ignored.is_empty());
     }
@@ -278,7 +293,7 @@ mod tests {
                 lowmem: Some(PhysAddr(64 << 20)),
                 nodes: NonZeroU8::new(2),
                 reserved: vec![reserved(0x1_0000, 0x1_1000), reserved(3 << 30, (3 << 30) + (1 << 20)), reserved(5, 6)],
-                check_every: NonZeroU64::new(1000),
+                check_every: NonZeroU64::new(1000).unwrap(),
             }
         );
         assert!(ignored.is_empty());
@@ -314,7 +329,7 @@ mod tests {
         for (word, reason) in malformed {
             let (parsed, ignored) = parse(&alloc::format!("{word} run=bench"));
             assert_eq!(ignored, [(word.to_string(), reason)]);
-            assert_eq!(parsed, CommandLine { run: Run::Bench, ..CommandLine::default() }, "{word}");
+            assert_eq!(parsed, CommandLine { run: Run::Bench, ..defaults() }, "{word}");
         }
     }
 

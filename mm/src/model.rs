@@ -211,13 +211,25 @@ impl<M: Machine> Model<'_, '_, M> {
             }
             Step::ContigAligned { pages, align } => {
                 let Some(align) = Order::new(align) else { return };
-                if let Ok(contig) = self.allocator.alloc_contig_aligned(pages, align, ZoneKind::Highmem) {
-                    let range = contig.range();
-                    assert!(range.start.is_aligned(align) && range.pages() == pages);
-                    contig.into_blocks().for_each(|block| {
-                        let _ = block.into_raw();
-                    });
-                    self.hold_range(range);
+                match self.allocator.alloc_contig_aligned(pages, align, ZoneKind::Highmem) {
+                    Ok(contig) => {
+                        let range = contig.range();
+                        assert!(range.start.is_aligned(align) && range.pages() == pages);
+                        contig.into_blocks().for_each(|block| {
+                            let _ = block.into_raw();
+                        });
+                        self.hold_range(range);
+                    }
+                    Err(_) => {
+                        let run = |pfn: &&Pfn| {
+                            pfn.is_aligned(align) && self.is_free_run(PfnRange::new(**pfn, pfn.plus(pages)))
+                        };
+                        assert_eq!(
+                            self.memory.keys().find(run),
+                            None,
+                            "{pages} pages aligned to {align:?} were refused"
+                        );
+                    }
                 }
             }
         }

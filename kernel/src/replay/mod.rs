@@ -38,7 +38,7 @@ use crate::serial::println;
 const TRACE_FILE: &str = "opt/mm/trace";
 
 /// Replays the trace that the host has passed, and prints what it cost and how memory stands.
-pub(crate) fn run(allocator: &'static Allocator, check_every: Option<NonZeroU64>, machine: &str) -> Exit {
+pub(crate) fn run(allocator: &'static Allocator, check_every: NonZeroU64, machine: &str) -> Exit {
     let source = Source { clock: Clock::measure(), machine };
     let platform: &Platform = allocator.machine();
     let outcome = fw_cfg::open(platform, TRACE_FILE).map_err(Failure::File).and_then(|mut file| {
@@ -62,7 +62,7 @@ pub(crate) fn run(allocator: &'static Allocator, check_every: Option<NonZeroU64>
 fn replay(
     allocator: &'static Allocator,
     mut read: impl FnMut(&mut [u8]) -> Result<usize, FileError>,
-    check_every: Option<NonZeroU64>,
+    check_every: NonZeroU64,
 ) -> Result<Replayed, Failure> {
     let before = Zones::of(allocator);
     let mut buffer = alloc::vec![0; PAGE_SIZE];
@@ -90,7 +90,7 @@ fn replay(
 struct Replay {
     allocator: &'static Allocator,
     header: Header,
-    check_every: Option<NonZeroU64>,
+    check_every: NonZeroU64,
     stopwatch: Stopwatch,
     live: LiveBlocks,
     live_pages: u32,
@@ -124,7 +124,7 @@ struct Replayed {
 }
 
 impl Replay {
-    fn new(allocator: &'static Allocator, header: Header, check_every: Option<NonZeroU64>) -> Result<Self, Failure> {
+    fn new(allocator: &'static Allocator, header: Header, check_every: NonZeroU64) -> Result<Self, Failure> {
         let no_room = |error| Failure::Table { blocks: header.blocks, error };
         Ok(Self {
             allocator,
@@ -150,10 +150,7 @@ impl Replay {
             Event::Free { id, order, cpu: _ } => self.free(id.into(), order)?,
         }
         self.operations += 1;
-        match self.check_every {
-            Some(every) if self.operations.is_multiple_of(every.get()) => self.verify(),
-            _ => Ok(()),
-        }
+        if self.operations.is_multiple_of(self.check_every.get()) { self.verify() } else { Ok(()) }
     }
 
     fn alloc(&mut self, id: Id, order: Order, migratetype: Migratetype, flags: AllocationFlags) -> Result<(), Failure> {

@@ -40,7 +40,7 @@ fn outcome(mut bytes: &[u8]) -> Result<Result<Replayed, Failure>, NotPassed> {
         bytes = rest;
         Ok(piece.len())
     };
-    let outcome = replay(allocator, read, core::num::NonZeroU64::new(1));
+    let outcome = replay(allocator, read, core::num::NonZeroU64::MIN);
     check!(allocator.free_pages() == free, "{} pages are free, {free} were before", allocator.free_pages());
     allocator.verify()?;
     Ok(outcome)

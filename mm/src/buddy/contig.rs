@@ -50,7 +50,8 @@ impl<M: Machine> Buddy<'_, '_, M> {
         Ok(())
     }
 
-    /// The lowest run of `pages` free frames that starts at a multiple of `align`. Cost: one word a block of the zone.
+    /// The lowest run of `pages` free frames that starts at a multiple of `align`. Cost: a look at every block of the
+    /// zone and, where it has holes, at every place for a section.
     pub(crate) fn find_range(&self, pages: u32, align: Order) -> Option<PfnRange> {
         let mut start = self.zone.span.start.align_up(align);
         loop {
@@ -62,10 +63,20 @@ impl<M: Machine> Buddy<'_, '_, M> {
             match self.check_free(range) {
                 Ok(()) => return Some(range),
                 Err(ContigError::NotManaged(pfn) | ContigError::CrossesZone(pfn) | ContigError::InUse(pfn)) => {
-                    start = pfn.plus(1).align_up(align);
+                    start = self.behind(pfn).align_up(align);
                 }
                 Err(_) => return None,
             }
+        }
+    }
+
+    /// The first frame behind what stands at `pfn`: a block, or a section that is not there.
+    fn behind(&self, pfn: Pfn) -> Pfn {
+        let Some(head) = self.map.head_of(pfn) else { return pfn.plus(1).align_up(M::Geometry::MAX_ORDER) };
+        let word = self.map.page(head).word();
+        match word.state() {
+            Some(PageState::Allocated | PageState::Free) => head.plus(word.order().pages()),
+            _ => pfn.plus(1),
         }
     }
 

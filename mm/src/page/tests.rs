@@ -73,6 +73,20 @@ fn a_hole_has_no_descriptors_but_around_its_edges() {
     allocator.verify().expect("all is well after boot");
 }
 
+/// A search that looked at every frame of the hole would take a billion steps.
+#[test]
+fn a_search_for_a_run_steps_over_four_terabytes_of_nothing() {
+    let end = GIB << 12;
+    let machine = machine(end, end);
+    // Between the two runs, all in one zone above 4 GiB, there is no memory; 6 MiB are only in the upper one.
+    let allocator = allocator(&machine, &[usable(4 * GIB, 5 * MIB), usable(end - 8 * MIB, 8 * MIB)]);
+    let pages = u32::try_from(6 * MIB / PAGE_SIZE as u64).expect("fits");
+    let run = allocator.alloc_contig_aligned(pages, Order::of(8), ZoneKind::Normal).expect("the upper run has them");
+    assert!(run.range().start.address().0 >= end - 8 * MIB);
+    let twice = allocator.alloc_contig_aligned(pages, Order::ZERO, ZoneKind::Normal).map(drop);
+    assert_eq!(twice, Err(crate::ContigError::NoSuchRun));
+}
+
 #[test]
 fn sixty_four_gibibytes_come_up_with_all_but_the_tables_free() {
     let machine = machine(64 * GIB, 64 * GIB);
