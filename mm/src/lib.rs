@@ -80,10 +80,12 @@ pub mod migratetype;
 #[cfg(test)]
 mod model;
 pub mod page;
+mod sync;
 pub mod trace;
 pub mod units;
 pub mod zone;
 
 pub use buddy::ContigError;
+pub use desc::owner_word::OwnerKind;
 pub use desc::word::PageState;
 pub use early::MetadataBytes;

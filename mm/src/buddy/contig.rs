@@ -72,7 +72,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
 
     /// The first frame behind what stands at `pfn`: a block, or a section that is not there.
     fn behind(&self, pfn: Pfn) -> Pfn {
-        let Some(head) = self.map.head_of(pfn) else { return pfn.plus(1).align_up(M::Geometry::MAX_ORDER) };
+        let Some(head) = self.map.head_of(pfn).filter(|_| self.map.is_populated(pfn)) else {
+            return pfn.plus(1).align_up(M::Geometry::MAX_ORDER);
+        };
         let word = self.map.page(head).word();
         match word.state() {
             Some(PageState::Allocated | PageState::Free) => head.plus(word.order().pages()),

@@ -2,14 +2,15 @@
 //!
 //! Descriptors come a section at a time, a section being one aligned block of the largest order: so the buddy of any
 //! page that has a descriptor has one as well. A section has descriptors if any of its frames is usable, or was before
-//! it was carved out; the frames around that are holes or reserved. Between sections there is nothing. Two levels of
-//! tables lead to a section: a root with one pointer for 512 sections (2 GiB), and below it only what is populated.
+//! it was carved out; the frames around that are holes or reserved. Two levels of tables lead to a section: a root with
+//! one pointer for 512 sections (2 GiB), and below it only what is populated. Where nothing is, all tables and sections
+//! are one and the same: a section of holes. So a look-up has one bound to check, and no pointer.
 //!
 //! The type of each pageblock stands beside its section's pointer, two bits a pageblock: it is read on every free, and
 //! a gigabyte of them fits into a few cache lines.
 //!
 //! Cost: a lookup is two dependent loads and an address. Memory: 16 bytes a page of populated sections, 8 KiB for each
-//! populated 2 GiB, 8 bytes a 2 GiB up to the highest usable frame.
+//! populated 2 GiB, 8 bytes a 2 GiB up to the highest usable frame; 24 KiB for what is not there.
 #![expect(unsafe_code, reason = "a section's descriptors are reached through a thin pointer")]
 
 use core::marker::PhantomData;
@@ -43,6 +44,10 @@ unsafe impl<G> Send for Section<'_, G> {}
 
 impl<'m, G: Geometry> Section<'m, G> {
     const PAGES: usize = G::MAX_ORDER.pages() as usize;
+
+    fn of(pages: NonNull<Page>) -> Self {
+        Self { pages, types: AtomicU64::new(0), descriptors: PhantomData, geometry: PhantomData }
+    }
 
     /// The descriptor of `pfn`, or of the frame at the same place in this section if it lies in another.
     pub(crate) fn page(&self, pfn: Pfn) -> &'m Page {
@@ -83,27 +88,41 @@ impl<'m, G: Geometry> Section<'m, G> {
     }
 }
 
-type Table<'m, G> = [Option<Section<'m, G>>; 1 << TABLE_SHIFT];
+type Table<'m, G> = [Section<'m, G>; 1 << TABLE_SHIFT];
 
 /// All descriptors of the machine.
 #[derive(Debug)]
 pub(crate) struct PageMap<'m, G> {
-    root: &'m [Option<&'m Table<'m, G>>],
+    root: &'m [&'m Table<'m, G>],
+    /// The section of holes' descriptors.
+    holes: NonNull<Page>,
 }
+
+// SAFETY: the map is shared references to sections and to the descriptors of holes, which are atomics.
+unsafe impl<G> Sync for PageMap<'_, G> {}
+// SAFETY: as above.
+unsafe impl<G> Send for PageMap<'_, G> {}
 
 impl<'m, G: Geometry> PageMap<'m, G> {
     const SECTION_SHIFT: u32 = G::MAX_ORDER.number() as u32;
 
-    /// The section around `pfn`, if it is populated.
+    /// The section around `pfn`, which may be the one of holes; `None` above all tables.
+    #[inline(always)]
     pub(crate) fn section(&self, pfn: Pfn) -> Option<&'m Section<'m, G>> {
         let section = pfn.index() >> Self::SECTION_SHIFT;
-        let table = (*self.root.get(section >> TABLE_SHIFT)?)?;
-        table[section % (1 << TABLE_SHIFT)].as_ref()
+        let table = *self.root.get(section >> TABLE_SHIFT)?;
+        Some(&table[section % (1 << TABLE_SHIFT)])
     }
 
-    /// The descriptor of `pfn`, if it has one.
+    /// The descriptor of `pfn`, which may be that of a hole; `None` above all tables.
+    #[inline(always)]
     pub(crate) fn get(&self, pfn: Pfn) -> Option<&'m Page> {
         Some(self.section(pfn)?.page(pfn))
+    }
+
+    /// Whether the section around `pfn` has descriptors of its own.
+    pub(crate) fn is_populated(&self, pfn: Pfn) -> bool {
+        self.section(pfn).is_some_and(|section| section.pages != self.holes)
     }
 
     /// The descriptor of a frame that the allocator knows to have one.
@@ -148,8 +167,14 @@ impl<'m, G: Geometry> PageMap<'m, G> {
     ) -> Result<Self, CarveError> {
         let sections = Self::sections_of(boot_map.extents(), 0..usize::MAX);
         let tables = sections.end.div_ceil(1 << TABLE_SHIFT);
-        let (root, root_bytes) = carve_slice(machine, boot_map, NodeId(0), tables, |_| None)?;
-        bytes.tables += root_bytes;
+        let hole = |_| Page::new(AllocatorWord::HOLE);
+        let (holes, hole_bytes) = carve_slice(machine, boot_map, NodeId(0), Section::<G>::PAGES, hole)?;
+        let holes = NonNull::from(holes).cast();
+        let (nothing, nothing_bytes) =
+            carve_slice(machine, boot_map, NodeId(0), 1 << TABLE_SHIFT, |_| Section::of(holes))?;
+        let nothing: &'m Table<'m, G> = (&*nothing).try_into().expect("the slice is as long as a table");
+        let (root, root_bytes) = carve_slice(machine, boot_map, NodeId(0), tables, |_| nothing)?;
+        bytes.tables += hole_bytes + nothing_bytes + root_bytes;
         for (index, entry) in root.iter_mut().enumerate() {
             let window = index << TABLE_SHIFT..(index + 1) << TABLE_SHIFT;
             let populated = |section: usize| !Self::sections_of(boot_map.extents(), section..section + 1).is_empty();
@@ -163,24 +188,18 @@ impl<'m, G: Geometry> PageMap<'m, G> {
             }
             let node = Self::node_of(boot_map.extents(), window);
             let pages = count * Section::<G>::PAGES;
-            let hole = |_| Page::new(AllocatorWord::HOLE);
             let (pages, page_bytes) = carve_slice(machine, boot_map, node, pages, hole)?;
             let mut chunks = pages.chunks_exact(Section::<G>::PAGES);
             let section = |index: usize| {
-                let pages = if present[index] { chunks.next() } else { None }?;
-                Some(Section {
-                    pages: NonNull::from(pages).cast(),
-                    types: AtomicU64::new(0),
-                    descriptors: PhantomData,
-                    geometry: PhantomData,
-                })
+                let pages = if present[index] { chunks.next() } else { None };
+                Section::of(pages.map_or(holes, |pages| NonNull::from(pages).cast()))
             };
             let (table, table_bytes) = carve_slice(machine, boot_map, node, 1 << TABLE_SHIFT, section)?;
-            *entry = <&Table<'m, G>>::try_from(&*table).ok();
+            *entry = (&*table).try_into().expect("the slice is as long as a table");
             bytes.descriptors += page_bytes;
             bytes.tables += table_bytes;
         }
-        Ok(Self { root })
+        Ok(Self { root, holes })
     }
 
     /// Says of every frame of the boot map what it is: behind a head that is yet to come, or reserved. Pageblocks

@@ -1,4 +1,4 @@
-//! The page descriptor, and what its two words say: the one file that encodes and decodes them.
+//! The page descriptor, and what its first word says: the one file that encodes and decodes it.
 //!
 //! The first word, `allocator`, belongs to the page allocator alone:
 //!
@@ -13,17 +13,18 @@
 //! `level` a node's height above the list's entries. Only a block's head says more than "tail": merging and splitting
 //! each write one word, and allocating writes one whatever the block's size. A tail's head is found by rounding down.
 //!
-//! The second word, `allocatee`, belongs to whoever owns the page: for a free block its position on its list, for
-//! a node the first position under it (the way back to its parent's slot), for a block in flight between lists the
-//! next one in flight. While the block is allocated it is the owner's: zero for a plain page.
+//! The second word, `allocatee`, belongs to whoever owns the page (`owner_word`). While nobody does, it is a number:
+//! for a free block its position on its list, for a node the first position under it (the way back to its parent's
+//! slot), for a block in flight between lists the next one in flight.
 //!
 //! Invariants: ZONE-1 (a block's zone stands in its head), FREE-1 (its position too).
 //! Source: K. Overstreet, "Struct page proposal", linux-mm, 2021-09-23.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 
+use super::owner_word::OwnerWord;
 use crate::migratetype::Migratetype;
+use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::units::{Order, Pfn, ZoneId};
 
 /// What a page is to the allocator.
@@ -285,19 +286,21 @@ impl AllocatorWord {
 #[repr(C, align(16))]
 pub(crate) struct Page {
     allocator: AtomicU64,
-    allocatee: AtomicU64,
+    allocatee: AtomicPtr<()>,
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Page>() == 16 && align_of::<Page>() == 16);
+#[cfg(not(loom))]
 const _: () = assert!(core::mem::offset_of!(Page, allocator) == 0 && core::mem::offset_of!(Page, allocatee) == 8);
 
-/// The end of a chain of blocks in flight.
-const NO_NEXT: u64 = u64::MAX;
+/// The end of a chain of blocks in flight: no frame's number.
+const NO_NEXT: u64 = 1 << 32;
 
 impl Page {
     /// A descriptor of a page that heads nothing.
-    pub(crate) const fn new(word: AllocatorWord) -> Self {
-        Self { allocator: AtomicU64::new(word.0), allocatee: AtomicU64::new(0) }
+    pub(crate) fn new(word: AllocatorWord) -> Self {
+        Self { allocator: AtomicU64::new(word.0), allocatee: AtomicPtr::new(OwnerWord::PLAIN.bits()) }
     }
 
     /// The first word. Acquire pairs with the release in [`Page::publish`]: who sees a state sees the second word
@@ -320,13 +323,13 @@ impl Page {
 
     /// Makes the page the head of an allocated block without an owner.
     pub(crate) fn set_allocated(&self, order: Order, zone: ZoneId) {
-        self.allocatee.store(0, Ordering::Relaxed);
+        self.set_allocatee(OwnerWord::PLAIN);
         self.publish(AllocatorWord::allocated(order, zone));
     }
 
     /// Makes the page the head of a block in flight, in front of `next`.
     pub(crate) fn set_isolated(&self, order: Order, zone: ZoneId, next: Option<Pfn>) {
-        self.allocatee.store(next.map_or(NO_NEXT, |pfn| u64::from(pfn.number())), Ordering::Relaxed);
+        self.set_allocatee(OwnerWord::number(next.map_or(NO_NEXT, |pfn| u64::from(pfn.number()))));
         self.publish(AllocatorWord::isolated(order, zone));
     }
 
@@ -342,13 +345,13 @@ impl Page {
 
     /// Gives a free block that stays on its list its new position there (FREE-1).
     pub(crate) fn set_position(&self, position: Position) {
-        self.allocatee.store(u64::from(position.0), Ordering::Relaxed);
+        self.set_allocatee(OwnerWord::number(u64::from(position.0)));
     }
 
     /// A free block's position, or the first position under a node.
     #[expect(clippy::cast_possible_truncation, reason = "only a position is ever stored while the page is free")]
     pub(crate) fn position(&self) -> Position {
-        Position(self.allocatee.load(Ordering::Relaxed) as u32)
+        Position(self.allocatee().as_number() as u32)
     }
 
     /// A node's place in its list.
@@ -358,7 +361,29 @@ impl Page {
 
     /// The block in flight behind this one.
     pub(crate) fn next(&self) -> Option<Pfn> {
-        u32::try_from(self.allocatee.load(Ordering::Relaxed)).ok().map(Pfn::new)
+        u32::try_from(self.allocatee().as_number()).ok().map(Pfn::new)
+    }
+
+    /// Gives an allocated page its owner, or takes it away (`PLAIN`). Release: who sees the owner sees its descriptor
+    /// as it was when it was made known; pairs with the acquire in [`Page::owner`].
+    pub(crate) fn set_owner(&self, owner: OwnerWord) {
+        self.allocatee.store(owner.bits(), Ordering::Release);
+    }
+
+    /// The owner, of a page in whatever state: one that is not allocated has none.
+    #[inline(always)]
+    pub(crate) fn owner(&self) -> OwnerWord {
+        OwnerWord::from_bits(self.allocatee.load(Ordering::Acquire))
+    }
+
+    #[inline(always)]
+    fn set_allocatee(&self, word: OwnerWord) {
+        self.allocatee.store(word.bits(), Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    fn allocatee(&self) -> OwnerWord {
+        OwnerWord::from_bits(self.allocatee.load(Ordering::Relaxed))
     }
 
     /// What the words say, without what nobody reads: the second word of a page that is neither free nor a node.

@@ -210,9 +210,9 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         (word.state().unwrap_or(PageState::Hole), word.order())
     }
 
-    /// The head of the block around `pfn`, whatever its state.
+    /// The head of the block around `pfn`, whatever its state; `None` where there is no memory.
     pub fn block_of(&self, pfn: Pfn) -> Option<Pfn> {
-        self.map.head_of(pfn)
+        self.map.head_of(pfn).filter(|&head| !self.map.page(head).word().is(PageState::Hole))
     }
 
     /// The machine this allocates the memory of.
