@@ -3,6 +3,7 @@
 //! HIGH-1 is asserted here: slots of a CPU nest, last in, first out, at most three deep, and hold only frames that
 //! have no permanent mapping.
 
+use core::num::NonZeroU16;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -94,9 +95,10 @@ unsafe impl Machine for Platform {
         unsafe { NonNull::new_unchecked(page) }
     }
 
-    fn direct_map_frame(&self, address: NonNull<u8>) -> Pfn {
+    #[inline(always)]
+    fn direct_map_frame(&self, address: NonNull<u8>) -> Option<Pfn> {
         let offset = (address.addr().get() as u64).wrapping_sub(DIRECT_MAP);
-        Pfn::containing(PhysAddr(offset)).expect("the address is in the direct map")
+        Pfn::containing(PhysAddr(offset))
     }
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
@@ -130,5 +132,15 @@ unsafe impl Machine for Platform {
 
     fn cpu(&self) -> CpuId {
         CpuId(0)
+    }
+
+    fn cpus(&self) -> NonZeroU16 {
+        // No other is started.
+        NonZeroU16::MIN
+    }
+
+    fn heavy_barrier(&self) {
+        // There is no other CPU to wait for.
+        core::sync::atomic::fence(Ordering::SeqCst);
     }
 }

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "a machine made of bare memory")]
 
 use core::marker::PhantomData;
+use core::num::NonZeroU16;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -127,9 +128,9 @@ unsafe impl<G: Geometry> Machine for ArenaMachine<G> {
         self.frame(frame)
     }
 
-    fn direct_map_frame(&self, address: NonNull<u8>) -> Pfn {
-        let offset = address.addr().get() - self.lowmem.addr().get();
-        Pfn::new(u32::try_from(offset / PAGE_SIZE).expect("an address in the direct map"))
+    fn direct_map_frame(&self, address: NonNull<u8>) -> Option<Pfn> {
+        let offset = address.addr().get().wrapping_sub(self.lowmem.addr().get());
+        u32::try_from(offset / PAGE_SIZE).ok().map(Pfn::new)
     }
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
@@ -156,4 +157,10 @@ unsafe impl<G: Geometry> Machine for ArenaMachine<G> {
     fn cpu(&self) -> CpuId {
         CpuId(0)
     }
+
+    fn cpus(&self) -> NonZeroU16 {
+        NonZeroU16::MIN
+    }
+
+    fn heavy_barrier(&self) {}
 }

@@ -23,13 +23,16 @@ use std::thread::{self, ThreadId};
 use std::vec::Vec;
 
 use arrayvec::ArrayVec;
+use rustix::thread::{MembarrierCommand, membarrier};
 use spin::Mutex;
 
-use crate::machine::{Geometry, Machine, Standard};
+use crate::machine::{Geometry, InjectedFault, Machine, Standard};
 use crate::units::{CpuId, Pfn, PfnRange};
 
+mod faults;
 mod memory;
 
+pub use faults::{Faults, Fired};
 use memory::Memory;
 
 /// Slots that a CPU may have live at once.
@@ -39,6 +42,8 @@ const SLOTS: usize = 3;
 pub struct HostMachine<G: Geometry = Standard> {
     memory: Memory,
     cpus: Box<[Mutex<Slots>]>,
+    cpu_count: NonZeroU16,
+    faults: Faults,
     geometry: PhantomData<fn() -> G>,
 }
 
@@ -83,9 +88,15 @@ impl<G: Geometry> HostMachine<G> {
     /// # Errors
     /// The operating system grants no file or no address space of that size, or has pages of another size.
     pub fn new(memory_end: Pfn, direct_map_end: Pfn, cpus: NonZeroU16) -> io::Result<Self> {
+        membarrier(MembarrierCommand::RegisterPrivateExpedited)?;
         let memory = Memory::new(memory_end, direct_map_end, usize::from(cpus.get()) * SLOTS)?;
-        let cpus = (0..cpus.get()).map(|_| Mutex::default()).collect();
-        Ok(Self { memory, cpus, geometry: PhantomData })
+        let slots = (0..cpus.get()).map(|_| Mutex::default()).collect();
+        Ok(Self { memory, cpus: slots, cpu_count: cpus, faults: Faults::none(), geometry: PhantomData })
+    }
+
+    /// The allocations that are to fail.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     /// One past the last frame.
@@ -145,7 +156,7 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     }
 
     #[inline]
-    fn direct_map_frame(&self, address: NonNull<u8>) -> Pfn {
+    fn direct_map_frame(&self, address: NonNull<u8>) -> Option<Pfn> {
         self.memory.lowmem_frame(address)
     }
 
@@ -197,6 +208,21 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
         let CpuId(cpu) = CPU.get();
         assert!(usize::from(cpu) < self.cpus.len(), "CPU {cpu} on a machine of {} CPUs", self.cpus.len());
         CpuId(cpu)
+    }
+
+    fn cpus(&self) -> NonZeroU16 {
+        self.cpu_count
+    }
+
+    fn heavy_barrier(&self) {
+        if let Err(error) = membarrier(MembarrierCommand::PrivateExpedited) {
+            panic!("no barrier on every thread, though it was registered: {error}");
+        }
+    }
+
+    #[inline]
+    fn allocation_fault(&self) -> Option<InjectedFault> {
+        self.faults.next()
     }
 }
 

@@ -26,6 +26,12 @@ pub enum Invariant {
     Zone1,
     /// Total = free + allocated, and every page is one of them.
     Acct1,
+    /// A descriptor and its pages name each other.
+    Desc1,
+    /// A slab's counts are right.
+    Slab2,
+    /// A slab is on the list of its place.
+    Slab3,
 }
 
 impl fmt::Display for Invariant {
@@ -39,6 +45,9 @@ impl fmt::Display for Invariant {
             Self::High1 => "HIGH-1",
             Self::Zone1 => "ZONE-1",
             Self::Acct1 => "ACCT-1",
+            Self::Desc1 => "DESC-1",
+            Self::Slab2 => "SLAB-2",
+            Self::Slab3 => "SLAB-3",
         })
     }
 }

@@ -67,6 +67,7 @@ mod buddy;
 #[cfg(feature = "cases")]
 pub mod cases;
 mod desc;
+mod descriptor;
 mod early;
 #[cfg(test)]
 mod exhaustive;
@@ -80,6 +81,7 @@ pub mod migratetype;
 #[cfg(test)]
 mod model;
 pub mod page;
+pub mod slab;
 mod sync;
 pub mod trace;
 pub mod units;

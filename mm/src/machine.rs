@@ -5,6 +5,7 @@
 //! highmem, reachable only through a `kmap_local` slot (HIGH-1).
 #![expect(unsafe_code, reason = "the door itself: implementing it is a promise")]
 
+use core::num::NonZeroU16;
 use core::ptr::NonNull;
 
 use crate::units::{CpuId, Order, Pfn};
@@ -35,6 +36,10 @@ impl Geometry for Standard {
     const INLINE: u32 = 16;
 }
 
+/// Tells an allocation to fail: for tests of what happens then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InjectedFault;
+
 /// What the allocator needs of the machine.
 ///
 /// # Safety
@@ -45,6 +50,9 @@ impl Geometry for Standard {
 ///   memory that the boot map calls usable exists and has no other user.
 /// * While an interrupt guard lives, no interrupt handler on this CPU enters the allocator.
 /// * A kmap slot belongs to the CPU that mapped it (HIGH-1).
+/// * MACHINE-CPU: [`cpu`](Self::cpu) is below [`cpus`](Self::cpus), which never changes, and while an operation of this
+///   crate runs, it stays on its CPU, and nothing else runs there but interrupt handlers.
+/// * [`heavy_barrier`](Self::heavy_barrier) does what it says.
 pub unsafe trait Machine: Sync {
     /// The sizes of blocks, nodes and lists.
     type Geometry: Geometry;
@@ -63,8 +71,9 @@ pub unsafe trait Machine: Sync {
     /// May panic if the frame lies above: the allocator never asks.
     fn direct_map(&self, frame: Pfn) -> NonNull<u8>;
 
-    /// The frame that stands at `address` in the direct map: the inverse of [`direct_map`](Self::direct_map).
-    fn direct_map_frame(&self, address: NonNull<u8>) -> Pfn;
+    /// The frame that stands at `address` in the direct map: the inverse of [`direct_map`](Self::direct_map). `None`, or
+    /// a frame that is highmem or nothing, if the direct map does not reach there.
+    fn direct_map_frame(&self, address: NonNull<u8>) -> Option<Pfn>;
 
     /// Maps a frame into a slot of this CPU. At most three slots are live at once, and they are given up last in,
     /// first out.
@@ -82,4 +91,18 @@ pub unsafe trait Machine: Sync {
 
     /// The CPU this runs on.
     fn cpu(&self) -> CpuId;
+
+    /// How many CPUs there may be.
+    fn cpus(&self) -> NonZeroU16;
+
+    /// A full memory barrier on every CPU: what any of them did before, in program order, is seen by whoever calls once
+    /// this returns, and what the caller did before is seen by whatever any of them does after. An interprocessor
+    /// interrupt, or membarrier(2).
+    fn heavy_barrier(&self);
+
+    /// Asked before every allocation of pages or of an object whether it is to fail.
+    #[inline(always)]
+    fn allocation_fault(&self) -> Option<InjectedFault> {
+        None
+    }
 }

@@ -6,6 +6,7 @@
 mod access;
 mod allocator;
 mod block;
+mod owned;
 mod report;
 mod request;
 mod setup;

@@ -11,6 +11,16 @@ pub const PAGE_SHIFT: u32 = 12;
 /// Bytes in a base page.
 pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
 
+/// A number of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct Bytes(pub usize);
+
+/// A number of things of one kind: pages, objects, slabs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct Count(pub u32);
+
 /// A physical address, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]

@@ -71,11 +71,10 @@ impl Memory {
 
     /// The frame of lowmem that shows at `address`.
     #[inline]
-    pub(super) fn lowmem_frame(&self, address: NonNull<u8>) -> Pfn {
+    #[inline]
+    pub(super) fn lowmem_frame(&self, address: NonNull<u8>) -> Option<Pfn> {
         let frame = address.addr().get().wrapping_sub(self.base.addr().get()) / PAGE_SIZE;
-        let frame = u32::try_from(frame).map_or(Pfn::LIMIT, Pfn::new);
-        assert!(frame < self.lowmem_end, "{address:?} is outside the direct map");
-        frame
+        u32::try_from(frame).ok().map(Pfn::new).filter(|&frame| frame < self.lowmem_end)
     }
 
     /// Where the slot with this number is.

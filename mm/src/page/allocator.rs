@@ -95,6 +95,9 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if request.order > M::Geometry::MAX_ORDER {
             return Err(AllocError::OrderTooLarge(request.order));
         }
+        if self.machine.allocation_fault().is_some() {
+            return Err(AllocError::Exhausted(request));
+        }
         match request.node {
             None => self.alloc_from_first(self.zones, request),
             Some(node) => self.alloc_near(node, request),

@@ -24,6 +24,12 @@ impl Request {
         Self { order, migratetype: Migratetype::Movable, highest: ZoneKind::Highmem, node: None }
     }
 
+    /// The same, for a block of another order.
+    #[must_use]
+    pub const fn with_order(self, order: Order) -> Self {
+        Self { order, ..self }
+    }
+
     /// The same, for pages of this kind.
     #[must_use]
     pub const fn with_migratetype(self, migratetype: Migratetype) -> Self {

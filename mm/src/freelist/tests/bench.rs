@@ -1,5 +1,6 @@
 //! What a stack needs to be tried out: pages for its nodes, a machine that counts slots, and a `Vec` to agree with.
 
+use core::num::NonZeroU16;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::{BTreeSet, VecDeque};
@@ -45,7 +46,7 @@ unsafe impl<G: Geometry> Machine for Metered<G> {
         self.machine.direct_map(frame)
     }
 
-    fn direct_map_frame(&self, address: NonNull<u8>) -> Pfn {
+    fn direct_map_frame(&self, address: NonNull<u8>) -> Option<Pfn> {
         self.machine.direct_map_frame(address)
     }
 
@@ -68,6 +69,14 @@ unsafe impl<G: Geometry> Machine for Metered<G> {
 
     fn cpu(&self) -> CpuId {
         self.machine.cpu()
+    }
+
+    fn cpus(&self) -> NonZeroU16 {
+        self.machine.cpus()
+    }
+
+    fn heavy_barrier(&self) {
+        self.machine.heavy_barrier();
     }
 }
 

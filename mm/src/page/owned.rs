@@ -1,0 +1,22 @@
+//! The second word of allocated blocks, for those who give them owners.
+
+use super::allocator::PageAllocator;
+use crate::desc::owner_word::OwnerWord;
+use crate::desc::word::Page;
+use crate::machine::Machine;
+use crate::units::{Pfn, PfnRange};
+
+impl<'m, M: Machine> PageAllocator<'m, M> {
+    /// The descriptor of a frame; `None` if nothing stands so high.
+    #[inline(always)]
+    pub(crate) fn page(&self, pfn: Pfn) -> Option<&'m Page> {
+        self.map.get(pfn)
+    }
+
+    /// Says in every page of an allocated block, which the caller owns, who owns it.
+    pub(crate) fn set_owner(&self, pages: PfnRange, owner: OwnerWord) {
+        for pfn in pages.frames() {
+            self.map.page(pfn).set_owner(owner);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The first caches: of caches, of slabs' descriptors, of CPUs' sides, of sheaves. Each needs the others.
+//!
+//! Three blocks are cut by hand, into caches, descriptors and sides. The first objects of each are the first caches,
+//! the descriptors of the three blocks, and the sides that the first caches share. Put on their caches' lists the three
+//! are slabs as any other, and nothing is left that is not an object in a slab.
+#![expect(unsafe_code, reason = "writes the first objects where slabs will find them")]
+
+use core::ptr::NonNull;
+
+use spin::Mutex;
+
+use super::cache::Cache;
+use super::caches::{AllCaches, CacheSpec, CreateError, First, KmemCaches, NoMemory, live, unborn};
+use super::cpu::CpuSheaf;
+use super::descriptor::{Slab, SlabPointer};
+use super::kmalloc;
+use super::lists::Slabs;
+use super::sheaf::Sheaf;
+use crate::descriptor::{Descriptor, WalkGate};
+use crate::machine::Machine;
+use crate::page::PageAllocator;
+
+impl<'a, M: Machine> KmemCaches<'a, M> {
+    /// Makes the caches of a machine on the pages of `pages`, those of `kmalloc` among them.
+    ///
+    /// # Errors
+    /// There is no memory for them; nothing is lost.
+    pub fn new(pages: &'a PageAllocator<'a, M>) -> Result<Self, CreateError> {
+        let machine = pages.machine();
+        let cpus = machine.cpus();
+        let planned = [
+            Self::first_cache::<Cache>("kmem_cache", 1)?,
+            Cache {
+                // A slab of descriptors is never without its own.
+                slabs: Mutex::new(Slabs::new(1)),
+                ..Self::plan(&descriptors::<Slab>("slab")).map(without_sheaves)?
+            },
+            Self::first_cache::<CpuSheaf>("kmem_cache_cpu", u32::from(cpus.get()))?,
+            Self::first_cache::<Sheaf>("sheaf", 1)?,
+        ];
+        let [of_caches, of_slabs, of_cpus, _] = &planned;
+        // Dropped, and so freed, if one cannot be had.
+        let no_memory = |_| NoMemory;
+        let caches_block = pages.alloc(of_caches.request).map_err(no_memory)?;
+        let slabs_block = pages.alloc(of_slabs.request).map_err(no_memory)?;
+        let cpus_block = pages.alloc(of_cpus.request).map_err(no_memory)?;
+        let [caches_head, slabs_head, cpus_head] =
+            [caches_block, slabs_block, cpus_block].map(|block| block.into_raw());
+
+        let sides = machine.direct_map(cpus_head).cast::<CpuSheaf>();
+        for cpu in 0..usize::from(cpus.get()) {
+            // SAFETY: the block's first object has room for a side of each CPU.
+            let place = unsafe { sides.add(cpu) };
+            // SAFETY: the block was just allocated.
+            unsafe { place.write(CpuSheaf::closed()) };
+        }
+        let mut places = [machine.direct_map(caches_head).cast::<Cache>(); 4];
+        let stride = of_caches.layout.stride as usize;
+        let mut all = AllCaches { youngest: None };
+        for ((slot, place), cache) in places.iter_mut().enumerate().zip(planned) {
+            // SAFETY: a block of caches has room for sixteen.
+            *place = unsafe { place.byte_add(slot * stride) };
+            // SAFETY: the block was just allocated, and is cut into places for caches.
+            unsafe { place.write(Cache { cpus: sides, ..cache }) };
+            all.push(*place);
+        }
+        let [of_caches, of_slabs, of_cpus, of_sheaves] = places;
+        let first = First { caches: of_caches, slabs: of_slabs, sheaves: of_sheaves, cpus: of_cpus };
+        let mut this = Self {
+            pages,
+            cpus,
+            first,
+            kmalloc: [NonNull::dangling(); kmalloc::CLASSES],
+            all: Mutex::new(all),
+            gate: WalkGate::new(),
+        };
+        // SAFETY: the first caches live as long as `this`.
+        let [of_caches, of_slabs, of_cpus] = [of_caches, of_slabs, of_cpus].map(|cache| unsafe { live(cache) });
+        let descriptor = this.construct_all(of_slabs, slabs_head);
+        let stride = of_slabs.layout.stride as usize;
+        let made = [
+            (of_slabs, slabs_head, descriptor, 1..3),
+            (of_caches, caches_head, first.caches.cast(), 0..4),
+            (of_cpus, cpus_head, sides.cast(), 0..1),
+        ];
+        for (index, (cache, head, first_object, used)) in made.into_iter().enumerate() {
+            // SAFETY: a block of descriptors has room for sixteen.
+            let place: SlabPointer = unsafe { descriptor.add(index * stride) }.cast();
+            // SAFETY: the block is cut into the cache's objects, and the descriptor unborn.
+            let slab = unsafe { this.describe(cache, head, place, first_object) };
+            // SAFETY: the slab was just described, so there is a reference: its cache's.
+            let owner = unsafe { slab.as_ref().owner() };
+            for slot in used {
+                // SAFETY: the slab is on no list yet.
+                unsafe { owner.state() }.take_slot(slot);
+            }
+            cache.slabs.lock().add(slab, &cache.layout);
+        }
+        this.kmalloc = kmalloc::create(&this)?;
+        Ok(this)
+    }
+
+    /// A cache for rows of `count` values.
+    fn first_cache<T>(name: &str, count: u32) -> Result<Cache, CreateError> {
+        let (size, align) = (size_of::<T>() as u32 * count, align_of::<T>() as u32);
+        Self::plan(&CacheSpec::new(name, size).aligned(align)).map(without_sheaves)
+    }
+}
+
+/// Sheaves are made of the first caches, so those have none.
+fn without_sheaves(cache: Cache) -> Cache {
+    Cache { sheaf_objects: 0, ..cache }
+}
+
+/// A cache of descriptors of owners.
+pub(crate) const fn descriptors<T>(name: &str) -> CacheSpec<'_> {
+    CacheSpec::new(name, size_of::<Descriptor<T>>() as u32)
+        .aligned(align_of::<Descriptor<T>>() as u32)
+        .constructed(unborn::<T>)
+        .type_stable()
+}

@@ -1,0 +1,126 @@
+//! A cache of objects of one size: what never changes about it, its CPUs' sheaves, and its slabs behind their lock.
+//!
+//! Every cache, the first ones too, is itself an object of the cache of caches.
+//!
+//! A *mark* in a free object makes a double free show on the spot: it is written when the object is freed and cleared
+//! when it is allocated. An object that is freed with the mark on is looked for wherever free objects can be, so an
+//! owner that happens to store the mark's value loses time and nothing else.
+//!
+//! Lock order: a cache's lock is taken with interrupts off and is a leaf. Under it nothing is allocated, no other cache
+//! is touched, and the page allocator is not entered.
+#![expect(unsafe_code, reason = "objects are bare memory until somebody owns them")]
+
+use core::mem::MaybeUninit;
+use core::num::NonZeroU16;
+use core::ptr::NonNull;
+use core::slice;
+use core::sync::atomic::AtomicPtr;
+
+use arrayvec::ArrayString;
+use spin::Mutex;
+
+use super::cpu::CpuSheaf;
+use super::layout::SlabLayout;
+use super::lists::Slabs;
+use crate::page::Request;
+use crate::units::CpuId;
+
+/// A cache's name: as much of it as fits.
+pub type CacheName = ArrayString<32>;
+
+/// Makes a fresh object what it is to be whenever it is free. Runs once, when the object's slab is made.
+pub type Constructor = fn(&mut [MaybeUninit<u8>]);
+
+/// Whether memory that once held an object of the cache may become anything else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stability {
+    /// It may.
+    Ordinary,
+    /// Only while nobody walks: the objects are descriptors.
+    TypeStable,
+}
+
+/// A cache.
+#[derive(Debug)]
+pub(super) struct Cache {
+    /// One for each CPU.
+    pub(super) cpus: NonNull<CpuSheaf>,
+    pub(super) layout: SlabLayout,
+    pub(super) name: CacheName,
+    pub(super) constructor: Option<Constructor>,
+    pub(super) stability: Stability,
+    /// How slabs are allocated.
+    pub(super) request: Request,
+    /// Objects in a sheaf; none if no CPU has one, since objects are checked one by one.
+    pub(super) sheaf_objects: u32,
+    pub(super) slabs: Mutex<Slabs>,
+    /// Held while other CPUs' sheaves are emptied: one at a time does.
+    pub(super) closing: Mutex<()>,
+    /// The next of all caches, guarded by the lock of their list.
+    pub(super) next: AtomicPtr<Cache>,
+}
+
+// SAFETY: what is behind the pointers is either guarded by the lock or `Sync` itself (`CpuSheaf`).
+unsafe impl Sync for Cache {}
+// SAFETY: as above.
+unsafe impl Send for Cache {}
+
+impl Cache {
+    /// This CPU's side.
+    #[inline(always)]
+    pub(super) fn cpu(&self, CpuId(cpu): CpuId) -> &CpuSheaf {
+        // SAFETY: there is one for each CPU, and MACHINE-CPU says that this is one.
+        let place = unsafe { self.cpus.add(usize::from(cpu)) };
+        // SAFETY: it was written when the cache was made, and is shared.
+        unsafe { place.as_ref() }
+    }
+
+    /// Every CPU's side.
+    pub(super) const fn all_cpus(&self, cpus: NonZeroU16) -> &[CpuSheaf] {
+        // SAFETY: there is one for each CPU, written when the cache was made.
+        unsafe { slice::from_raw_parts(self.cpus.as_ptr(), cpus.get() as usize) }
+    }
+
+    /// What stands in a free object.
+    #[inline(always)]
+    fn mark_of(object: NonNull<u8>) -> u64 {
+        !(object.addr().get() as u64)
+    }
+
+    #[inline(always)]
+    fn mark_place(&self, object: NonNull<u8>) -> NonNull<u64> {
+        // SAFETY: the mark lies in the object's slot.
+        unsafe { object.add(self.layout.mark as usize) }.cast()
+    }
+
+    /// Marks an object that nobody owns as free.
+    #[inline(always)]
+    pub(super) fn mark(&self, object: NonNull<u8>) {
+        // SAFETY: the mark's place is aligned, in the object's slot, and the object nobody's.
+        unsafe { self.mark_place(object).write(Self::mark_of(object)) };
+    }
+
+    /// Makes an object of nobody one that can be given away.
+    #[inline(always)]
+    pub(super) fn unmark(&self, object: NonNull<u8>) {
+        // SAFETY: as above.
+        unsafe { self.mark_place(object).write(0) };
+    }
+
+    /// Whether an object bears the mark: it is free, or its owner stored that very value.
+    #[inline(always)]
+    pub(super) fn is_marked(&self, object: NonNull<u8>) -> bool {
+        // SAFETY: as above, but that the object may be somebody's: then it is whoever's is freeing it.
+        let mark = unsafe { self.mark_place(object).read() };
+        mark == Self::mark_of(object)
+    }
+
+    /// Runs the constructor, if there is one, on the object at `object`, which is nobody's.
+    pub(super) fn construct(&self, object: NonNull<u8>) {
+        if let Some(constructor) = self.constructor {
+            // SAFETY: the object is that large, and nobody's.
+            let bytes = unsafe { slice::from_raw_parts_mut(object.as_ptr().cast(), self.layout.size as usize) };
+            constructor(bytes);
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! All caches of a machine, and the way from an address to its cache.
+//!
+//! Cost: allocating and freeing is what `cpu` costs; freeing by address alone adds the look-up of the page's owner, two
+//! dependent loads of tables and two of descriptors.
+#![expect(unsafe_code, reason = "caches live in objects of the cache of caches")]
+
+use core::fmt;
+use core::num::NonZeroU16;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use spin::Mutex;
+use thiserror::Error;
+
+use super::cache::{Cache, CacheName, Constructor, Stability};
+use super::cpu::CpuSheaf;
+use super::descriptor::{Slab, SlabPointer};
+use super::kmalloc::CLASSES;
+use super::layout::SlabLayout;
+use super::lists::Slabs;
+use super::sheaf::{self, Sheaf};
+use crate::OwnerKind;
+use crate::descriptor::{Descriptor, WalkGate};
+use crate::machine::{Geometry, Machine};
+use crate::page::{PageAllocator, Request};
+use crate::units::Order;
+
+/// There is no memory for an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("no memory for an object")]
+pub struct NoMemory;
+
+/// What a cache is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSpec<'s> {
+    pub(super) name: &'s str,
+    pub(super) size: u32,
+    pub(super) align: u32,
+    pub(super) constructor: Option<Constructor>,
+    pub(super) request: Request,
+    pub(super) stability: Stability,
+}
+
+impl<'s> CacheSpec<'s> {
+    /// A cache of objects of `size` bytes, aligned to eight.
+    pub const fn new(name: &'s str, size: u32) -> Self {
+        let (constructor, request) = (None, Request::new(Order::ZERO));
+        Self { name, size, align: 8, constructor, request, stability: Stability::Ordinary }
+    }
+
+    /// The same, aligned to `align` bytes: a power of two up to the size of a slab.
+    #[must_use]
+    pub const fn aligned(self, align: u32) -> Self {
+        Self { align, ..self }
+    }
+
+    /// The same, with objects that are what `constructor` makes them whenever they are allocated, so long as they are
+    /// that when they are freed.
+    #[must_use]
+    pub const fn constructed(self, constructor: Constructor) -> Self {
+        Self { constructor: Some(constructor), ..self }
+    }
+
+    /// The same, with slabs allocated by this request, whose order does not matter.
+    #[must_use]
+    pub const fn from(self, request: Request) -> Self {
+        Self { request, ..self }
+    }
+
+    /// The same, for descriptors.
+    pub(crate) const fn type_stable(self) -> Self {
+        Self { stability: Stability::TypeStable, ..self }
+    }
+}
+
+/// Why a cache was not made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum CreateError {
+    /// No block is as large as one such object, or it has no size.
+    #[error("no slab holds an object of {size} bytes, aligned to {align}")]
+    Impossible {
+        /// Bytes of an object.
+        size: u32,
+        /// What it is to be aligned to.
+        align: u32,
+    },
+    /// There is no memory for the cache itself.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
+}
+
+/// An address, as reports name it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Address(pub(super) usize);
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// Why an object was not freed; everything is as before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum FreeObjectError {
+    /// Nothing there belongs to any cache.
+    #[error("foreign pointer: {0:?} is no object's, of any cache")]
+    Foreign(Address),
+    /// The object is of another cache.
+    #[error("wrong cache: {address:?} is of cache {found}, not of {expected}")]
+    WrongCache {
+        /// What was to be freed.
+        address: Address,
+        /// The cache that was to take it.
+        expected: CacheName,
+        /// The cache that it is of.
+        found: CacheName,
+    },
+    /// The address is in a slab, but no object starts there.
+    #[error("misaligned pointer: no object of cache {cache} starts at {address:?}")]
+    Misaligned {
+        /// What was to be freed.
+        address: Address,
+        /// The cache whose slab it is in.
+        cache: CacheName,
+    },
+    /// The object is free.
+    #[error("double free: {address:?} of cache {cache} is free already")]
+    DoubleFree {
+        /// What was to be freed.
+        address: Address,
+        /// Its cache.
+        cache: CacheName,
+    },
+}
+
+/// All caches of a machine.
+///
+/// Dropping it gives every page back, whatever is still allocated; nothing can refer to that any more.
+pub struct KmemCaches<'a, M: Machine> {
+    pub(super) pages: &'a PageAllocator<'a, M>,
+    pub(super) cpus: NonZeroU16,
+    pub(super) first: First,
+    pub(super) kmalloc: [NonNull<Cache>; CLASSES],
+    pub(super) all: Mutex<AllCaches>,
+    pub(super) gate: WalkGate,
+}
+
+// SAFETY: caches are `Sync`, and live as long as this.
+unsafe impl<M: Machine> Sync for KmemCaches<'_, M> {}
+// SAFETY: as above.
+unsafe impl<M: Machine> Send for KmemCaches<'_, M> {}
+
+/// The caches that the others are made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct First {
+    /// Of caches.
+    pub(super) caches: NonNull<Cache>,
+    /// Of slabs' descriptors.
+    pub(super) slabs: NonNull<Cache>,
+    /// Of sheaves.
+    pub(super) sheaves: NonNull<Cache>,
+    /// Of caches' sides for all CPUs.
+    pub(super) cpus: NonNull<Cache>,
+}
+
+/// The list of all caches, the youngest first.
+#[derive(Debug)]
+pub(super) struct AllCaches {
+    pub(super) youngest: Option<NonNull<Cache>>,
+}
+
+impl AllCaches {
+    pub(super) fn push(&mut self, cache: NonNull<Cache>) {
+        let next = self.youngest.replace(cache);
+        Self::link(cache, next);
+    }
+
+    /// Takes a cache off the list.
+    pub(super) fn remove(&mut self, cache: NonNull<Cache>) {
+        let next = Self::behind(cache);
+        if self.youngest == Some(cache) {
+            self.youngest = next;
+            return;
+        }
+        let mut at = self.youngest;
+        while let Some(before) = at {
+            at = Self::behind(before);
+            if at == Some(cache) {
+                Self::link(before, next);
+                return;
+            }
+        }
+    }
+
+    /// Every cache, the youngest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = NonNull<Cache>> {
+        core::iter::successors(self.youngest, |&cache| Self::behind(cache))
+    }
+
+    fn behind(cache: NonNull<Cache>) -> Option<NonNull<Cache>> {
+        // SAFETY: caches on the list are alive. Relaxed, since the list is locked.
+        NonNull::new(unsafe { live(cache) }.next.load(Ordering::Relaxed))
+    }
+
+    fn link(cache: NonNull<Cache>, next: Option<NonNull<Cache>>) {
+        let next = next.map_or(core::ptr::null_mut(), NonNull::as_ptr);
+        // SAFETY: as above.
+        unsafe { live(cache) }.next.store(next, Ordering::Relaxed);
+    }
+}
+
+impl<M: Machine> fmt::Debug for KmemCaches<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KmemCaches").field("cpus", &self.cpus).finish_non_exhaustive()
+    }
+}
+
+// SAFETY: caches are `Sync`, and live as long as they are on the list.
+unsafe impl Send for AllCaches {}
+
+/// A cache that is alive: the first ones and those of `kmalloc` as long as all are, others as long as their handles.
+///
+/// # Safety
+/// The cache is one of those, for as long as `'c`.
+#[inline(always)]
+pub(super) const unsafe fn live<'c>(cache: NonNull<Cache>) -> &'c Cache {
+    // SAFETY: the caller's promise.
+    unsafe { cache.as_ref() }
+}
+
+impl<M: Machine> KmemCaches<'_, M> {
+    /// Makes a cache.
+    ///
+    /// # Errors
+    /// No slab holds such an object, or there is no memory.
+    pub(super) fn new_cache(&self, spec: &CacheSpec<'_>) -> Result<NonNull<Cache>, CreateError> {
+        let mut cache = Self::plan(spec)?;
+        let place = self.alloc_for(self.first.caches)?.cast::<Cache>();
+        match self.cpu_sides(cache.sheaf_objects) {
+            Ok(cpus) => cache.cpus = cpus,
+            Err(error) => {
+                self.free_for(self.first.caches, place.cast());
+                return Err(error.into());
+            }
+        }
+        // SAFETY: the place is an object of the cache of caches, just allocated, and as large and aligned as a cache.
+        unsafe { place.write(cache) };
+        self.all.lock().push(place);
+        Ok(place)
+    }
+
+    /// What a cache will be, but for its CPUs' sides.
+    pub(super) fn plan(spec: &CacheSpec<'_>) -> Result<Cache, CreateError> {
+        let CacheSpec { name, size, align, constructor, request, stability } = *spec;
+        let impossible = CreateError::Impossible { size, align };
+        let align = align.max(MARK);
+        if size == 0 || !align.is_power_of_two() {
+            return Err(impossible);
+        }
+        // A constructed object keeps its contents while it is free, so its mark stands behind it.
+        let rounded = size.checked_next_multiple_of(MARK).ok_or(impossible)?;
+        let (mark, bytes) =
+            if constructor.is_some() { (rounded, rounded.checked_add(MARK)) } else { (0, Some(rounded)) };
+        let stride = bytes.and_then(|bytes| bytes.checked_next_multiple_of(align)).ok_or(impossible)?;
+        let layout = SlabLayout::new(size, stride, 0, mark, M::Geometry::MAX_ORDER).ok_or(impossible)?;
+        if align > layout.order.pages() << crate::units::PAGE_SHIFT {
+            return Err(impossible);
+        }
+        let name = name.chars().fold(CacheName::new(), |mut short, next| {
+            // What is too long for a name is left out of it.
+            let _ = short.try_push(next);
+            short
+        });
+        Ok(Cache {
+            cpus: NonNull::dangling(),
+            layout,
+            name,
+            constructor,
+            stability,
+            request: request.with_order(layout.order),
+            sheaf_objects: sheaf::capacity(layout.stride),
+            slabs: Mutex::new(Slabs::new(0)),
+            closing: Mutex::new(()),
+            next: AtomicPtr::new(core::ptr::null_mut()),
+        })
+    }
+
+    /// Every CPU's side of a cache, with a sheaf each if sheaves have room for any object.
+    fn cpu_sides(&self, sheaf_objects: u32) -> Result<NonNull<CpuSheaf>, NoMemory> {
+        let sides = self.alloc_for(self.first.cpus)?.cast::<CpuSheaf>();
+        for cpu in 0..usize::from(self.cpus.get()) {
+            let mut side = CpuSheaf::closed();
+            if sheaf_objects > 0 {
+                let Ok(sheaf) = self.new_sheaf() else {
+                    self.free_cpu_sides(sides, cpu);
+                    return Err(NoMemory);
+                };
+                side.start(sheaf, sheaf_objects);
+            }
+            // SAFETY: the object has room for a side of each CPU.
+            let place = unsafe { sides.add(cpu) };
+            // SAFETY: the place is the new cache's alone.
+            unsafe { place.write(side) };
+        }
+        Ok(sides)
+    }
+
+    /// Takes back the sides of the first `made` CPUs, which are closed or were never used.
+    pub(super) fn free_cpu_sides(&self, sides: NonNull<CpuSheaf>, made: usize) {
+        for cpu in 0..made {
+            // SAFETY: the object has room for a side of each CPU.
+            let place = unsafe { sides.add(cpu) };
+            // SAFETY: this one was written, and nobody uses it any more.
+            let mut side = unsafe { place.read() };
+            for sheaf in side.dismantle().into_iter().flatten() {
+                self.free_for(self.first.sheaves, sheaf.cast());
+            }
+        }
+        self.free_for(self.first.cpus, sides.cast());
+    }
+
+    /// An empty sheaf that is nobody's.
+    pub(super) fn new_sheaf(&self) -> Result<NonNull<Sheaf>, NoMemory> {
+        let sheaf = self.alloc_for(self.first.sheaves)?.cast::<Sheaf>();
+        // SAFETY: the object is as large and aligned as a sheaf, and was just allocated.
+        unsafe { sheaf.write(Sheaf::new()) };
+        Ok(sheaf)
+    }
+
+    /// An object of one of the first caches.
+    pub(super) fn alloc_for(&self, cache: NonNull<Cache>) -> Result<NonNull<u8>, NoMemory> {
+        // SAFETY: the first caches live as long as `self`.
+        self.alloc_from(unsafe { live(cache) })
+    }
+
+    /// Takes back an object of one of the first caches.
+    pub(super) fn free_for(&self, cache: NonNull<Cache>, object: NonNull<u8>) {
+        // SAFETY: as above.
+        self.free_to(unsafe { live(cache) }, object);
+    }
+
+    /// Allocates an object of a cache.
+    #[inline(always)]
+    pub(super) fn alloc_from(&self, cache: &Cache) -> Result<NonNull<u8>, NoMemory> {
+        let machine = self.pages.machine();
+        if machine.allocation_fault().is_some() {
+            return Err(NoMemory);
+        }
+        match cache.cpu(machine.cpu()).take() {
+            Some(object) => {
+                cache.unmark(object);
+                Ok(object)
+            }
+            None => self.alloc_slowly(cache),
+        }
+    }
+
+    /// Takes back an object that is known to be the cache's, and allocated.
+    #[inline(always)]
+    pub(super) fn free_to(&self, cache: &Cache, object: NonNull<u8>) {
+        cache.mark(object);
+        if let Err(object) = cache.cpu(self.pages.machine().cpu()).put(object) {
+            self.free_slowly(cache, object);
+        }
+    }
+
+    /// The slab that an address lies in, if it is in one.
+    ///
+    /// It stays one while the caller owns an object in it, or holds its cache's lock and it is on a list of that.
+    #[inline(always)]
+    pub(super) fn slab_of(&self, address: NonNull<u8>) -> Option<SlabPointer> {
+        let pfn = self.pages.machine().direct_map_frame(address)?;
+        self.pages.page(pfn)?.owner().descriptor(OwnerKind::Slab)
+    }
+
+    /// Takes back whatever stands at `address`, of `expected` or of any cache.
+    ///
+    /// # Safety
+    /// Nobody uses the object any more; if it is none, what is in its memory need only be readable.
+    #[inline(always)]
+    pub(super) unsafe fn free_at(&self, address: NonNull<u8>, expected: Option<&Cache>) -> Result<(), FreeObjectError> {
+        let slab = self.slab_of(address).ok_or(FreeObjectError::Foreign(Address::of(address)))?;
+        // SAFETY: the caller's promise: an object of the slab is its own, so the slab stays.
+        let slab = unsafe { slab.as_ref() };
+        // SAFETY: as above.
+        let slab = unsafe { slab.owner() };
+        // SAFETY: a cache with a slab is alive.
+        let cache = unsafe { live(slab.cache()) };
+        if expected.is_some_and(|expected| !core::ptr::eq(expected, cache)) {
+            return Err(wrong_cache(address, expected, cache));
+        }
+        if cache.layout.slot_at(slab.offset(address)).is_none() {
+            return Err(FreeObjectError::Misaligned { address: Address::of(address), cache: cache.name });
+        }
+        if cache.is_marked(address) && self.is_free(cache, slab, address) {
+            return Err(FreeObjectError::DoubleFree { address: Address::of(address), cache: cache.name });
+        }
+        self.free_to(cache, address);
+        Ok(())
+    }
+}
+
+#[cold]
+fn wrong_cache(address: NonNull<u8>, expected: Option<&Cache>, found: &Cache) -> FreeObjectError {
+    let expected = expected.map_or(found.name, |expected| expected.name);
+    FreeObjectError::WrongCache { address: Address::of(address), expected, found: found.name }
+}
+
+impl Address {
+    #[inline(always)]
+    pub(super) fn of(address: NonNull<u8>) -> Self {
+        Self(address.addr().get())
+    }
+}
+
+/// Bytes of a mark.
+const MARK: u32 = 8;
+
+/// A slab's descriptor in its place, unborn: what the cache of slabs' descriptors constructs.
+pub(super) fn unborn<T>(bytes: &mut [core::mem::MaybeUninit<u8>]) {
+    debug_assert!(bytes.len() >= size_of::<Descriptor<T>>());
+    // SAFETY: the cache of these descriptors makes objects of their size and alignment.
+    unsafe { bytes.as_mut_ptr().cast::<Descriptor<T>>().write(Descriptor::unborn()) };
+}
+
+const _: () = assert!(align_of::<Descriptor<Slab>>() == 16);

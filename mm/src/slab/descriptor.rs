@@ -1,0 +1,142 @@
+//! One slab: the owner of a block that is cut into objects, and which of them are in it.
+//!
+//! What is free stands in a bitmap here, never in the objects. A slab is on one of its cache's lists; all of its state
+//! is guarded by the cache's lock, and whoever holds the lock shows its [`Slabs`](super::lists::Slabs) for it.
+//!
+//! Invariants: SLAB-1 (an object is in one place: its slab's bitmap, a sheaf, or a user's hands), SLAB-2 (`taken` is the
+//! slots less the bits).
+#![expect(unsafe_code, reason = "state that the cache's lock guards")]
+
+use core::cell::UnsafeCell;
+use core::ptr::NonNull;
+
+use super::cache::Cache;
+use super::layout::{MAX_OBJECTS, SlabLayout};
+use crate::descriptor::Descriptor;
+
+const WORDS: usize = MAX_OBJECTS as usize / u64::BITS as usize;
+
+/// A slab's descriptor, wherever it stands: as good as `'static` while the slab is on a list of its cache, or a
+/// reference is held.
+pub(super) type SlabPointer = NonNull<Descriptor<Slab>>;
+
+/// A block cut into objects of one cache.
+#[derive(Debug)]
+pub struct Slab {
+    cache: NonNull<Cache>,
+    /// The first slot's object.
+    first: NonNull<u8>,
+    state: UnsafeCell<SlabState>,
+}
+
+// SAFETY: the cache and the first object never change while the slab lives; the state is guarded by the cache's lock.
+unsafe impl Send for Slab {}
+// SAFETY: as above.
+unsafe impl Sync for Slab {}
+
+/// What about a slab changes.
+#[derive(Debug)]
+pub(super) struct SlabState {
+    /// Neighbours on the cache's list.
+    pub(super) previous: Option<SlabPointer>,
+    pub(super) next: Option<SlabPointer>,
+    /// Objects that are not in the slab.
+    pub(super) taken: u32,
+    /// A bit for each slot whose object is in the slab.
+    free: [u64; WORDS],
+}
+
+impl Slab {
+    /// A slab of which every object is in it.
+    pub(super) fn new(cache: NonNull<Cache>, first: NonNull<u8>, layout: &SlabLayout) -> Self {
+        let mut free = [0; WORDS];
+        for (word, bits) in (0..).zip(&mut free) {
+            let slots = layout.objects.saturating_sub(word * u64::BITS).min(u64::BITS);
+            *bits = if slots == 0 { 0 } else { u64::MAX >> (u64::BITS - slots) };
+        }
+        let state = SlabState { previous: None, next: None, taken: 0, free };
+        Self { cache, first, state: UnsafeCell::new(state) }
+    }
+
+    /// The cache whose objects these are.
+    #[inline(always)]
+    pub(super) const fn cache(&self) -> NonNull<Cache> {
+        self.cache
+    }
+
+    /// The first slot's object.
+    #[inline(always)]
+    pub(super) const fn first(&self) -> NonNull<u8> {
+        self.first
+    }
+
+    /// How far behind the first object an address is; what lies in front of it is far behind.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "a block is at most 4 GiB, and the address lies in it")]
+    pub(super) fn offset(&self, address: NonNull<u8>) -> u32 {
+        address.addr().get().wrapping_sub(self.first.addr().get()) as u32
+    }
+
+    /// What about the slab changes.
+    ///
+    /// # Safety
+    /// The cache's lock is held, and no other borrow of this slab's state lives.
+    #[expect(clippy::mut_from_ref, reason = "the cache's lock guards it, and the caller holds it")]
+    pub(super) unsafe fn state(&self) -> &mut SlabState {
+        // SAFETY: the caller has the state to itself.
+        unsafe { &mut *self.state.get() }
+    }
+}
+
+impl SlabState {
+    /// Takes the objects of the lowest free slots out, one call of `each` for a slot, while `wanted` is not reached.
+    /// Gives how many.
+    pub(super) fn take(&mut self, wanted: usize, mut each: impl FnMut(u32)) -> usize {
+        let mut found = 0;
+        for (word, bits) in (0..).zip(&mut self.free) {
+            while *bits != 0 && found < wanted {
+                each(word * u64::BITS + bits.trailing_zeros());
+                *bits &= *bits - 1;
+                found += 1;
+                self.taken += 1;
+            }
+        }
+        found
+    }
+
+    /// Takes one slot's object out. Nothing if it is not in.
+    pub(super) fn take_slot(&mut self, slot: u32) {
+        if self.has(slot) {
+            self.free[Self::word(slot)] ^= Self::bit(slot);
+            self.taken += 1;
+        }
+    }
+
+    /// Puts a slot's object back.
+    ///
+    /// # Panics
+    /// SLAB-1 is broken: the object is in the slab.
+    pub(super) fn put(&mut self, slot: u32) {
+        assert!(!self.has(slot), "invariant SLAB-1 broken: the object of slot {slot} is in its slab already");
+        self.free[Self::word(slot)] |= Self::bit(slot);
+        self.taken -= 1;
+    }
+
+    /// Whether a slot's object is in the slab.
+    pub(super) fn has(&self, slot: u32) -> bool {
+        self.free[Self::word(slot)] & Self::bit(slot) != 0
+    }
+
+    /// Objects in the slab.
+    pub(super) fn in_slab(&self) -> u32 {
+        self.free.iter().map(|bits| bits.count_ones()).sum()
+    }
+
+    const fn word(slot: u32) -> usize {
+        (slot / u64::BITS) as usize % WORDS
+    }
+
+    const fn bit(slot: u32) -> u64 {
+        1 << (slot % u64::BITS)
+    }
+}

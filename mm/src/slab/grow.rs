@@ -1,0 +1,138 @@
+//! Slabs come and go: a descriptor first, then pages, then the two are made known to each other; back in the opposite
+//! order.
+//!
+//! The descriptor of a slab is an object of the cache of slabs' descriptors. A slab *of that cache* would need one of
+//! itself before it has any, so such a slab describes itself: its first object is its own descriptor. There is no other
+//! special case, at boot or later.
+#![expect(unsafe_code, reason = "makes objects out of a block's bare memory, and back")]
+
+use core::ptr::NonNull;
+
+use super::cache::{Cache, Stability};
+use super::caches::{KmemCaches, NoMemory};
+use super::descriptor::{Slab, SlabPointer};
+use super::lists::{SlabList, Slabs};
+use crate::OwnerKind;
+use crate::desc::owner_word::OwnerWord;
+use crate::descriptor::{Descriptor, Put};
+use crate::machine::Machine;
+use crate::units::{Pfn, PfnRange};
+
+/// The slot in which a slab that describes itself has its descriptor.
+const OWN_SLOT: u32 = 0;
+
+/// Empty slabs that a cache keeps when others are given back, so that one object more or less does not cost a slab.
+pub(super) const KEPT_EMPTY: u32 = 2;
+
+impl<M: Machine> KmemCaches<'_, M> {
+    /// Gives a cache one more slab.
+    pub(super) fn grow(&self, cache: &Cache) -> Result<(), NoMemory> {
+        let place = NonNull::from(cache);
+        if place == self.first.slabs {
+            let head = self.slab_block(cache)?;
+            let first = self.construct_all(cache, head);
+            // SAFETY: the block was just cut into unborn descriptors, and this is the first of them.
+            let slab = unsafe { self.describe(cache, head, first.cast(), first) };
+            cache.slabs.lock().add(slab, &cache.layout);
+            return Ok(());
+        }
+        let descriptor = self.alloc_for(self.first.slabs)?;
+        let Ok(head) = self.slab_block(cache) else {
+            self.free_for(self.first.slabs, descriptor);
+            return Err(NoMemory);
+        };
+        let first = self.construct_all(cache, head);
+        // SAFETY: the descriptor was just allocated from the cache of slabs' descriptors.
+        let slab = unsafe { self.describe(cache, head, descriptor.cast(), first) };
+        cache.slabs.lock().add(slab, &cache.layout);
+        Ok(())
+    }
+
+    fn slab_block(&self, cache: &Cache) -> Result<Pfn, NoMemory> {
+        self.pages.alloc_raw(cache.request).map_err(|_| NoMemory)
+    }
+
+    /// Makes a fresh block the objects of a cache, and gives the first.
+    pub(super) fn construct_all(&self, cache: &Cache, head: Pfn) -> NonNull<u8> {
+        let layout = &cache.layout;
+        // SAFETY: the slots lie in the block, which the caller has just allocated.
+        let first = unsafe { self.pages.machine().direct_map(head).add(layout.front as usize) };
+        for slot in 0..layout.objects {
+            // SAFETY: as above.
+            cache.construct(unsafe { first.add((slot * layout.stride) as usize) });
+        }
+        first
+    }
+
+    /// Makes a block a slab of a cache, described at `descriptor`, and makes that known in every page of it.
+    ///
+    /// # Safety
+    /// The block is the caller's and cut into the cache's objects, from `first` on; the descriptor is unborn or dead,
+    /// and the caller's.
+    pub(super) unsafe fn describe(
+        &self,
+        cache: &Cache,
+        head: Pfn,
+        descriptor: SlabPointer,
+        first: NonNull<u8>,
+    ) -> SlabPointer {
+        let slab = Slab::new(NonNull::from(cache), first, &cache.layout);
+        if descriptor.cast() == first {
+            // SAFETY: nobody knows the slab yet.
+            unsafe { slab.state() }.take_slot(OWN_SLOT);
+        }
+        let order = cache.layout.order;
+        // SAFETY: the caller's promise: it is made.
+        let described = unsafe { descriptor.as_ref() };
+        // SAFETY: the caller's promise: it is not alive.
+        unsafe { described.begin(head, order, slab) };
+        // INVARIANT: DESC-1, the descriptor names the block before any page names it.
+        self.pages.set_owner(block(head, &cache.layout), OwnerWord::described(OwnerKind::Slab, descriptor));
+        descriptor
+    }
+
+    /// Gives back slabs that are empty and on no list of their cache any more.
+    pub(super) fn discard(&self, mut slabs: SlabList) -> u32 {
+        let mut pages = 0;
+        while let Some(slab) = slabs.pop() {
+            // SAFETY: the slab has its cache's reference until that is given up.
+            let descriptor = unsafe { slab.as_ref() };
+            let Some(described) = descriptor.life().look() else { continue };
+            // INVARIANT: DESC-1, no page names a descriptor that is about to die.
+            self.pages.set_owner(described.range(), OwnerWord::PLAIN);
+            pages += described.order.pages();
+            if descriptor.life().put() == Put::Last {
+                self.bury(slab, described.range());
+            }
+        }
+        pages
+    }
+
+    /// Frees the pages and the descriptor of a slab to which nobody refers any more.
+    pub(crate) fn bury(&self, slab: NonNull<Descriptor<Slab>>, pages: PfnRange) {
+        // SAFETY: whoever gave up the last reference calls this, once.
+        let owner = unsafe { slab.as_ref().take() };
+        let describes_itself = slab.cast() == owner.first();
+        // SAFETY: the slab was empty, so nobody has anything in its pages.
+        let freed = unsafe { self.pages.free_raw(pages.start) };
+        if let Err(error) = freed {
+            panic!("invariant DESC-1 broken: a slab's block cannot be freed: {error}");
+        }
+        if !describes_itself {
+            self.free_for(self.first.slabs, slab.cast());
+        }
+    }
+}
+
+impl Slabs {
+    /// Takes the empty slabs that are too many off their list.
+    pub(super) fn take_surplus(&mut self, stability: Stability, discarded: &mut SlabList) {
+        if stability == Stability::Ordinary {
+            self.take_empty(KEPT_EMPTY, discarded);
+        }
+    }
+}
+
+fn block(head: Pfn, layout: &super::layout::SlabLayout) -> PfnRange {
+    PfnRange::new(head, head.plus(layout.order.pages()))
+}

@@ -1,0 +1,215 @@
+//! Memory by size alone: classes of sizes, each a cache; above the largest, blocks of pages with an owner word that says
+//! so. The way back needs nothing but the address.
+//!
+//! Cost: finding the class is a table look-up, and nothing at all for a size known at compile time.
+//! Source: Linux's `kmalloc_caches`, which has the same classes.
+#![expect(unsafe_code, reason = "lends bare memory")]
+
+use core::ptr::{self, NonNull};
+
+use super::cache::Cache;
+use super::caches::{Address, CacheSpec, CreateError, FreeObjectError, KmemCaches, NoMemory, live};
+use crate::OwnerKind;
+use crate::desc::owner_word::OwnerWord;
+use crate::machine::Machine;
+use crate::page::Request;
+use crate::units::{Bytes, Order, PAGE_SHIFT, Pfn, PfnRange};
+
+const SIZES: [(u32, &str); CLASSES] = [
+    (8, "kmalloc-8"),
+    (16, "kmalloc-16"),
+    (32, "kmalloc-32"),
+    (64, "kmalloc-64"),
+    (96, "kmalloc-96"),
+    (128, "kmalloc-128"),
+    (192, "kmalloc-192"),
+    (256, "kmalloc-256"),
+    (512, "kmalloc-512"),
+    (1024, "kmalloc-1k"),
+    (2048, "kmalloc-2k"),
+    (4096, "kmalloc-4k"),
+    (8192, "kmalloc-8k"),
+];
+pub(super) const CLASSES: usize = 13;
+const LARGEST: usize = 8192;
+
+/// log2 of the step in which classes are told apart up to [`SMALL`] bytes.
+const STEP: u32 = 3;
+const SMALL: usize = 192;
+/// The class of sizes up to each multiple of eight.
+const SMALL_CLASSES: [u8; (SMALL >> STEP) + 1] = {
+    let mut classes = [0; (SMALL >> STEP) + 1];
+    let mut eighth = 1;
+    let mut class = 0;
+    while eighth < classes.len() {
+        if SIZES[class as usize].0 < (eighth as u32) << STEP {
+            class += 1;
+        }
+        classes[eighth] = class;
+        eighth += 1;
+    }
+    classes
+};
+/// The class of 256 bytes.
+const FIRST_POWER: usize = 7;
+
+/// The class for a size; `None` if it is too large for one.
+#[inline(always)]
+const fn class(size: usize) -> Option<usize> {
+    if size <= SMALL {
+        Some(SMALL_CLASSES[(size + (1 << STEP) - 1) >> STEP] as usize)
+    } else if size <= LARGEST {
+        Some(FIRST_POWER + (usize::BITS - ((size - 1) >> 8).leading_zeros()) as usize)
+    } else {
+        None
+    }
+}
+
+/// Makes the classes.
+pub(super) fn create<M: Machine>(caches: &KmemCaches<'_, M>) -> Result<[NonNull<Cache>; CLASSES], CreateError> {
+    let mut made = [NonNull::dangling(); CLASSES];
+    for ((size, name), cache) in SIZES.iter().zip(&mut made) {
+        // Aligned to the largest power of two in the size.
+        *cache = caches.new_cache(&CacheSpec::new(name, *size).aligned(1 << size.trailing_zeros()))?;
+    }
+    Ok(made)
+}
+
+impl<M: Machine> KmemCaches<'_, M> {
+    /// Allocates `size` bytes, aligned to eight, and to the size if that is a power of two (up to a block's). What they
+    /// hold is whatever their last owner left there.
+    ///
+    /// # Errors
+    /// There is no memory, or no block is that large.
+    #[inline]
+    pub fn kmalloc(&self, Bytes(size): Bytes) -> Result<NonNull<u8>, NoMemory> {
+        match class(size) {
+            // SAFETY: the classes live as long as `self`.
+            Some(class) => self.alloc_from(unsafe { live(self.kmalloc[class]) }),
+            None => self.alloc_large(size),
+        }
+    }
+
+    /// Frees what [`kmalloc`](Self::kmalloc) or [`krealloc`](Self::krealloc) gave, or any object of any cache.
+    ///
+    /// # Errors
+    /// Says what stands there instead; nothing has changed.
+    ///
+    /// # Safety
+    /// Nobody uses the memory any more.
+    #[inline]
+    pub unsafe fn kfree(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {
+        // SAFETY: the caller's promise.
+        match unsafe { self.free_at(address, None) } {
+            Err(FreeObjectError::Foreign(_)) => self.free_large(address),
+            freed => freed,
+        }
+    }
+
+    /// The bytes that the allocation at `address` really has.
+    ///
+    /// # Errors
+    /// Nothing that can be freed starts there.
+    pub fn ksize(&self, address: NonNull<u8>) -> Result<Bytes, FreeObjectError> {
+        if let Some(range) = self.large(address) {
+            return Ok(Bytes((range.pages() as usize) << PAGE_SHIFT));
+        }
+        let slab = self.slab_of(address).ok_or(FreeObjectError::Foreign(Address::of(address)))?;
+        // SAFETY: if the caller owns an object there, its slab stays.
+        let slab = unsafe { slab.as_ref() };
+        // SAFETY: as above.
+        let slab = unsafe { slab.owner() };
+        // SAFETY: a cache with a slab is alive.
+        let cache = unsafe { live(slab.cache()) };
+        match cache.layout.slot_at(slab.offset(address)) {
+            Some(_) => Ok(Bytes(cache.layout.size as usize)),
+            None => Err(FreeObjectError::Misaligned { address: Address::of(address), cache: cache.name }),
+        }
+    }
+
+    /// Gives an allocation another size, in place if that is in its class. What fits of the contents is kept.
+    ///
+    /// # Errors
+    /// There is no memory, or nothing was allocated there: the allocation is as before.
+    ///
+    /// # Safety
+    /// The memory at `address` is the caller's, and if it moves, nobody uses the old place any more.
+    pub unsafe fn krealloc(&self, address: NonNull<u8>, size: Bytes) -> Result<NonNull<u8>, ReallocError> {
+        let old = self.ksize(address)?;
+        if fits_as_it_is(old, size) {
+            return Ok(address);
+        }
+        let new = self.kmalloc(size)?;
+        // SAFETY: both are that long at least, and the new one was just allocated, so they do not overlap.
+        unsafe { ptr::copy_nonoverlapping(address.as_ptr(), new.as_ptr(), old.0.min(size.0)) };
+        // SAFETY: the caller's promise.
+        unsafe { self.kfree(address) }?;
+        Ok(new)
+    }
+
+    #[cold]
+    fn alloc_large(&self, size: usize) -> Result<NonNull<u8>, NoMemory> {
+        let pages = size.div_ceil(1 << PAGE_SHIFT).checked_next_power_of_two().ok_or(NoMemory)?;
+        let order = u8::try_from(pages.trailing_zeros()).ok().and_then(Order::new).ok_or(NoMemory)?;
+        let head = self.pages.alloc_raw(Request::new(order)).map_err(|_| NoMemory)?;
+        self.pages.set_owner(PfnRange::new(head, head.plus(1)), OwnerWord::bare(OwnerKind::LargeKmalloc));
+        Ok(self.pages.machine().direct_map(head))
+    }
+
+    /// The block that starts at `address`, if it was allocated by size.
+    fn large(&self, address: NonNull<u8>) -> Option<PfnRange> {
+        let head: Pfn = self.pages.machine().direct_map_frame(address)?;
+        let starts = address.addr().get().is_multiple_of(1 << PAGE_SHIFT);
+        let large = self.pages.page(head)?.owner().is(OwnerKind::LargeKmalloc);
+        let (_, order) = self.pages.page_state(head);
+        (starts && large).then(|| PfnRange::new(head, head.plus(order.pages())))
+    }
+
+    #[cold]
+    fn free_large(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {
+        let foreign = FreeObjectError::Foreign(Address::of(address));
+        let range = self.large(address).ok_or(foreign)?;
+        self.pages.set_owner(PfnRange::new(range.start, range.start.plus(1)), OwnerWord::PLAIN);
+        // SAFETY: the caller of `kfree` promises that nobody uses it.
+        unsafe { self.pages.free_raw(range.start) }.map_err(|_| foreign)
+    }
+}
+
+/// Whether an allocation of `old` bytes is what one of `new` bytes would get.
+fn fits_as_it_is(Bytes(old): Bytes, Bytes(new): Bytes) -> bool {
+    match (class(old), class(new)) {
+        (Some(old_class), Some(new_class)) => old_class == new_class && new <= old,
+        (None, None) => {
+            let pages = |size: usize| size.div_ceil(1 << PAGE_SHIFT).checked_next_power_of_two();
+            pages(old) == pages(new)
+        }
+        _ => false,
+    }
+}
+
+/// Why an allocation has no other size now; it is as before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReallocError {
+    /// There is no memory for the new one.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
+    /// There is no old one.
+    #[error(transparent)]
+    NotAllocated(#[from] FreeObjectError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_gets_the_smallest_class_that_holds_it() {
+        for size in 0..=LARGEST {
+            let smallest = SIZES.iter().position(|&(class, _)| class as usize >= size.max(1)).expect("there is one");
+            let found = class(size);
+            assert_eq!(found, Some(smallest), "{size} bytes");
+        }
+        assert_eq!(class(LARGEST + 1), None);
+        assert_eq!(class(usize::MAX), None);
+    }
+}

@@ -1,0 +1,223 @@
+//! The long ways of allocating and freeing: a CPU's sheaf is empty or full, the CPU is closed, or interrupted.
+//!
+//! Cost: one lock; a sheaf changes hands, or at most a sheaf of objects goes out of or into slabs.
+#![expect(unsafe_code, reason = "reaches slabs and sheaves by bare pointers")]
+
+use core::ptr::NonNull;
+
+use super::cache::Cache;
+use super::caches::{KmemCaches, NoMemory};
+use super::cpu::{CpuSheaf, Held};
+use super::descriptor::{Slab, SlabPointer};
+use super::lists::{Presence, SlabList, Slabs};
+use super::sheaf::{Sheaf, SheafStack};
+use crate::machine::Machine;
+
+/// Full sheaves that a cache keeps for whatever CPU comes, and as many empty ones.
+const KEPT_SHEAVES: u32 = 8;
+
+impl<M: Machine> KmemCaches<'_, M> {
+    /// Allocates an object when none is at hand.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn alloc_slowly(&self, cache: &Cache) -> Result<NonNull<u8>, NoMemory> {
+        loop {
+            if let Some(object) = self.find(cache) {
+                cache.unmark(object);
+                return Ok(object);
+            }
+            if self.grow(cache).is_err() {
+                // What stands in other CPUs' sheaves is free as well.
+                self.gather(cache);
+                let object = self.find(cache).ok_or(NoMemory)?;
+                cache.unmark(object);
+                return Ok(object);
+            }
+        }
+    }
+
+    /// An object of a sheaf or a slab that there is.
+    fn find(&self, cache: &Cache) -> Option<NonNull<u8>> {
+        let machine = self.pages.machine();
+        let _interrupts = machine.disable_interrupts();
+        match cache.cpu(machine.cpu()).with(|held| refill(cache, held)) {
+            Some(found) => found,
+            None => take_one(cache),
+        }
+    }
+
+    /// Takes back an object when there is no room at hand.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn free_slowly(&self, cache: &Cache, object: NonNull<u8>) {
+        let machine = self.pages.machine();
+        let mut discarded = SlabList::new();
+        {
+            let _interrupts = machine.disable_interrupts();
+            let stowed = cache.cpu(machine.cpu()).with(|held| self.stow(cache, held, object, &mut discarded));
+            if stowed.is_none() {
+                self.put_back(cache, core::iter::once(object), &mut discarded);
+            }
+        }
+        self.discard(discarded);
+    }
+
+    /// Makes room at hand for an object and puts it there.
+    fn stow(&self, cache: &Cache, held: &mut Held, object: NonNull<u8>, discarded: &mut SlabList) {
+        let limit = cache.sheaf_objects as usize;
+        if held.spare.is_some() && held.spare_objects().len() < limit {
+            held.swap();
+        } else if let Some(empty) = self.empty_sheaf(cache, held)
+            && let Some(full) = held.exchange(Some(empty))
+        {
+            match held.spare.replace(full) {
+                None => {}
+                Some(full) => self.hand_over(cache, full, discarded),
+            }
+        } else {
+            let half = held.with_objects(|objects| objects.drain(limit / 2..).collect::<arrayvec::ArrayVec<_, 61>>());
+            self.put_back(cache, half.into_iter().flatten(), discarded);
+        }
+        held.with_objects(|objects| objects.push(object));
+    }
+
+    /// An empty sheaf: one that the cache has, or a new one as long as the CPU has no spare or the cache few full ones.
+    fn empty_sheaf(&self, cache: &Cache, held: &Held) -> Option<NonNull<Sheaf>> {
+        let mut slabs = cache.slabs.lock();
+        let kept = slabs.empty_sheaves.pop();
+        let more = held.spare.is_none() || slabs.full_sheaves.len() < KEPT_SHEAVES;
+        drop(slabs);
+        kept.or_else(|| more.then(|| self.new_sheaf().ok()).flatten())
+    }
+
+    /// Gives a full sheaf of a CPU to all.
+    fn hand_over(&self, cache: &Cache, full: NonNull<Sheaf>, discarded: &mut SlabList) {
+        let mut slabs = cache.slabs.lock();
+        if slabs.full_sheaves.len() < KEPT_SHEAVES {
+            slabs.full_sheaves.push(full);
+            return;
+        }
+        drop(slabs);
+        self.empty(cache, full, discarded);
+    }
+
+    /// Puts the objects of a sheaf that is nobody's back into their slabs, and keeps the sheaf.
+    fn empty(&self, cache: &Cache, mut sheaf: NonNull<Sheaf>, discarded: &mut SlabList) {
+        // SAFETY: the sheaf is nobody's.
+        let objects = core::mem::take(&mut unsafe { sheaf.as_mut() }.objects);
+        self.put_back(cache, objects.into_iter(), discarded);
+        cache.slabs.lock().empty_sheaves.push(sheaf);
+    }
+
+    /// Puts free objects back into their slabs; slabs that become empty, and are too many, go to `discarded`.
+    pub(super) fn put_back(&self, cache: &Cache, objects: impl Iterator<Item = NonNull<u8>>, discarded: &mut SlabList) {
+        let mut slabs = cache.slabs.lock();
+        for object in objects {
+            let (slab, slot) = self.slot_of(cache, object);
+            slabs.put(slab, slot, &cache.layout);
+        }
+        slabs.take_surplus(cache.stability, discarded);
+    }
+
+    /// The slab and the slot of an object of this cache.
+    ///
+    /// # Panics
+    /// SLAB-3 is broken: it is none.
+    fn slot_of(&self, cache: &Cache, object: NonNull<u8>) -> (SlabPointer, u32) {
+        let found = self.slab_of(object).and_then(|slab| {
+            // SAFETY: SLAB-1, an object outside its slab keeps the slab from being given back.
+            let descriptor = unsafe { slab.as_ref() };
+            // SAFETY: as above.
+            let owner = unsafe { descriptor.owner() };
+            Some((slab, cache.layout.slot_at(owner.offset(object))?))
+        });
+        found.unwrap_or_else(|| panic!("invariant SLAB-3 broken: {object:p} of cache {} is in no slab", cache.name))
+    }
+
+    /// Whether an object that bears the mark is free: in its slab, or in a sheaf.
+    #[cold]
+    pub(super) fn is_free(&self, cache: &Cache, slab: &Slab, object: NonNull<u8>) -> bool {
+        let Some(slot) = cache.layout.slot_at(slab.offset(object)) else { return false };
+        let machine = self.pages.machine();
+        let _interrupts = machine.disable_interrupts();
+        let mut slabs = cache.slabs.lock();
+        let in_slab = self.slab_of(object).is_some_and(|slab| slabs.has(slab, slot) == Presence::Here);
+        let in_sheaf = slabs.sheaves().any(|sheaf| sheaf.objects.contains(&object));
+        drop(slabs);
+        let holds = |held: &mut Held| held.at_hand().contains(&object) || held.spare_objects().contains(&object);
+        let _one_at_a_time = cache.closing.lock();
+        let on_cpu = |cpu: &CpuSheaf| cpu.close(cache.sheaf_objects, || machine.heavy_barrier(), holds) == Some(true);
+        in_slab || in_sheaf || cache.all_cpus(self.cpus).iter().any(on_cpu)
+    }
+
+    /// [`gather`](Self::gather) for all caches.
+    #[cfg(test)]
+    pub(super) fn gather_all(&self) {
+        let Ok(()) = self.try_for_each_cache(|cache| {
+            self.gather(cache);
+            Ok::<_, core::convert::Infallible>(())
+        });
+    }
+
+    /// Brings the objects in all CPUs' sheaves back into their slabs, and gives back no slab.
+    pub(super) fn gather(&self, cache: &Cache) {
+        let machine = self.pages.machine();
+        let mut discarded = SlabList::new();
+        {
+            let Some(_one_at_a_time) = cache.closing.try_lock() else { return };
+            let _interrupts = machine.disable_interrupts();
+            for cpu in cache.all_cpus(self.cpus) {
+                let taken = cpu.close(
+                    cache.sheaf_objects,
+                    || machine.heavy_barrier(),
+                    |held| (held.with_objects(core::mem::take), held.spare.take()),
+                );
+                let Some((at_hand, spare)) = taken else { continue };
+                self.put_back(cache, at_hand.into_iter().flatten(), &mut discarded);
+                if let Some(spare) = spare {
+                    self.empty(cache, spare, &mut discarded);
+                }
+            }
+            let mut full = core::mem::replace(&mut cache.slabs.lock().full_sheaves, SheafStack::new());
+            while let Some(sheaf) = full.pop() {
+                self.empty(cache, sheaf, &mut discarded);
+            }
+        }
+        self.discard(discarded);
+    }
+}
+
+/// Puts a sheaf with objects at hand and takes one; `None` if the cache has none.
+fn refill(cache: &Cache, held: &mut Held) -> Option<NonNull<u8>> {
+    if held.at_hand().is_empty() {
+        if held.spare_objects().is_empty() {
+            let mut slabs = cache.slabs.lock();
+            if let Some(full) = slabs.full_sheaves.pop() {
+                let empty = held.exchange(Some(full));
+                give_sheaf(&mut slabs, empty);
+            } else {
+                held.with_objects(|objects| {
+                    // Half a sheaf: so there is room for what is freed next.
+                    let wanted = (cache.sheaf_objects as usize).div_ceil(2);
+                    slabs.take(wanted, &cache.layout, |object| objects.push(object));
+                });
+            }
+        } else {
+            held.swap();
+        }
+    }
+    held.with_objects(arrayvec::ArrayVec::pop).flatten()
+}
+
+fn give_sheaf(slabs: &mut Slabs, sheaf: Option<NonNull<Sheaf>>) {
+    if let Some(sheaf) = sheaf {
+        slabs.empty_sheaves.push(sheaf);
+    }
+}
+
+/// Takes one object out of a slab.
+fn take_one(cache: &Cache) -> Option<NonNull<u8>> {
+    let mut found = None;
+    cache.slabs.lock().take(1, &cache.layout, |object| found = Some(object));
+    found
+}

@@ -1,0 +1,87 @@
+//! A sheaf: an array of objects that are in no slab and no user's hands, to be had without a look at any slab.
+//!
+//! A CPU allocates out of one and frees into one; whole sheaves change hands between CPUs through their cache. So the
+//! cost of the slabs is paid once for many objects.
+//!
+//! Source: J. Bonwick, J. Adams, "Magazines and Vmem", USENIX 2001; V. Babka's sheaves, Linux 6.18.
+#![expect(unsafe_code, reason = "sheaves are linked by bare pointers, and live in objects of a cache")]
+
+use core::ptr::NonNull;
+
+use arrayvec::ArrayVec;
+
+/// Objects that a sheaf has room for: with its head, half a kilobyte.
+pub(super) const SHEAF_OBJECTS: usize = 61;
+
+/// Bytes of objects that a cache wants in a sheaf at most, so that large ones do not pile up on every CPU.
+const SHEAF_BYTES: u32 = 16 << 10;
+
+/// An array of objects.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Sheaf {
+    /// The next sheaf of a stack of sheaves.
+    pub(super) next: Option<NonNull<Sheaf>>,
+    pub(super) objects: ArrayVec<NonNull<u8>, SHEAF_OBJECTS>,
+}
+
+const _: () = assert!(size_of::<Sheaf>() <= 512);
+
+impl Sheaf {
+    pub(super) const fn new() -> Self {
+        Self { next: None, objects: ArrayVec::new_const() }
+    }
+}
+
+/// Objects that a cache of this stride wants in a sheaf.
+pub(super) const fn capacity(stride: u32) -> u32 {
+    match SHEAF_BYTES / stride {
+        0..4 => 4,
+        many if many > SHEAF_OBJECTS as u32 => SHEAF_OBJECTS as u32,
+        some => some,
+    }
+}
+
+/// A stack of sheaves.
+#[derive(Debug)]
+pub(super) struct SheafStack {
+    top: Option<NonNull<Sheaf>>,
+    len: u32,
+}
+
+impl SheafStack {
+    pub(super) const fn new() -> Self {
+        Self { top: None, len: 0 }
+    }
+
+    pub(super) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(super) fn push(&mut self, mut sheaf: NonNull<Sheaf>) {
+        // SAFETY: whoever pushes a sheaf has it to itself.
+        let pushed = unsafe { sheaf.as_mut() };
+        pushed.next = self.top.replace(sheaf);
+        self.len += 1;
+    }
+
+    pub(super) fn pop(&mut self) -> Option<NonNull<Sheaf>> {
+        let mut sheaf = self.top?;
+        // SAFETY: a sheaf on a stack is the stack's alone.
+        let popped = unsafe { sheaf.as_mut() };
+        self.top = popped.next.take();
+        self.len -= 1;
+        Some(sheaf)
+    }
+
+    /// Every sheaf, from the top.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Sheaf> {
+        let mut next = self.top;
+        core::iter::from_fn(move || {
+            // SAFETY: a sheaf on a stack is the stack's alone, and the stack is borrowed.
+            let sheaf = unsafe { next?.as_ref() };
+            next = sheaf.next;
+            Some(sheaf)
+        })
+    }
+}

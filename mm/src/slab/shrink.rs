@@ -1,0 +1,122 @@
+//! The way back: empty slabs to the page allocator, whole caches to nothing.
+//!
+//! Slabs of descriptors go only while nobody walks: whoever walks may be looking at one (`descriptor`).
+#![expect(unsafe_code, reason = "takes caches apart")]
+
+use core::convert::Infallible;
+use core::ptr::NonNull;
+
+use super::cache::{Cache, Stability};
+use super::caches::{Address, KmemCaches, live};
+use super::lists::{Place, Presence, SlabList};
+use super::sheaf::SheafStack;
+use crate::desc::owner_word::OwnerWord;
+use crate::machine::Machine;
+use crate::units::Count;
+
+impl<M: Machine> KmemCaches<'_, M> {
+    /// Gives back all memory of all caches that holds no allocated object. Says how many pages.
+    pub fn shrink(&self) -> Count {
+        // Descriptors of slabs come free when other caches' slabs go, so their cache comes last; it is one of the oldest.
+        let mut pages = 0;
+        let Ok(()) = self.try_for_each_cache(|cache| {
+            if NonNull::from(cache) != self.first.slabs {
+                pages += self.shrink_cache(cache);
+            }
+            Ok::<_, Infallible>(())
+        });
+        // SAFETY: the first caches live as long as `self`.
+        Count(pages + self.shrink_cache(unsafe { live(self.first.slabs) }))
+    }
+
+    /// Gives back a cache's empty slabs, once everything in sheaves is in slabs again.
+    pub(super) fn shrink_cache(&self, cache: &Cache) -> u32 {
+        self.gather(cache);
+        let mut spare_sheaves =
+            self.with_slabs(cache, |slabs| core::mem::replace(&mut slabs.empty_sheaves, SheafStack::new()));
+        while let Some(sheaf) = spare_sheaves.pop() {
+            self.free_for(self.first.sheaves, sheaf.cast());
+        }
+        let mut empty = SlabList::new();
+        self.with_slabs(cache, |slabs| slabs.take_empty(0, &mut empty));
+        if cache.stability == Stability::TypeStable {
+            // No page names a descriptor of these slabs: each was cleared before its descriptor was freed.
+            if !self.gate.is_quiet() {
+                self.with_slabs(cache, |slabs| {
+                    while let Some(slab) = empty.pop() {
+                        slabs.add(slab, &cache.layout);
+                    }
+                });
+                return 0;
+            }
+        }
+        self.discard(empty)
+    }
+
+    /// Gives up a cache whose handle goes.
+    ///
+    /// # Errors
+    /// Objects of it are allocated: how many, and where one is.
+    pub(super) fn destroy_cache(&self, place: NonNull<Cache>) -> Result<(), (u32, Address)> {
+        // SAFETY: the caller has the cache's handle.
+        let cache = unsafe { live(place) };
+        self.shrink_cache(cache);
+        if let Some(leaked) = self.leaked(cache) {
+            return Err(leaked);
+        }
+        self.all.lock().remove(place);
+        self.free_cpu_sides(cache.cpus, usize::from(self.cpus.get()));
+        self.free_for(self.first.caches, place.cast());
+        Ok(())
+    }
+
+    /// Objects that are allocated once nothing is in sheaves: how many, and where one is.
+    fn leaked(&self, cache: &Cache) -> Option<(u32, Address)> {
+        self.with_slabs(cache, |slabs| {
+            let taken = slabs.taken;
+            let slab = [Place::Partial, Place::Full].into_iter().find_map(|place| slabs.list(place).iter().next());
+            let slab = slab?;
+            // SAFETY: the slab is on a list of this cache, whose lock is held.
+            let owner = unsafe { slab.as_ref().owner() };
+            let first = owner.first();
+            let slot = (0..cache.layout.objects).find(|&slot| slabs.has(slab, slot) == Presence::Elsewhere)?;
+            Some((taken, Address(first.addr().get() + (slot * cache.layout.stride) as usize)))
+        })
+    }
+}
+
+impl<M: Machine> Drop for KmemCaches<'_, M> {
+    /// Every page of every slab goes back. The slabs of descriptors come last, and those of caches before them: what the
+    /// others say of themselves stands there.
+    fn drop(&mut self) {
+        let mut others = SlabList::new();
+        let mut of_caches = SlabList::new();
+        let mut of_slabs = SlabList::new();
+        for place in self.all.lock().iter() {
+            // SAFETY: caches on the list are alive until their pages go.
+            let cache = unsafe { live(place) };
+            let list = match place {
+                _ if place == self.first.caches => &mut of_caches,
+                _ if place == self.first.slabs => &mut of_slabs,
+                _ => &mut others,
+            };
+            let mut slabs = cache.slabs.lock();
+            for place in [Place::Empty, Place::Partial, Place::Full] {
+                while let Some(slab) = slabs.list(place).pop() {
+                    list.push(slab);
+                }
+            }
+        }
+        for mut list in [others, of_caches, of_slabs] {
+            while let Some(slab) = list.pop() {
+                // SAFETY: the descriptor's own page has not been freed yet.
+                let described = unsafe { slab.as_ref() }.life().look();
+                let Some(described) = described else { continue };
+                self.pages.set_owner(described.range(), OwnerWord::PLAIN);
+                // SAFETY: nothing can refer to these caches' objects any more.
+                let freed = unsafe { self.pages.free_raw(described.head) };
+                debug_assert_eq!(freed, Ok(()), "invariant DESC-1 broken: a slab's block cannot be freed");
+            }
+        }
+    }
+}

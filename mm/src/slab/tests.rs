@@ -1,0 +1,411 @@
+//! What users of caches see, on a machine of several CPUs played by threads.
+
+use core::num::NonZeroU16;
+use core::ptr::NonNull;
+use std::collections::BTreeMap;
+use std::thread;
+use std::vec::Vec;
+
+use super::{CacheSpec, FreeObjectError, KmemCaches};
+use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::host::{Fired, HostMachine, on_cpu};
+use crate::page::{PageAllocator, Request};
+use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PhysAddr};
+
+const MIB: u64 = 1 << 20;
+const CPUS: u16 = 4;
+
+type Pages<'m> = PageAllocator<'m, HostMachine>;
+
+/// A machine with 32 MiB, the upper half highmem.
+fn with_pages<R>(test: impl FnOnce(&Pages<'_>) -> R) -> R {
+    let cpus = NonZeroU16::new(CPUS).expect("not zero");
+    let machine = HostMachine::new(Pfn::new(0x2000), Pfn::new(0x1000), cpus).expect("the host lends memory");
+    let memory = Region { start: PhysAddr(0), len: 32 * MIB, kind: RegionKind::Usable, node: NodeId(0) };
+    let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
+    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let free = pages.free_pages();
+    let result = test(&pages);
+    pages.verify().expect("the page allocator is sound");
+    assert_eq!(pages.free_pages(), free, "pages were lost");
+    result
+}
+
+fn with_caches<R>(test: impl FnOnce(&KmemCaches<'_, HostMachine>) -> R) -> R {
+    with_pages(|pages| {
+        let caches = KmemCaches::new(pages).expect("there is memory");
+        caches.verify().expect("all is well at first");
+        let result = test(&caches);
+        caches.verify().expect("all is well at last");
+        result
+    })
+}
+
+/// Objects allocated and not freed, but for the descriptors of slabs: sheaves may come to lie scattered.
+fn taken(caches: &KmemCaches<'_, HostMachine>) -> u32 {
+    caches.shrink();
+    let mut taken = 0;
+    caches.for_each_report(|report| {
+        if report.name.as_str() != "slab" {
+            taken += report.active.0;
+        }
+    });
+    taken
+}
+
+#[test]
+fn objects_of_every_size_and_alignment_are_aligned_apart_and_keep_their_contents() {
+    with_caches(|caches| {
+        let before = taken(caches);
+        for (size, align) in [
+            (1, 1),
+            (8, 8),
+            (24, 8),
+            (24, 16),
+            (40, 64),
+            (100, 4096),
+            (200, 128),
+            (4096, 8),
+            (5000, 32),
+            (70_000, 4096),
+        ] {
+            let cache = caches.create(CacheSpec::new("sized", size).aligned(align)).expect("it fits");
+            let mut held: Vec<_> =
+                (0..150.min((4 << 20) / size)).map(|_| cache.alloc().expect("there is memory")).collect();
+            for (number, object) in (0_u8..).zip(&mut held) {
+                assert_eq!(object.address().addr().get() % align as usize, 0, "{size} {align}");
+                object.bytes_mut().fill(core::mem::MaybeUninit::new(number));
+            }
+            caches.verify().expect("all is well with objects out");
+            for (number, object) in (0_u8..).zip(&mut held) {
+                // SAFETY: all of it was just written.
+                let intact = object.bytes_mut().iter().all(|byte| unsafe { byte.assume_init() } == number);
+                assert!(intact, "object {number} of {size} bytes was written by another");
+            }
+            // Every second one goes first, so that slabs are partial.
+            let mut keep = false;
+            held.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            caches.verify().expect("all is well with half of them out");
+            drop(held);
+            assert_eq!(cache.destroy().map_err(|leaked| leaked.objects), Ok(()));
+        }
+        assert_eq!(taken(caches), before);
+    });
+}
+
+#[test]
+fn a_constructor_runs_once_an_object_and_what_it_made_survives_free() {
+    fn construct(bytes: &mut [core::mem::MaybeUninit<u8>]) {
+        bytes.fill(core::mem::MaybeUninit::new(0xc5));
+    }
+    with_caches(|caches| {
+        let cache = caches.create(CacheSpec::new("constructed", 56).constructed(construct)).expect("it fits");
+        for _ in 0..500 {
+            let mut object = cache.alloc().expect("there is memory");
+            // SAFETY: the constructor wrote all of it.
+            assert!(object.bytes_mut().iter().all(|byte| unsafe { byte.assume_init() } == 0xc5));
+        }
+        let mut held: Vec<_> = (0..500).map(|_| cache.alloc().expect("there is memory")).collect();
+        for object in &mut held {
+            // SAFETY: as above.
+            assert!(object.bytes_mut().iter().all(|byte| unsafe { byte.assume_init() } == 0xc5));
+        }
+    });
+}
+
+#[test]
+fn every_wrong_free_is_named_and_changes_nothing() {
+    with_caches(|caches| {
+        let [one, other] = ["one", "other"].map(|name| caches.create(CacheSpec::new(name, 96)).expect("it fits"));
+        let object = one.alloc_raw().expect("there is memory");
+        // SAFETY: nobody uses the object, and every wrong free is refused.
+        unsafe {
+            let wrong = other.free_raw(object);
+            assert!(matches!(wrong, Err(FreeObjectError::WrongCache { .. })), "{wrong:?}");
+            for offset in [1, 8, 95] {
+                let misaligned = one.free_raw(object.add(offset));
+                assert!(matches!(misaligned, Err(FreeObjectError::Misaligned { .. })), "{offset}: {misaligned:?}");
+            }
+            assert_eq!(one.free_raw(object), Ok(()));
+            for _ in 0..3 {
+                let twice = one.free_raw(object);
+                assert!(matches!(twice, Err(FreeObjectError::DoubleFree { .. })), "{twice:?}");
+            }
+            // In its slab again, it is still free.
+            one.shrink();
+            let keeper = one.alloc_raw().expect("there is memory");
+            let neighbour = one.alloc_raw().expect("there is memory");
+            assert_eq!(one.free_raw(neighbour), Ok(()));
+            caches.gather_all();
+            let twice = one.free_raw(neighbour);
+            assert!(matches!(twice, Err(FreeObjectError::DoubleFree { .. })), "{twice:?}");
+            assert_eq!(one.free_raw(keeper), Ok(()));
+        }
+        let page = caches.pages.alloc(Request::new(Order::of(1))).expect("there is memory");
+        let bytes = caches.pages.machine();
+        for place in [
+            crate::machine::Machine::direct_map(bytes, page.head()),
+            crate::machine::Machine::direct_map(bytes, page.head().plus(1)),
+            NonNull::from(&page).cast(),
+            NonNull::dangling(),
+        ] {
+            // SAFETY: nothing there is an object, so it is refused.
+            let foreign = unsafe { caches.kfree(place) };
+            assert!(matches!(foreign, Err(FreeObjectError::Foreign(_))), "{foreign:?}");
+        }
+    });
+}
+
+#[test]
+fn an_owner_that_stores_the_mark_itself_is_not_taken_for_free() {
+    with_caches(|caches| {
+        let object = caches.kmalloc(Bytes(64)).expect("there is memory");
+        // SAFETY: the object is this test's, and has room.
+        unsafe { object.cast::<u64>().write(!(object.addr().get() as u64)) };
+        // SAFETY: nobody uses it any more.
+        assert_eq!(unsafe { caches.kfree(object) }, Ok(()));
+    });
+}
+
+#[test]
+fn memory_by_size_has_that_size_and_can_change_it() {
+    with_caches(|caches| {
+        let before = taken(caches);
+        let mut held = Vec::new();
+        for size in (1..300).chain([4095, 4096, 4097, 8192, 8193, 20_000, 1 << 20]) {
+            let object = caches.kmalloc(Bytes(size)).expect("there is memory");
+            assert!(caches.ksize(object).expect("it was just allocated") >= Bytes(size));
+            // SAFETY: it is that large.
+            unsafe { object.write_bytes(size.to_le_bytes()[0], size) };
+            held.push((object, size));
+        }
+        for (object, size) in &mut held {
+            for new in [*size * 2, *size / 2 + 1, 3 * *size] {
+                // SAFETY: the old place is not used again.
+                *object = unsafe { caches.krealloc(*object, Bytes(new)) }.expect("there is memory");
+                let kept = (*size).min(new);
+                for at in [0, kept / 2, kept - 1].into_iter().filter(|&at| at < *size / 2 + 1) {
+                    // SAFETY: the object is that large.
+                    let byte = unsafe { object.add(at).read() };
+                    assert_eq!(byte, size.to_le_bytes()[0], "{size} to {new}");
+                }
+            }
+        }
+        for (object, _) in held {
+            // SAFETY: nobody uses it any more.
+            assert_eq!(unsafe { caches.kfree(object) }, Ok(()));
+        }
+        assert_eq!(taken(caches), before);
+        assert!(caches.kmalloc(Bytes(usize::MAX)).is_err());
+        assert!(caches.kmalloc(Bytes(5 << 20)).is_err());
+    });
+}
+
+#[test]
+fn random_work_never_gives_one_object_to_two_and_ends_as_it_began() {
+    with_caches(|caches| {
+        let before = taken(caches);
+        let sizes = [8, 24, 64, 192, 1000, 4096, 9000];
+        let made: Vec<_> =
+            sizes.iter().map(|&size| caches.create(CacheSpec::new("random", size)).expect("it fits")).collect();
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut held: BTreeMap<usize, (usize, NonNull<u8>)> = BTreeMap::new();
+        for step in 0..40_000 {
+            let grow = rng.u32(0..100) < if step / 4000 % 2 == 0 { 60 } else { 35 };
+            if grow {
+                let which = rng.usize(0..made.len());
+                let Ok(object) = made[which].alloc_raw() else { continue };
+                let (start, end) = (object.addr().get(), object.addr().get() + sizes[which] as usize);
+                let below = held.range(..end).next_back();
+                let clear = below.is_none_or(|(&at, &(other, _))| at + sizes[other] as usize <= start);
+                assert!(clear, "step {step}: {start:#x} overlaps an object that is allocated");
+                // SAFETY: the object is that large.
+                unsafe { object.write_bytes(0xff, sizes[which] as usize) };
+                held.insert(start, (which, object));
+            } else if let Some(&at) = held.keys().nth(rng.usize(0..held.len().max(1))) {
+                let (which, object) = held.remove(&at).expect("it was just found");
+                // SAFETY: nobody uses it any more.
+                assert_eq!(unsafe { made[which].free_raw(object) }, Ok(()));
+            }
+            if step % 500 == 0 {
+                caches.verify().expect("all is well");
+            }
+            if step % 7000 == 0 {
+                caches.shrink();
+            }
+        }
+        for (which, object) in held.into_values() {
+            // SAFETY: nobody uses it any more.
+            assert_eq!(unsafe { caches.kfree(object) }, Ok(()), "{which}");
+        }
+        for cache in made {
+            assert_eq!(cache.destroy().map_err(|leaked| leaked.objects), Ok(()));
+        }
+        assert_eq!(taken(caches), before);
+    });
+}
+
+#[test]
+fn a_cache_with_objects_out_is_not_destroyed_and_says_which() {
+    with_caches(|caches| {
+        let cache = caches.create(CacheSpec::new("leaky", 48)).expect("it fits");
+        let mut held: Vec<_> = (0..300).map(|_| cache.alloc_raw().expect("there is memory")).collect();
+        let kept = held.swap_remove(137);
+        for object in held {
+            // SAFETY: nobody uses it any more.
+            assert_eq!(unsafe { cache.free_raw(object) }, Ok(()));
+        }
+        let leaked = cache.destroy().expect_err("an object is out");
+        assert_eq!((leaked.objects, leaked.first.0), (1, kept.addr().get()));
+        // SAFETY: nobody uses it any more.
+        assert_eq!(unsafe { leaked.cache.free_raw(kept) }, Ok(()));
+        assert!(leaked.cache.destroy().is_ok());
+    });
+}
+
+#[test]
+fn what_was_set_aside_can_be_had_when_there_is_no_memory_left() {
+    with_caches(|caches| {
+        let cache = caches.create(CacheSpec::new("set aside", 512)).expect("it fits");
+        let mut aside = cache.prefill(Count(200)).expect("there is memory");
+        let mut hoard = Vec::new();
+        while let Ok(page) = caches.pages.alloc(Request::new(Order::ZERO)) {
+            hoard.push(page);
+        }
+        let rest: Vec<_> = core::iter::from_fn(|| cache.alloc().ok()).collect();
+        let got: Vec<_> = core::iter::from_fn(|| aside.alloc()).collect();
+        assert_eq!((got.len(), aside.left()), (200, Count(0)));
+        let mut places: Vec<_> = got.iter().chain(&rest).map(super::Object::address).collect();
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), got.len() + rest.len(), "an object was given to two");
+        drop((got, aside));
+        // One that is not used up goes back whole, and one that cannot be had leaves nothing.
+        drop(cache.prefill(Count(150)).expect("there are so many"));
+        assert!(cache.prefill(Count(100_000)).is_err());
+        drop(rest);
+        assert!(cache.destroy().is_ok());
+    });
+}
+
+#[test]
+fn threads_that_free_each_others_objects_lose_none_and_share_none() {
+    with_caches(|caches| {
+        let before = taken(caches);
+        let cache = caches.create(CacheSpec::new("shared", 40)).expect("it fits");
+        let (cache_ref, rounds) = (&cache, 300_u64);
+        let channels: Vec<_> = (0..CPUS).map(|_| std::sync::mpsc::channel::<Vec<usize>>()).collect();
+        let (senders, receivers): (Vec<_>, Vec<_>) = channels.into_iter().unzip();
+        thread::scope(|scope| {
+            for (cpu, receiver) in (0..CPUS).zip(receivers) {
+                let next = senders[usize::from(cpu + 1) % senders.len()].clone();
+                scope.spawn(move || {
+                    on_cpu(CpuId(cpu), || {
+                        let tag = u64::from(cpu) << 32;
+                        for round in 0..rounds {
+                            let batch: Vec<_> = (0..90)
+                                .map(|_| {
+                                    let object = cache_ref.alloc_raw().expect("there is memory").cast::<u64>();
+                                    // SAFETY: the object is this thread's.
+                                    unsafe { object.write(tag | round) };
+                                    object.addr().get()
+                                })
+                                .collect();
+                            for &at in &batch {
+                                let object = core::ptr::with_exposed_provenance_mut::<u64>(at);
+                                // SAFETY: as above.
+                                assert_eq!(unsafe { object.read() }, tag | round, "an object is two threads'");
+                            }
+                            if next.send(batch).is_err() {
+                                break;
+                            }
+                            let remote = receiver.recv().expect("the other thread runs");
+                            for at in remote {
+                                let object =
+                                    NonNull::new(core::ptr::with_exposed_provenance_mut(at)).expect("not null");
+                                // SAFETY: the other thread gave it up.
+                                assert_eq!(unsafe { cache_ref.free_raw(object) }, Ok(()));
+                            }
+                            if cpu == 0 && round % 50 == 0 {
+                                cache_ref.shrink();
+                            }
+                        }
+                    });
+                });
+            }
+            drop(senders);
+        });
+        caches.verify().expect("all is well when the threads are done");
+        assert_eq!(cache.destroy().map_err(|leaked| leaked.objects), Ok(()));
+        assert_eq!(taken(caches), before);
+    });
+}
+
+#[test]
+fn memory_in_other_cpus_sheaves_is_found_by_whoever_needs_it() {
+    with_caches(|caches| {
+        let cache = caches.create(CacheSpec::new("scarce", 1024)).expect("it fits");
+        let mut all = Vec::new();
+        while let Ok(object) = cache.alloc() {
+            all.push(object);
+        }
+        let count = all.len();
+        assert!(count > 8000, "{count}");
+        on_cpu(CpuId(1), || all.truncate(count - 20));
+        on_cpu(CpuId(2), || all.truncate(count - 33));
+        for _ in 0..33 {
+            all.push(cache.alloc().expect("another CPU has one"));
+        }
+        assert!(cache.alloc().is_err());
+    });
+}
+
+#[test]
+fn the_nth_allocation_may_fail_for_every_n_and_nothing_is_lost() {
+    with_pages(|pages| {
+        let faults = pages.machine().faults();
+        let free = pages.free_pages();
+        // A free may ask for an empty sheaf, and goes on without.
+        let mut helped_itself = 0;
+        for n in 1.. {
+            faults.fail_nth(n);
+            let outcome = script(pages);
+            let fired = faults.stop();
+            assert_eq!(pages.free_pages(), free, "{n}: pages were lost");
+            pages.verify().expect("the page allocator is sound");
+            match fired {
+                Fired::Yes => helped_itself += u32::from(outcome.is_ok()),
+                Fired::No => {
+                    outcome.expect("nothing failed");
+                    assert!(n > 200 && helped_itself < 5, "{n} allocations, {helped_itself} were not missed");
+                    return;
+                }
+            }
+        }
+    });
+}
+
+/// Makes caches, sheaves, slabs and large blocks, and gives up at the first failure.
+fn script(pages: &Pages<'_>) -> Result<(), std::string::String> {
+    let text = |error: &dyn std::fmt::Display| std::format!("{error}");
+    let caches = KmemCaches::new(pages).map_err(|error| text(&error))?;
+    let outcome = (|| {
+        let cache = caches.create(CacheSpec::new("script", 700)).map_err(|error| text(&error))?;
+        let held: Result<Vec<_>, _> = (0..30).map(|_| cache.alloc()).collect();
+        let held = held.map_err(|error| text(&error))?;
+        let aside = cache.prefill(Count(70)).map_err(|error| text(&error))?;
+        let large = caches.kmalloc(Bytes(50_000)).map_err(|error| text(&error))?;
+        // SAFETY: the old place is not used again; on failure it is freed below with everything else.
+        let larger = unsafe { caches.krealloc(large, Bytes(100_000)) };
+        // SAFETY: nobody uses it any more.
+        unsafe { caches.kfree(larger.unwrap_or(large)) }.map_err(|error| text(&error))?;
+        larger.map_err(|error| text(&error))?;
+        drop((held, aside));
+        cache.destroy().map_err(|leaked| text(&leaked))
+    })();
+    caches.verify().map_err(|violation| text(&violation))?;
+    outcome
+}
