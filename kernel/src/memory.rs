@@ -6,6 +6,7 @@ use kernel_core::cmdline::CommandLine;
 use mm::boot_map::BootMap;
 use mm::machine::{Geometry, Machine};
 use mm::page::PageAllocator;
+use mm::slab::KmemCaches;
 use mm::units::PAGE_SHIFT;
 use spin::Once;
 
@@ -16,6 +17,9 @@ use crate::serial::println;
 
 /// The page allocator of this machine.
 pub(crate) type Allocator = PageAllocator<'static, Platform>;
+
+/// The caches of this machine.
+pub(crate) type Caches = KmemCaches<'static, Platform>;
 
 /// What setting the allocator up came to.
 #[derive(Debug)]
@@ -29,6 +33,7 @@ pub(crate) struct Setup {
 }
 
 static ALLOCATOR: Once<(Allocator, Setup)> = Once::new();
+static CACHES: Once<Caches> = Once::new();
 
 /// Gives all memory that `map` calls usable to the page allocator, split into nodes if the command line asks.
 ///
@@ -53,7 +58,14 @@ pub(crate) fn init(platform: &'static Platform, mut map: BootMap, words: &Comman
         allocator.metadata().total() >> 10,
     );
     let largest_blocks = largest_blocks(&allocator);
-    &ALLOCATOR.call_once(|| (allocator, Setup { ticks, usable_pages, largest_blocks })).0
+    let allocator = &ALLOCATOR.call_once(|| (allocator, Setup { ticks, usable_pages, largest_blocks })).0;
+    CACHES.call_once(|| KmemCaches::new(allocator).unwrap_or_else(|error| panic!("slab: {error}")));
+    allocator
+}
+
+/// The machine's caches of objects; `None` before [`init`].
+pub(crate) fn caches() -> Option<&'static Caches> {
+    CACHES.get()
 }
 
 /// The machine's page allocator; `None` before [`init`].

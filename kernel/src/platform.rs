@@ -96,9 +96,8 @@ unsafe impl Machine for Platform {
     }
 
     #[inline(always)]
-    fn direct_map_frame(&self, address: NonNull<u8>) -> Option<Pfn> {
-        let offset = (address.addr().get() as u64).wrapping_sub(DIRECT_MAP);
-        Pfn::containing(PhysAddr(offset))
+    fn physical(&self, address: NonNull<u8>) -> PhysAddr {
+        PhysAddr((address.addr().get() as u64).wrapping_sub(DIRECT_MAP))
     }
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {

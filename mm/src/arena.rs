@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::vec::Vec;
 
 use crate::machine::{Geometry, Machine};
-use crate::units::{CpuId, PAGE_SIZE, Pfn};
+use crate::units::{CpuId, PAGE_SIZE, Pfn, PhysAddr};
 
 /// Bytes of a page that a shrunk geometry's nodes use: two pointers.
 const NODE_BYTES: usize = 16;
@@ -128,9 +128,8 @@ unsafe impl<G: Geometry> Machine for ArenaMachine<G> {
         self.frame(frame)
     }
 
-    fn direct_map_frame(&self, address: NonNull<u8>) -> Option<Pfn> {
-        let offset = address.addr().get().wrapping_sub(self.lowmem.addr().get());
-        u32::try_from(offset / PAGE_SIZE).ok().map(Pfn::new)
+    fn physical(&self, address: NonNull<u8>) -> PhysAddr {
+        PhysAddr(address.addr().get().wrapping_sub(self.lowmem.addr().get()) as u64)
     }
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {

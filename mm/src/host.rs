@@ -27,7 +27,7 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use spin::Mutex;
 
 use crate::machine::{Geometry, InjectedFault, Machine, Standard};
-use crate::units::{CpuId, Pfn, PfnRange};
+use crate::units::{CpuId, Pfn, PfnRange, PhysAddr};
 
 mod faults;
 mod memory;
@@ -156,8 +156,8 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     }
 
     #[inline]
-    fn direct_map_frame(&self, address: NonNull<u8>) -> Option<Pfn> {
-        self.memory.lowmem_frame(address)
+    fn physical(&self, address: NonNull<u8>) -> PhysAddr {
+        self.memory.physical(address)
     }
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {

@@ -8,7 +8,7 @@
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
 
-use crate::units::{CpuId, Order, Pfn};
+use crate::units::{CpuId, Order, Pfn, PhysAddr};
 
 /// Sizes that tests shrink, so that small memory has deep trees; [`Standard`] is the one to run with.
 pub trait Geometry: 'static {
@@ -71,9 +71,9 @@ pub unsafe trait Machine: Sync {
     /// May panic if the frame lies above: the allocator never asks.
     fn direct_map(&self, frame: Pfn) -> NonNull<u8>;
 
-    /// The frame that stands at `address` in the direct map: the inverse of [`direct_map`](Self::direct_map). `None`, or
-    /// a frame that is highmem or nothing, if the direct map does not reach there.
-    fn direct_map_frame(&self, address: NonNull<u8>) -> Option<Pfn>;
+    /// The physical address of what stands at `address` in the direct map: the inverse of
+    /// [`direct_map`](Self::direct_map). Of an address outside of it, any at which there is no lowmem.
+    fn physical(&self, address: NonNull<u8>) -> PhysAddr;
 
     /// Maps a frame into a slot of this CPU. At most three slots are live at once, and they are given up last in,
     /// first out.

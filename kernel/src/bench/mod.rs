@@ -9,6 +9,7 @@ mod bulk;
 mod footprint;
 mod mix;
 mod pair;
+mod slab;
 
 use alloc::string::String;
 use alloc::vec::Vec;

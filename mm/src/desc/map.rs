@@ -22,7 +22,7 @@ use crate::boot_map::{BootMap, CarveError, Extent, RegionKind};
 use crate::early::{MetadataBytes, carve_slice};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::units::{NodeId, Order, Pfn, PfnRange};
+use crate::units::{NodeId, Order, PAGE_SHIFT, Pfn, PfnRange, PhysAddr};
 
 /// log2 of the sections in one table.
 const TABLE_SHIFT: u32 = 9;
@@ -112,6 +112,16 @@ impl<'m, G: Geometry> PageMap<'m, G> {
         let section = pfn.index() >> Self::SECTION_SHIFT;
         let table = *self.root.get(section >> TABLE_SHIFT)?;
         Some(&table[section % (1 << TABLE_SHIFT)])
+    }
+
+    /// The descriptor of the frame at a physical address, as [`get`](Self::get), of any address there may be.
+    #[inline(always)]
+    pub(crate) fn at(&self, PhysAddr(address): PhysAddr) -> Option<&'m Page> {
+        let table = *self.root.get((address >> (PAGE_SHIFT + Self::SECTION_SHIFT + TABLE_SHIFT)) as usize)?;
+        let section = (address >> (PAGE_SHIFT + Self::SECTION_SHIFT)) as usize % (1 << TABLE_SHIFT);
+        #[expect(clippy::cast_possible_truncation, reason = "a section tells its frames apart by the lower bits")]
+        let pfn = Pfn::new((address >> PAGE_SHIFT) as u32);
+        Some(table[section].page(pfn))
     }
 
     /// The descriptor of `pfn`, which may be that of a hole; `None` above all tables.

@@ -14,6 +14,7 @@
 //! it needs no second look. Pointers keep their provenance.
 //!
 //! Invariants: DESC-1 (an allocated page has exactly one owner; descriptor and pages name each other).
+#![expect(unsafe_code, reason = "a word of a kind with descriptors is never null")]
 
 use core::ptr::{self, NonNull};
 
@@ -53,20 +54,20 @@ owner_kinds! {
     Plain = 0, "plain";
     /// A folio: files' and anonymous memory.
     Folio = 1, "folio";
-    /// A slab of small objects.
-    Slab = 2, "slab";
     /// A page table.
-    PageTable = 3, "page_table";
+    PageTable = 2, "page_table";
     /// Compressed pages.
-    CompressedStore = 4, "zsmalloc";
+    CompressedStore = 3, "zsmalloc";
     /// Memory of one CPU.
-    PerCpuArea = 5, "percpu";
+    PerCpuArea = 4, "percpu";
     /// A kernel stack.
-    KernelStack = 6, "kernel_stack";
+    KernelStack = 5, "kernel_stack";
     /// One object that is too large for a slab; it has no descriptor, since its size is the block's.
-    LargeKmalloc = 7, "large_kmalloc";
+    LargeKmalloc = 6, "large_kmalloc";
     /// Memory that lies: never handed out again. It has no descriptor.
-    Poisoned = 8, "hwpoison";
+    Poisoned = 7, "hwpoison";
+    /// A slab of small objects. The only kind with the highest bit: every free by address asks for it.
+    Slab = 8, "slab";
 }
 
 /// Codes that the bits have room for.
@@ -125,16 +126,30 @@ impl OwnerWord {
     /// Whether the owner is of this kind.
     #[inline(always)]
     pub(crate) fn is(self, kind: OwnerKind) -> bool {
-        self.0.addr() & KIND == kind as usize
+        match kind {
+            OwnerKind::Slab => self.0.addr() & OwnerKind::Slab as usize != 0,
+            _ => self.0.addr() & KIND == kind as usize,
+        }
     }
 
     /// Where the descriptor stands, if this is an owner of `kind`, whose descriptors are `T`s.
     #[inline(always)]
     pub(crate) fn descriptor<T>(self, kind: OwnerKind) -> Option<NonNull<T>> {
-        if !self.is(kind) {
-            return None;
-        }
-        NonNull::new(self.0.map_addr(|address| address - kind as usize).cast())
+        let described = !matches!(kind, OwnerKind::Plain | OwnerKind::LargeKmalloc | OwnerKind::Poisoned);
+        // SAFETY: the owner is of this kind, which has descriptors.
+        (described && self.is(kind)).then(|| unsafe { self.descriptor_of(kind) })
+    }
+
+    /// Where the descriptor stands, of an owner that is known to be of `kind`: an optional address would be looked at
+    /// once more.
+    ///
+    /// # Safety
+    /// The owner is of `kind`, and that has descriptors, which are `T`s.
+    #[inline(always)]
+    pub(crate) unsafe fn descriptor_of<T>(self, kind: OwnerKind) -> NonNull<T> {
+        let descriptor = self.0.map_addr(|address| address - kind as usize).cast();
+        // SAFETY: a word of a kind with descriptors was made of a descriptor's address and the kind (`described`).
+        unsafe { NonNull::new_unchecked(descriptor) }
     }
 }
 
@@ -152,7 +167,9 @@ mod tests {
             let word = OwnerWord::described(kind, place);
             assert_eq!(word.kind(), Some(kind));
             for &other in OwnerKind::ALL {
-                assert_eq!(word.descriptor::<Aligned>(other), (other == kind).then_some(place), "{kind:?} {other:?}");
+                let described = !matches!(other, OwnerKind::Plain | OwnerKind::LargeKmalloc | OwnerKind::Poisoned);
+                let expected = (other == kind && described).then_some(place);
+                assert_eq!(word.descriptor::<Aligned>(other), expected, "{kind:?} {other:?}");
             }
         }
     }

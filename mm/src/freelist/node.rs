@@ -53,7 +53,7 @@ impl NodePointer {
             #[expect(clippy::cast_possible_truncation, reason = "made from a frame number, by `to`")]
             Pfn::new((self.0.addr().get() >> PAGE_SHIFT) as u32)
         } else {
-            machine.direct_map_frame(self.0).unwrap_or(Pfn::LIMIT)
+            Pfn::containing(machine.physical(self.0)).unwrap_or(Pfn::LIMIT)
         }
     }
 

@@ -17,7 +17,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
 use rustix::param::page_size;
 
-use crate::units::{PAGE_SIZE, Pfn, PfnRange};
+use crate::units::{PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 
 pub(super) struct Memory {
     file: File,
@@ -69,12 +69,10 @@ impl Memory {
         unsafe { self.base.add(frame.index() * PAGE_SIZE) }
     }
 
-    /// The frame of lowmem that shows at `address`.
+    /// The address of what shows at `address`, if that is lowmem.
     #[inline]
-    #[inline]
-    pub(super) fn lowmem_frame(&self, address: NonNull<u8>) -> Option<Pfn> {
-        let frame = address.addr().get().wrapping_sub(self.base.addr().get()) / PAGE_SIZE;
-        u32::try_from(frame).ok().map(Pfn::new).filter(|&frame| frame < self.lowmem_end)
+    pub(super) fn physical(&self, address: NonNull<u8>) -> PhysAddr {
+        PhysAddr(address.addr().get().wrapping_sub(self.base.addr().get()) as u64)
     }
 
     /// Where the slot with this number is.

@@ -4,13 +4,19 @@ use super::allocator::PageAllocator;
 use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
 use crate::machine::Machine;
-use crate::units::{Pfn, PfnRange};
+use crate::units::{Pfn, PfnRange, PhysAddr};
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The descriptor of a frame; `None` if nothing stands so high.
     #[inline(always)]
     pub(crate) fn page(&self, pfn: Pfn) -> Option<&'m Page> {
         self.map.get(pfn)
+    }
+
+    /// The descriptor of the frame at a physical address; `None` if nothing stands so high.
+    #[inline(always)]
+    pub(crate) fn page_at(&self, address: PhysAddr) -> Option<&'m Page> {
+        self.map.at(address)
     }
 
     /// Says in every page of an allocated block, which the caller owns, who owns it.

@@ -52,7 +52,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
             // SAFETY: the block's first object has room for a side of each CPU.
             let place = unsafe { sides.add(cpu) };
             // SAFETY: the block was just allocated.
-            unsafe { place.write(CpuSheaf::closed()) };
+            unsafe { place.write(CpuSheaf::closed(u32::MAX)) };
         }
         let mut places = [machine.direct_map(caches_head).cast::<Cache>(); 4];
         let stride = of_caches.layout.stride as usize;
@@ -76,18 +76,19 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
         };
         // SAFETY: the first caches live as long as `this`.
         let [of_caches, of_slabs, of_cpus] = [of_caches, of_slabs, of_cpus].map(|cache| unsafe { live(cache) });
-        let descriptor = this.construct_all(of_slabs, slabs_head);
+        let first_slot = this.construct_all(of_slabs, slabs_head);
+        let descriptor = of_slabs.object(first_slot);
         let stride = of_slabs.layout.stride as usize;
         let made = [
-            (of_slabs, slabs_head, descriptor, 1..3),
+            (of_slabs, slabs_head, first_slot, 1..3),
             (of_caches, caches_head, first.caches.cast(), 0..4),
             (of_cpus, cpus_head, sides.cast(), 0..1),
         ];
-        for (index, (cache, head, first_object, used)) in made.into_iter().enumerate() {
+        for (index, (cache, head, first_slot, used)) in made.into_iter().enumerate() {
             // SAFETY: a block of descriptors has room for sixteen.
             let place: SlabPointer = unsafe { descriptor.add(index * stride) }.cast();
             // SAFETY: the block is cut into the cache's objects, and the descriptor unborn.
-            let slab = unsafe { this.describe(cache, head, place, first_object) };
+            let slab = unsafe { this.describe(cache, head, place, first_slot) };
             // SAFETY: the slab was just described, so there is a reference: its cache's.
             let owner = unsafe { slab.as_ref().owner() };
             for slot in used {

@@ -19,7 +19,7 @@ use core::sync::atomic::AtomicPtr;
 use arrayvec::ArrayString;
 use spin::Mutex;
 
-use super::cpu::CpuSheaf;
+use super::cpu::{CpuSheaf, Slot};
 use super::layout::SlabLayout;
 use super::lists::Slabs;
 use crate::page::Request;
@@ -81,46 +81,55 @@ impl Cache {
         unsafe { slice::from_raw_parts(self.cpus.as_ptr(), cpus.get() as usize) }
     }
 
-    /// What stands in a free object.
+    /// The object of a slot.
     #[inline(always)]
-    fn mark_of(object: NonNull<u8>) -> u64 {
-        !(object.addr().get() as u64)
+    pub(super) fn object(&self, slot: Slot) -> NonNull<u8> {
+        // SAFETY: the object stands in front of its mark, in the same slab.
+        unsafe { slot.sub(self.layout.mark as usize) }
     }
 
+    /// The slot of an object of this cache.
     #[inline(always)]
-    fn mark_place(&self, object: NonNull<u8>) -> NonNull<u64> {
-        // SAFETY: the mark lies in the object's slot.
-        unsafe { object.add(self.layout.mark as usize) }.cast()
-    }
-
-    /// Marks an object that nobody owns as free.
-    #[inline(always)]
-    pub(super) fn mark(&self, object: NonNull<u8>) {
-        // SAFETY: the mark's place is aligned, in the object's slot, and the object nobody's.
-        unsafe { self.mark_place(object).write(Self::mark_of(object)) };
-    }
-
-    /// Makes an object of nobody one that can be given away.
-    #[inline(always)]
-    pub(super) fn unmark(&self, object: NonNull<u8>) {
+    pub(super) fn slot(&self, object: NonNull<u8>) -> Slot {
         // SAFETY: as above.
-        unsafe { self.mark_place(object).write(0) };
+        unsafe { object.add(self.layout.mark as usize) }
     }
 
-    /// Whether an object bears the mark: it is free, or its owner stored that very value.
-    #[inline(always)]
-    pub(super) fn is_marked(&self, object: NonNull<u8>) -> bool {
-        // SAFETY: as above, but that the object may be somebody's: then it is whoever's is freeing it.
-        let mark = unsafe { self.mark_place(object).read() };
-        mark == Self::mark_of(object)
-    }
-
-    /// Runs the constructor, if there is one, on the object at `object`, which is nobody's.
-    pub(super) fn construct(&self, object: NonNull<u8>) {
+    /// Runs the constructor, if there is one, on the object of a slot, which is nobody's.
+    pub(super) fn construct(&self, slot: Slot) {
+        let object = self.object(slot);
         if let Some(constructor) = self.constructor {
             // SAFETY: the object is that large, and nobody's.
             let bytes = unsafe { slice::from_raw_parts_mut(object.as_ptr().cast(), self.layout.size as usize) };
             constructor(bytes);
         }
     }
+}
+
+/// What stands in the slot of a free object: nothing that an owner is likely to store there.
+#[inline(always)]
+fn mark_of(slot: Slot) -> u64 {
+    slot.addr().get() as u64 + 1
+}
+
+/// Marks the slot of an object that nobody owns as free.
+#[inline(always)]
+pub(super) fn mark(slot: Slot) {
+    // SAFETY: a slot has room for its mark, is aligned to it, and the object is nobody's.
+    unsafe { slot.cast::<u64>().write(mark_of(slot)) };
+}
+
+/// Makes an object of nobody one that can be given away.
+#[inline(always)]
+pub(super) fn unmark(slot: Slot) {
+    // SAFETY: as above.
+    unsafe { slot.cast::<u64>().write(0) };
+}
+
+/// Whether a slot bears the mark: its object is free, or its owner stored that very value.
+#[inline(always)]
+pub(super) fn is_marked(slot: Slot) -> bool {
+    // SAFETY: as above, but that the object may be somebody's: then it is whoever's is freeing it.
+    let found = unsafe { slot.cast::<u64>().read() };
+    found == mark_of(slot)
 }

@@ -12,18 +12,18 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use spin::Mutex;
 use thiserror::Error;
 
-use super::cache::{Cache, CacheName, Constructor, Stability};
-use super::cpu::CpuSheaf;
+use super::cache::{Cache, CacheName, Constructor, Stability, is_marked, mark, unmark};
+use super::cpu::{CpuSheaf, Slot};
 use super::descriptor::{Slab, SlabPointer};
 use super::kmalloc::CLASSES;
-use super::layout::SlabLayout;
+use super::layout::{SlabLayout, WhileFree};
 use super::lists::Slabs;
 use super::sheaf::{self, Sheaf};
 use crate::OwnerKind;
 use crate::descriptor::{Descriptor, WalkGate};
 use crate::machine::{Geometry, Machine};
 use crate::page::{PageAllocator, Request};
-use crate::units::Order;
+use crate::units::{Order, PfnRange};
 
 /// There is no memory for an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -236,7 +236,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     pub(super) fn new_cache(&self, spec: &CacheSpec<'_>) -> Result<NonNull<Cache>, CreateError> {
         let mut cache = Self::plan(spec)?;
         let place = self.alloc_for(self.first.caches)?.cast::<Cache>();
-        match self.cpu_sides(cache.sheaf_objects) {
+        match self.cpu_sides(&cache) {
             Ok(cpus) => cache.cpus = cpus,
             Err(error) => {
                 self.free_for(self.first.caches, place.cast());
@@ -252,20 +252,9 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// What a cache will be, but for its CPUs' sides.
     pub(super) fn plan(spec: &CacheSpec<'_>) -> Result<Cache, CreateError> {
         let CacheSpec { name, size, align, constructor, request, stability } = *spec;
-        let impossible = CreateError::Impossible { size, align };
-        let align = align.max(MARK);
-        if size == 0 || !align.is_power_of_two() {
-            return Err(impossible);
-        }
-        // A constructed object keeps its contents while it is free, so its mark stands behind it.
-        let rounded = size.checked_next_multiple_of(MARK).ok_or(impossible)?;
-        let (mark, bytes) =
-            if constructor.is_some() { (rounded, rounded.checked_add(MARK)) } else { (0, Some(rounded)) };
-        let stride = bytes.and_then(|bytes| bytes.checked_next_multiple_of(align)).ok_or(impossible)?;
-        let layout = SlabLayout::new(size, stride, 0, mark, M::Geometry::MAX_ORDER).ok_or(impossible)?;
-        if align > layout.order.pages() << crate::units::PAGE_SHIFT {
-            return Err(impossible);
-        }
+        let contents = if constructor.is_some() { WhileFree::Kept } else { WhileFree::Forgotten };
+        let layout = SlabLayout::new(size, align, contents, M::Geometry::MAX_ORDER);
+        let layout = layout.ok_or(CreateError::Impossible { size, align })?;
         let name = name.chars().fold(CacheName::new(), |mut short, next| {
             // What is too long for a name is left out of it.
             let _ = short.try_push(next);
@@ -286,10 +275,11 @@ impl<M: Machine> KmemCaches<'_, M> {
     }
 
     /// Every CPU's side of a cache, with a sheaf each if sheaves have room for any object.
-    fn cpu_sides(&self, sheaf_objects: u32) -> Result<NonNull<CpuSheaf>, NoMemory> {
+    fn cpu_sides(&self, cache: &Cache) -> Result<NonNull<CpuSheaf>, NoMemory> {
+        let sheaf_objects = cache.sheaf_objects;
         let sides = self.alloc_for(self.first.cpus)?.cast::<CpuSheaf>();
         for cpu in 0..usize::from(self.cpus.get()) {
-            let mut side = CpuSheaf::closed();
+            let mut side = CpuSheaf::closed(cache.layout.address_mask());
             if sheaf_objects > 0 {
                 let Ok(sheaf) = self.new_sheaf() else {
                     self.free_cpu_sides(sides, cpu);
@@ -342,14 +332,20 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Allocates an object of a cache.
     #[inline(always)]
     pub(super) fn alloc_from(&self, cache: &Cache) -> Result<NonNull<u8>, NoMemory> {
+        Ok(cache.object(self.alloc_slot(cache)?))
+    }
+
+    /// Allocates an object of a cache, and gives its slot.
+    #[inline(always)]
+    pub(super) fn alloc_slot(&self, cache: &Cache) -> Result<Slot, NoMemory> {
         let machine = self.pages.machine();
         if machine.allocation_fault().is_some() {
             return Err(NoMemory);
         }
         match cache.cpu(machine.cpu()).take() {
-            Some(object) => {
-                cache.unmark(object);
-                Ok(object)
+            Some(slot) => {
+                unmark(slot);
+                Ok(slot)
             }
             None => self.alloc_slowly(cache),
         }
@@ -358,9 +354,15 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Takes back an object that is known to be the cache's, and allocated.
     #[inline(always)]
     pub(super) fn free_to(&self, cache: &Cache, object: NonNull<u8>) {
-        cache.mark(object);
-        if let Err(object) = cache.cpu(self.pages.machine().cpu()).put(object) {
-            self.free_slowly(cache, object);
+        self.free_slot(cache.slot(object), cache.cpu(self.pages.machine().cpu()), || cache);
+    }
+
+    /// Takes back a slot of the cache that this is a side of.
+    #[inline(always)]
+    fn free_slot<'c>(&self, slot: Slot, cpu: &CpuSheaf, cache: impl FnOnce() -> &'c Cache) {
+        mark(slot);
+        if let Err(slot) = cpu.put(slot) {
+            self.free_slowly(cache(), slot);
         }
     }
 
@@ -369,41 +371,83 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// It stays one while the caller owns an object in it, or holds its cache's lock and it is on a list of that.
     #[inline(always)]
     pub(super) fn slab_of(&self, address: NonNull<u8>) -> Option<SlabPointer> {
-        let pfn = self.pages.machine().direct_map_frame(address)?;
-        self.pages.page(pfn)?.owner().descriptor(OwnerKind::Slab)
+        let page = self.pages.page_at(self.pages.machine().physical(address))?;
+        page.owner().descriptor(OwnerKind::Slab)
     }
 
-    /// Takes back whatever stands at `address`, of `expected` or of any cache.
+    /// The pages of the slab that an address lies in, at this moment; `None` if it is in none.
+    #[inline]
+    pub fn slab_pages(&self, address: NonNull<u8>) -> Option<PfnRange> {
+        let _walking = self.gate.enter();
+        let slab = self.slab_of(address)?;
+        // SAFETY: descriptors are type-stable while somebody walks.
+        let described = unsafe { slab.as_ref() }.life().look()?;
+        Some(described.range())
+    }
+
+    /// Takes back whatever stands at `address`, of any cache.
     ///
     /// # Safety
     /// Nobody uses the object any more; if it is none, what is in its memory need only be readable.
     #[inline(always)]
-    pub(super) unsafe fn free_at(&self, address: NonNull<u8>, expected: Option<&Cache>) -> Result<(), FreeObjectError> {
+    pub(super) unsafe fn free_at(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {
+        let foreign = FreeObjectError::Foreign(Address::of(address));
+        let owner = self.pages.page_at(self.pages.machine().physical(address)).ok_or(foreign)?.owner();
+        if !owner.is(OwnerKind::Slab) {
+            return Err(foreign);
+        }
+        // SAFETY: just looked.
+        let slab: SlabPointer = unsafe { owner.descriptor_of(OwnerKind::Slab) };
+        // SAFETY: the caller's promise: an object of the slab is its own, so the slab stays.
+        let slab = unsafe { slab.as_ref() };
+        // SAFETY: as above.
+        let slab = unsafe { slab.owner() };
+        let cpu = slab.cpu(self.pages.machine().cpu());
+        #[expect(clippy::cast_possible_truncation, reason = "a mask of 32 bits")]
+        let exact = address.addr().get() as u32 & cpu.address_mask == 0;
+        if !exact || is_marked(address) {
+            return self.free_checked(slab, address);
+        }
+        // SAFETY: a cache with a slab is alive.
+        self.free_slot(address, cpu, || unsafe { live(slab.cache()) });
+        Ok(())
+    }
+
+    /// Takes back what stands at `address`, of this cache.
+    ///
+    /// # Safety
+    /// As for [`free_at`](Self::free_at).
+    pub(super) unsafe fn free_of(&self, address: NonNull<u8>, expected: &Cache) -> Result<(), FreeObjectError> {
         let slab = self.slab_of(address).ok_or(FreeObjectError::Foreign(Address::of(address)))?;
         // SAFETY: the caller's promise: an object of the slab is its own, so the slab stays.
         let slab = unsafe { slab.as_ref() };
         // SAFETY: as above.
         let slab = unsafe { slab.owner() };
         // SAFETY: a cache with a slab is alive.
+        let found = unsafe { live(slab.cache()) };
+        if !core::ptr::eq(expected, found) {
+            let (expected, found) = (expected.name, found.name);
+            return Err(FreeObjectError::WrongCache { address: Address::of(address), expected, found });
+        }
+        self.free_checked(slab, address)
+    }
+
+    /// Takes back what stands at `address` in a slab, once it is sure that it is an object, and not free.
+    #[inline(never)]
+    fn free_checked(&self, slab: &Slab, address: NonNull<u8>) -> Result<(), FreeObjectError> {
+        // SAFETY: a cache with a slab is alive.
         let cache = unsafe { live(slab.cache()) };
-        if expected.is_some_and(|expected| !core::ptr::eq(expected, cache)) {
-            return Err(wrong_cache(address, expected, cache));
+        let slot = address.map_addr(|address| address.saturating_add(cache.layout.mark as usize));
+        let address = Address::of(address);
+        if cache.layout.slot_at(slab.offset(slot)).is_none() {
+            return Err(FreeObjectError::Misaligned { address, cache: cache.name });
         }
-        if cache.layout.slot_at(slab.offset(address)).is_none() {
-            return Err(FreeObjectError::Misaligned { address: Address::of(address), cache: cache.name });
+        if is_marked(slot) && self.is_free(cache, slot) {
+            return Err(FreeObjectError::DoubleFree { address, cache: cache.name });
         }
-        if cache.is_marked(address) && self.is_free(cache, slab, address) {
-            return Err(FreeObjectError::DoubleFree { address: Address::of(address), cache: cache.name });
-        }
-        self.free_to(cache, address);
+        self.free_slot(slot, cache.cpu(self.pages.machine().cpu()), || cache);
         Ok(())
     }
-}
-
-#[cold]
-fn wrong_cache(address: NonNull<u8>, expected: Option<&Cache>, found: &Cache) -> FreeObjectError {
-    let expected = expected.map_or(found.name, |expected| expected.name);
-    FreeObjectError::WrongCache { address: Address::of(address), expected, found: found.name }
 }
 
 impl Address {
@@ -412,9 +456,6 @@ impl Address {
         Self(address.addr().get())
     }
 }
-
-/// Bytes of a mark.
-const MARK: u32 = 8;
 
 /// A slab's descriptor in its place, unborn: what the cache of slabs' descriptors constructs.
 pub(super) fn unborn<T>(bytes: &mut [core::mem::MaybeUninit<u8>]) {

@@ -25,32 +25,40 @@ use core::ptr::NonNull;
 use arrayvec::ArrayVec;
 
 use super::sheaf::{SHEAF_OBJECTS, Sheaf};
-use crate::sync::{AtomicU32, Ordering, light_barrier};
+use crate::sync::{AtomicU32, AtomicUsize, Ordering, light_barrier};
+
+/// An object's place, named by its mark.
+pub(super) type Slot = NonNull<u8>;
 
 /// The CPU's side of a cache.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct CpuSheaf {
     busy: AtomicU32,
-    /// There are objects to take while more than this are left.
-    lower: AtomicU32,
-    /// There is room while fewer than this are there.
-    upper: AtomicU32,
+    /// What [`SlabLayout::address_mask`](super::layout::SlabLayout::address_mask) says, at hand.
+    pub(super) address_mask: u32,
+    /// There are slots to take while the top is above this address.
+    lower: AtomicUsize,
+    /// There is room while the top is below this address.
+    upper: AtomicUsize,
+    /// Not 0 if somebody closed the CPU and could not wait until it was idle: whoever makes it 0 again opens it.
+    abandoned: AtomicU32,
     held: UnsafeCell<Held>,
 }
 
 /// What SHEAF-1 guards.
 #[derive(Debug)]
 pub(super) struct Held {
-    /// Objects in the sheaf at hand. Its own count is out of date while it is at hand.
-    len: u32,
-    /// Its slots.
-    slots: NonNull<NonNull<u8>>,
+    /// Behind the youngest entry of the sheaf at hand, whose own count is out of date meanwhile.
+    top: NonNull<Slot>,
     /// The sheaf at hand; there is one whenever the CPU is open.
     main: Option<NonNull<Sheaf>>,
     /// Another for when that is full or empty.
     pub(super) spare: Option<NonNull<Sheaf>>,
 }
+
+/// The bounds of a CPU that is closed.
+const CLOSED: (usize, usize) = (usize::MAX, 0);
 
 // SAFETY: SHEAF-1, what is held belongs to one at a time.
 unsafe impl Sync for CpuSheaf {}
@@ -58,60 +66,72 @@ unsafe impl Sync for CpuSheaf {}
 unsafe impl Send for CpuSheaf {}
 
 impl CpuSheaf {
-    /// A CPU without a sheaf; closed until it is [opened](Self::open).
-    pub(super) fn closed() -> Self {
-        let held = Held { len: 0, slots: NonNull::dangling(), main: None, spare: None };
+    /// A CPU without a sheaf.
+    pub(super) fn closed(address_mask: u32) -> Self {
+        let held = Held { top: NonNull::dangling(), main: None, spare: None };
         Self {
             busy: AtomicU32::new(0),
-            lower: AtomicU32::new(u32::MAX),
-            upper: AtomicU32::new(0),
+            address_mask,
+            lower: AtomicUsize::new(CLOSED.0),
+            upper: AtomicUsize::new(CLOSED.1),
+            abandoned: AtomicU32::new(0),
             held: UnsafeCell::new(held),
         }
     }
 
-    /// Takes an object; `None` if none is at hand. Only the CPU itself may ask.
+    /// Takes a slot; `None` if none is at hand. Only the CPU itself may ask.
     #[inline(always)]
-    pub(super) fn take(&self) -> Option<NonNull<u8>> {
+    pub(super) fn take(&self) -> Option<Slot> {
         let held = self.begin()?;
-        // Acquire pairs with the release in `open`: who finds it open finds what was done while it was closed.
-        let object = if held.len > self.lower.load(Ordering::Acquire) {
-            held.len -= 1;
-            // SAFETY: SHEAF-1, there are more than `len` objects in the sheaf.
-            let slot = unsafe { held.slots.add(held.len as usize) };
-            // SAFETY: an object stands in every slot below the old `len`.
-            Some(unsafe { slot.read() })
+        // Acquire pairs with the releases in `open`: who finds it open finds what was done while it was closed.
+        let slot = if held.top.addr().get() > self.lower.load(Ordering::Acquire) {
+            // SAFETY: SHEAF-1, there is an entry below the top.
+            held.top = unsafe { held.top.sub(1) };
+            // SAFETY: entries below the top are initialised.
+            Some(unsafe { held.top.read() })
         } else {
             None
         };
         self.end();
-        object
+        slot
     }
 
-    /// Puts an object.
+    /// Puts a slot.
     ///
     /// # Errors
     /// Gives it back if there is no room. Only the CPU itself may ask.
     #[inline(always)]
-    pub(super) fn put(&self, object: NonNull<u8>) -> Result<(), NonNull<u8>> {
-        let Some(held) = self.begin() else { return Err(object) };
-        // Acquire pairs with the release in `open`, as above.
-        let room = held.len < self.upper.load(Ordering::Acquire);
+    pub(super) fn put(&self, slot: Slot) -> Result<(), Slot> {
+        let Some(held) = self.begin() else { return Err(slot) };
+        // Acquire pairs with the releases in `open`, as above.
+        let room = held.top.addr().get() < self.upper.load(Ordering::Acquire);
         if room {
-            // SAFETY: SHEAF-1, the sheaf has a slot at `len`, which is below its capacity.
-            let slot = unsafe { held.slots.add(held.len as usize) };
-            // SAFETY: the slot is the sheaf's own, and holds nothing.
-            unsafe { slot.write(object) };
-            held.len += 1;
+            // SAFETY: SHEAF-1, the sheaf has an entry at the top.
+            unsafe { held.top.write(slot) };
+            // SAFETY: as above, so what is behind it is in the sheaf or its end.
+            held.top = unsafe { held.top.add(1) };
         }
         self.end();
-        if room { Ok(()) } else { Err(object) }
+        if room { Ok(()) } else { Err(slot) }
     }
 
-    /// Works on what is held; `None` if the CPU is busy or closed. Only the CPU itself may ask.
-    pub(super) fn with<R>(&self, work: impl FnOnce(&mut Held) -> R) -> Option<R> {
+    /// Works on what is held, and sets the bounds of the sheaf that is at hand afterwards, for `capacity` objects; `None`
+    /// if the CPU is busy or closed. Only the CPU itself may ask.
+    pub(super) fn with<R>(&self, capacity: u32, work: impl FnOnce(&mut Held) -> R) -> Option<R> {
         let held = self.begin()?;
-        let open = self.lower.load(Ordering::Acquire) == 0;
+        if self.take_over() {
+            self.open(held.bounds(capacity));
+        }
+        let bounds = (self.lower.load(Ordering::Acquire), self.upper.load(Ordering::Acquire));
+        // Who closes moves both bounds, one after the other; one is enough to tell.
+        let open = bounds.0 != CLOSED.0 && bounds.1 != CLOSED.1;
         let result = open.then(|| work(held));
+        if open {
+            // Somebody may have closed it since, and wait for this CPU: then the bounds are theirs to set.
+            let new = held.bounds(capacity);
+            let _ = self.lower.compare_exchange(bounds.0, new.0, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self.upper.compare_exchange(bounds.1, new.1, Ordering::Relaxed, Ordering::Relaxed);
+        }
         self.end();
         result
     }
@@ -138,8 +158,10 @@ impl CpuSheaf {
 
     /// Opens a CPU that nobody has used yet, with its first sheaf.
     pub(super) fn start(&mut self, sheaf: NonNull<Sheaf>, capacity: u32) {
-        self.held.get_mut().exchange(Some(sheaf));
-        self.open(capacity);
+        let held = self.held.get_mut();
+        held.exchange(Some(sheaf));
+        let bounds = held.bounds(capacity);
+        self.open(bounds);
     }
 
     /// Takes the sheaves away from a CPU that nobody uses any more.
@@ -148,41 +170,45 @@ impl CpuSheaf {
         [held.exchange(None), held.spare.take()]
     }
 
-    /// Lets the CPU use its sheaf, which has room for `capacity` objects.
-    fn open(&self, capacity: u32) {
+    /// Lets the CPU use its sheaf.
+    fn open(&self, (lower, upper): (usize, usize)) {
         // Release pairs with the acquires of the CPU.
-        self.upper.store(capacity, Ordering::Release);
-        self.lower.store(0, Ordering::Release);
+        self.upper.store(upper, Ordering::Release);
+        self.lower.store(lower, Ordering::Release);
     }
 
-    /// Closes the CPU and hands what it holds to `work`, then opens it again, if it has a sheaf left. `None`, and nothing
-    /// done, if it stays busy or was closed for good. Callers take turns: one at a time for one cache.
+    /// Whether the CPU was left closed, and is now the caller's to open.
+    fn take_over(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed) != 0 && self.abandoned.swap(0, Ordering::Acquire) != 0
+    }
+
+    /// Closes the CPU and hands what it holds to `work`, then opens it again. `None`, and nothing done, if it stays busy
+    /// or was closed for good. Callers take turns: one at a time for one cache.
     pub(super) fn close<R>(
         &self,
         capacity: u32,
         heavy_barrier: impl FnOnce(),
         work: impl FnOnce(&mut Held) -> R,
     ) -> Option<R> {
-        if self.lower.load(Ordering::Relaxed) != 0 {
+        if self.lower.load(Ordering::Relaxed) == CLOSED.0 && !self.take_over() {
             return None;
         }
-        self.lower.store(u32::MAX, Ordering::Relaxed);
-        self.upper.store(0, Ordering::Relaxed);
+        self.lower.store(CLOSED.0, Ordering::Relaxed);
+        self.upper.store(CLOSED.1, Ordering::Relaxed);
         heavy_barrier();
         let idle = (0..PATIENCE).any(|_| {
             core::hint::spin_loop();
             self.busy.load(Ordering::Acquire) == 0
         });
         if !idle {
-            self.open(capacity);
+            // The CPU may have another sheaf by now, so only it, or whoever finds it idle, knows the bounds.
+            self.abandoned.store(1, Ordering::Release);
             return None;
         }
         // SAFETY: SHEAF-1, the CPU is idle, and will find the bounds closed.
         let held = unsafe { &mut *self.held.get() };
         let result = work(held);
-        if held.main.is_some() {
-            self.open(capacity);
-        }
+        self.open(held.bounds(capacity));
         Some(result)
     }
 }
@@ -194,21 +220,23 @@ const PATIENCE: u32 = 10_000;
 const PATIENCE: u32 = 2;
 
 impl Held {
-    /// Puts `sheaf` at hand, or none, and gives the one that was, with all its objects.
+    /// Puts `sheaf` at hand, or none, and gives the one that was, with all that is in it.
     pub(super) fn exchange(&mut self, sheaf: Option<NonNull<Sheaf>>) -> Option<NonNull<Sheaf>> {
+        let len = self.at_hand().len();
         let mut old = core::mem::replace(&mut self.main, sheaf);
         if let Some(old) = &mut old {
             // SAFETY: SHEAF-1, the sheaf at hand is whoever's is busy.
             let old = unsafe { old.as_mut() };
-            // SAFETY: the CPU keeps objects in the first `len` slots, and there are that many.
-            unsafe { old.objects.set_len(self.len as usize) };
+            // SAFETY: the CPU keeps entries up to the top.
+            unsafe { old.objects.set_len(len) };
         }
-        (self.len, self.slots) = (0, NonNull::dangling());
+        self.top = NonNull::dangling();
         if let Some(mut new) = sheaf {
             // SAFETY: the caller has given the sheaf away.
             let new = unsafe { new.as_mut() };
-            let slots = NonNull::new(new.objects.as_mut_ptr()).unwrap_or(NonNull::dangling());
-            (self.len, self.slots) = (u32::try_from(new.objects.len()).unwrap_or(0), slots);
+            let len = new.objects.len();
+            // SAFETY: an array has an address, and its length is within it.
+            self.top = unsafe { NonNull::new_unchecked(new.objects.as_mut_ptr().add(len)) };
         }
         old
     }
@@ -220,11 +248,8 @@ impl Held {
         }
     }
 
-    /// Works on the objects of the sheaf at hand; `None` if there is no such sheaf.
-    pub(super) fn with_objects<R>(
-        &mut self,
-        work: impl FnOnce(&mut ArrayVec<NonNull<u8>, SHEAF_OBJECTS>) -> R,
-    ) -> Option<R> {
+    /// Works on what is in the sheaf at hand; `None` if there is no such sheaf.
+    pub(super) fn with_objects<R>(&mut self, work: impl FnOnce(&mut ArrayVec<Slot, SHEAF_OBJECTS>) -> R) -> Option<R> {
         let mut sheaf = self.exchange(None)?;
         // SAFETY: SHEAF-1, the sheaf was just taken away from the CPU.
         let result = work(&mut unsafe { sheaf.as_mut() }.objects);
@@ -232,15 +257,27 @@ impl Held {
         Some(result)
     }
 
-    /// The objects in the spare.
-    pub(super) fn spare_objects(&self) -> &[NonNull<u8>] {
+    /// What is in the spare.
+    pub(super) fn spare_objects(&self) -> &[Slot] {
         // SAFETY: SHEAF-1, the spare is whoever's is busy.
         self.spare.as_ref().map_or(&[], |spare| &unsafe { spare.as_ref() }.objects)
     }
 
-    /// The objects in the sheaf at hand.
-    pub(super) const fn at_hand(&self) -> &[NonNull<u8>] {
-        // SAFETY: objects stand in the first `len` slots.
-        unsafe { core::slice::from_raw_parts(self.slots.as_ptr(), self.len as usize) }
+    /// What is in the sheaf at hand.
+    pub(super) fn at_hand(&self) -> &[Slot] {
+        let Some(main) = &self.main else { return &[] };
+        // SAFETY: SHEAF-1, the sheaf at hand is whoever's is busy.
+        let start = unsafe { main.as_ref() }.objects.as_ptr();
+        let len = (self.top.addr().get() - start.addr()) / size_of::<Slot>();
+        // SAFETY: entries stand from the start to the top.
+        unsafe { core::slice::from_raw_parts(start, len) }
+    }
+
+    /// Between which addresses the top may move.
+    fn bounds(&self, capacity: u32) -> (usize, usize) {
+        let Some(main) = &self.main else { return CLOSED };
+        // SAFETY: as above.
+        let start = unsafe { main.as_ref() }.objects.as_ptr().addr();
+        (start, start + capacity as usize * size_of::<Slot>())
     }
 }

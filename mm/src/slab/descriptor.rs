@@ -11,8 +11,10 @@ use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 
 use super::cache::Cache;
-use super::layout::{MAX_OBJECTS, SlabLayout};
+use super::cpu::{CpuSheaf, Slot};
+use super::layout::MAX_OBJECTS;
 use crate::descriptor::Descriptor;
+use crate::units::CpuId;
 
 const WORDS: usize = MAX_OBJECTS as usize / u64::BITS as usize;
 
@@ -24,8 +26,10 @@ pub(super) type SlabPointer = NonNull<Descriptor<Slab>>;
 #[derive(Debug)]
 pub struct Slab {
     cache: NonNull<Cache>,
-    /// The first slot's object.
-    first: NonNull<u8>,
+    /// The cache's side for each CPU, at hand.
+    cpus: NonNull<CpuSheaf>,
+    /// The first slot.
+    first: Slot,
     state: UnsafeCell<SlabState>,
 }
 
@@ -48,33 +52,40 @@ pub(super) struct SlabState {
 
 impl Slab {
     /// A slab of which every object is in it.
-    pub(super) fn new(cache: NonNull<Cache>, first: NonNull<u8>, layout: &SlabLayout) -> Self {
+    pub(super) fn new(cache: &Cache, first: Slot) -> Self {
+        let layout = &cache.layout;
         let mut free = [0; WORDS];
         for (word, bits) in (0..).zip(&mut free) {
             let slots = layout.objects.saturating_sub(word * u64::BITS).min(u64::BITS);
             *bits = if slots == 0 { 0 } else { u64::MAX >> (u64::BITS - slots) };
         }
         let state = SlabState { previous: None, next: None, taken: 0, free };
-        Self { cache, first, state: UnsafeCell::new(state) }
+        Self { cache: NonNull::from(cache), cpus: cache.cpus, first, state: UnsafeCell::new(state) }
     }
 
     /// The cache whose objects these are.
-    #[inline(always)]
     pub(super) const fn cache(&self) -> NonNull<Cache> {
         self.cache
     }
 
-    /// The first slot's object.
+    /// The side of this CPU.
     #[inline(always)]
-    pub(super) const fn first(&self) -> NonNull<u8> {
+    pub(super) fn cpu(&self, CpuId(cpu): CpuId) -> &CpuSheaf {
+        // SAFETY: there is one for each CPU, and MACHINE-CPU says that this is one.
+        let place = unsafe { self.cpus.add(usize::from(cpu)) };
+        // SAFETY: it was written when the cache was made, and is shared.
+        unsafe { place.as_ref() }
+    }
+
+    /// The first slot.
+    pub(super) const fn first(&self) -> Slot {
         self.first
     }
 
-    /// How far behind the first object an address is; what lies in front of it is far behind.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "a block is at most 4 GiB, and the address lies in it")]
-    pub(super) fn offset(&self, address: NonNull<u8>) -> u32 {
-        address.addr().get().wrapping_sub(self.first.addr().get()) as u32
+    /// How far behind the first slot another is; what lies in front of it is far behind.
+    #[expect(clippy::cast_possible_truncation, reason = "a block is at most 4 GiB, and the slot lies in it")]
+    pub(super) fn offset(&self, slot: Slot) -> u32 {
+        slot.addr().get().wrapping_sub(self.first.addr().get()) as u32
     }
 
     /// What about the slab changes.

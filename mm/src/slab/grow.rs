@@ -9,7 +9,8 @@
 use core::ptr::NonNull;
 
 use super::cache::{Cache, Stability};
-use super::caches::{KmemCaches, NoMemory};
+use super::caches::{KmemCaches, NoMemory, live};
+use super::cpu::Slot;
 use super::descriptor::{Slab, SlabPointer};
 use super::lists::{SlabList, Slabs};
 use crate::OwnerKind;
@@ -32,7 +33,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             let head = self.slab_block(cache)?;
             let first = self.construct_all(cache, head);
             // SAFETY: the block was just cut into unborn descriptors, and this is the first of them.
-            let slab = unsafe { self.describe(cache, head, first.cast(), first) };
+            let slab = unsafe { self.describe(cache, head, cache.object(first).cast(), first) };
             cache.slabs.lock().add(slab, &cache.layout);
             return Ok(());
         }
@@ -52,13 +53,12 @@ impl<M: Machine> KmemCaches<'_, M> {
         self.pages.alloc_raw(cache.request).map_err(|_| NoMemory)
     }
 
-    /// Makes a fresh block the objects of a cache, and gives the first.
-    pub(super) fn construct_all(&self, cache: &Cache, head: Pfn) -> NonNull<u8> {
+    /// Makes a fresh block the objects of a cache, and gives the first slot.
+    pub(super) fn construct_all(&self, cache: &Cache, head: Pfn) -> Slot {
         let layout = &cache.layout;
-        // SAFETY: the slots lie in the block, which the caller has just allocated.
-        let first = unsafe { self.pages.machine().direct_map(head).add(layout.front as usize) };
+        let first = cache.slot(self.pages.machine().direct_map(head));
         for slot in 0..layout.objects {
-            // SAFETY: as above.
+            // SAFETY: the slots lie in the block, which the caller has just allocated.
             cache.construct(unsafe { first.add((slot * layout.stride) as usize) });
         }
         first
@@ -74,10 +74,10 @@ impl<M: Machine> KmemCaches<'_, M> {
         cache: &Cache,
         head: Pfn,
         descriptor: SlabPointer,
-        first: NonNull<u8>,
+        first: Slot,
     ) -> SlabPointer {
-        let slab = Slab::new(NonNull::from(cache), first, &cache.layout);
-        if descriptor.cast() == first {
+        let slab = Slab::new(cache, first);
+        if descriptor.cast() == cache.object(first) {
             // SAFETY: nobody knows the slab yet.
             unsafe { slab.state() }.take_slot(OWN_SLOT);
         }
@@ -112,7 +112,8 @@ impl<M: Machine> KmemCaches<'_, M> {
     pub(crate) fn bury(&self, slab: NonNull<Descriptor<Slab>>, pages: PfnRange) {
         // SAFETY: whoever gave up the last reference calls this, once.
         let owner = unsafe { slab.as_ref().take() };
-        let describes_itself = slab.cast() == owner.first();
+        // SAFETY: a cache with a slab is alive.
+        let describes_itself = slab.cast() == unsafe { live(owner.cache()) }.object(owner.first());
         // SAFETY: the slab was empty, so nobody has anything in its pages.
         let freed = unsafe { self.pages.free_raw(pages.start) };
         if let Err(error) = freed {

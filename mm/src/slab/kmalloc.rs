@@ -84,8 +84,9 @@ impl<M: Machine> KmemCaches<'_, M> {
     #[inline]
     pub fn kmalloc(&self, Bytes(size): Bytes) -> Result<NonNull<u8>, NoMemory> {
         match class(size) {
+            // Their objects have no constructor, so a slot is an object.
             // SAFETY: the classes live as long as `self`.
-            Some(class) => self.alloc_from(unsafe { live(self.kmalloc[class]) }),
+            Some(class) => self.alloc_slot(unsafe { live(self.kmalloc[class]) }),
             None => self.alloc_large(size),
         }
     }
@@ -100,7 +101,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     #[inline]
     pub unsafe fn kfree(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {
         // SAFETY: the caller's promise.
-        match unsafe { self.free_at(address, None) } {
+        match unsafe { self.free_at(address) } {
             Err(FreeObjectError::Foreign(_)) => self.free_large(address),
             freed => freed,
         }
@@ -121,7 +122,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         let slab = unsafe { slab.owner() };
         // SAFETY: a cache with a slab is alive.
         let cache = unsafe { live(slab.cache()) };
-        match cache.layout.slot_at(slab.offset(address)) {
+        match cache.layout.slot_at(slab.offset(cache.slot(address))) {
             Some(_) => Ok(Bytes(cache.layout.size as usize)),
             None => Err(FreeObjectError::Misaligned { address: Address::of(address), cache: cache.name }),
         }
@@ -158,7 +159,7 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     /// The block that starts at `address`, if it was allocated by size.
     fn large(&self, address: NonNull<u8>) -> Option<PfnRange> {
-        let head: Pfn = self.pages.machine().direct_map_frame(address)?;
+        let head = Pfn::containing(self.pages.machine().physical(address))?;
         let starts = address.addr().get().is_multiple_of(1 << PAGE_SHIFT);
         let large = self.pages.page(head)?.owner().is(OwnerKind::LargeKmalloc);
         let (_, order) = self.pages.page_state(head);

@@ -1,6 +1,10 @@
 //! How objects lie in a slab: slots of one stride, as many as fit, and from an address back to its slot without a
 //! division.
 //!
+//! A slot is named by the address of its *mark*, eight bytes that say that its object is free. The mark of an object that
+//! may be overwritten while it is free is its first eight bytes. A constructed object keeps what it is, so its mark
+//! stands behind it.
+//!
 //! Cost: the slot of an address is one multiplication and one rotation, which also tell an address that is no object's.
 //! Source: D. Lemire, O. Kaser, N. Kurz, "Faster remainder by direct computation", 2019 (divisibility by a constant);
 //! H. Warren, "Hacker's Delight", section 10-17.
@@ -13,14 +17,22 @@ pub(super) const MAX_OBJECTS: u32 = 512;
 /// The largest order that a slab of several objects has: above, blocks are hard to come by.
 const PREFERRED_ORDER: usize = 3;
 
+/// Bytes of a mark.
+const MARK: u32 = 8;
+
+/// Whether an object keeps its contents while it is free.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum WhileFree {
+    Forgotten,
+    Kept,
+}
+
 /// Where objects lie in a slab.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SlabLayout {
-    /// From one object to the next, in bytes.
+    /// From one slot to the next, in bytes.
     pub(super) stride: u32,
-    /// From the start of a slot to its object, in bytes.
-    pub(super) front: u32,
-    /// From an object's start to its mark, in bytes ([`mark`](super::mark)).
+    /// From an object's start to its mark, in bytes.
     pub(super) mark: u32,
     /// Bytes of an object.
     pub(super) size: u32,
@@ -35,13 +47,33 @@ pub(super) struct SlabLayout {
 }
 
 impl SlabLayout {
-    /// Slots of `stride` bytes, with `front` bytes before the object and its mark `mark` bytes behind its start.
-    /// `None` if not even one fits into a block of `largest` order.
-    pub(super) fn new(size: u32, stride: u32, front: u32, mark: u32, largest: Order) -> Option<Self> {
+    /// Objects of `size` bytes, aligned to `align`. `None` if not even one fits into a block of `largest` order, or the
+    /// alignment is none.
+    pub(super) fn new(size: u32, align: u32, contents: WhileFree, largest: Order) -> Option<Self> {
+        let align = align.max(MARK);
+        if size == 0 || !align.is_power_of_two() {
+            return None;
+        }
+        let rounded = size.checked_next_multiple_of(MARK)?;
+        let (mark, bytes) = match contents {
+            WhileFree::Forgotten => (0, rounded),
+            WhileFree::Kept => (rounded, rounded.checked_add(MARK)?),
+        };
+        let stride = bytes.checked_next_multiple_of(align)?;
         let order = Self::best_order(stride, largest)?;
+        if align > order_bytes(order) {
+            return None;
+        }
         let objects = (order_bytes(order) / stride).min(MAX_OBJECTS);
         let shift = stride.trailing_zeros();
-        Some(Self { stride, front, mark, size, objects, order, inverse: inverse_of(stride >> shift), shift })
+        Some(Self { stride, mark, size, objects, order, inverse: inverse_of(stride >> shift), shift })
+    }
+
+    /// The bits that are clear in every object's address and in no other's, of those in a slab; all bits if there are
+    /// no such bits.
+    pub(super) const fn address_mask(&self) -> u32 {
+        let exact = self.stride.is_power_of_two() && self.mark == 0;
+        if exact && self.objects * self.stride == order_bytes(self.order) { self.stride - 1 } else { u32::MAX }
     }
 
     /// The smallest block that holds enough objects and wastes little; else the smallest that holds one.
@@ -58,22 +90,16 @@ impl SlabLayout {
             .or_else(|| (0..=largest.index()).map(Order::of).find(fits))
     }
 
-    /// The slot whose object starts `offset` bytes behind the first slot's object; `None` if none does.
+    /// The slot that is `offset` bytes behind the first one; `None` if there is none.
     #[inline(always)]
     pub(super) fn slot_at(&self, offset: u32) -> Option<u32> {
         let slot = offset.wrapping_mul(self.inverse).rotate_right(self.shift);
         // What is no multiple of the stride comes out larger than any multiple does.
         (slot < self.objects).then_some(slot)
     }
-
-    /// The slot that `offset` lies in, wherever in it; `None` behind the last.
-    pub(super) fn slot_around(&self, offset: u32) -> Option<u32> {
-        let slot = offset.checked_add(self.front)? / self.stride;
-        (slot < self.objects).then_some(slot)
-    }
 }
 
-fn order_bytes(order: Order) -> u32 {
+const fn order_bytes(order: Order) -> u32 {
     order.pages() << PAGE_SHIFT
 }
 
@@ -96,7 +122,7 @@ mod tests {
     const LARGEST: Order = Order::of(10);
 
     fn plain(size: u32) -> SlabLayout {
-        SlabLayout::new(size, size, 0, size - 8, LARGEST).expect("an object fits")
+        SlabLayout::new(size, 8, WhileFree::Forgotten, LARGEST).expect("an object fits")
     }
 
     #[test]
@@ -136,6 +162,22 @@ mod tests {
         assert_eq!([8, 64, 256].map(shape), [(0, 512), (0, 64), (0, 16)]);
         assert_eq!([1024, 4096, 8192].map(shape), [(2, 16), (3, 8), (3, 4)]);
         assert_eq!(shape(4 << 20), (10, 1));
-        assert_eq!(SlabLayout::new((4 << 20) + 8, (4 << 20) + 8, 0, 0, LARGEST), None);
+        for (size, align) in [((4 << 20) + 8, 8), (0, 8), (8, 24), (8, 8 << 20), (u32::MAX, 8)] {
+            assert_eq!(SlabLayout::new(size, align, WhileFree::Forgotten, LARGEST), None, "{size} {align}");
+        }
+    }
+
+    #[test]
+    fn the_address_mask_tells_objects_from_what_is_between_them_wherever_it_is_used() {
+        for size in (8..=700).step_by(8).chain([1024, 2048, 4096, 8192]) {
+            let layout = plain(size);
+            let mask = layout.address_mask();
+            assert_eq!(mask == u32::MAX, !size.is_power_of_two(), "{size}");
+            for offset in (0..order_bytes(layout.order)).filter(|_| mask != u32::MAX) {
+                assert_eq!(offset & mask == 0, layout.slot_at(offset).is_some(), "{size}: {offset}");
+            }
+        }
+        let kept = SlabLayout::new(64, 64, WhileFree::Kept, LARGEST).expect("an object fits");
+        assert_eq!((kept.address_mask(), kept.mark, kept.stride), (u32::MAX, 64, 128));
     }
 }

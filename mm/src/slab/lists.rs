@@ -8,8 +8,7 @@
 //! when a slab becomes empty, partial or full.
 #![expect(unsafe_code, reason = "the holder of the lock reaches the state of the cache's slabs")]
 
-use core::ptr::NonNull;
-
+use super::cpu::Slot;
 use super::descriptor::{SlabPointer, SlabState};
 use super::layout::SlabLayout;
 use super::sheaf::{Sheaf, SheafStack};
@@ -161,7 +160,7 @@ impl Slabs {
     }
 
     /// Takes up to `wanted` objects out of slabs, partial ones first.
-    pub(super) fn take(&mut self, wanted: usize, layout: &SlabLayout, mut each: impl FnMut(NonNull<u8>)) {
+    pub(super) fn take(&mut self, wanted: usize, layout: &SlabLayout, mut each: impl FnMut(Slot)) {
         let mut left = wanted;
         while left > 0 {
             let partial = self.list(Place::Partial).first;

@@ -82,7 +82,7 @@ impl<'a, M: Machine> KmemCache<'a, M> {
     #[inline]
     pub unsafe fn free_raw(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {
         // SAFETY: the caller's promise.
-        unsafe { self.caches.free_at(address, Some(self.cache())) }
+        unsafe { self.caches.free_of(address, self.cache()) }
     }
 
     /// Sets `count` objects aside, so that as many allocations cannot fail.
@@ -208,9 +208,7 @@ unsafe impl<M: Machine> Send for Prefilled<'_, '_, M> {}
 impl<'c, 'a, M: Machine> Prefilled<'c, 'a, M> {
     /// Takes one of the objects; `None` once all that were set aside are taken. Allocates nothing, takes no lock.
     pub fn alloc(&mut self) -> Option<Object<'c, 'a, M>> {
-        let address = self.pop()?;
-        self.cache.cache().unmark(address);
-        Some(Object { cache: self.cache, address })
+        Some(Object { cache: self.cache, address: self.pop()? })
     }
 
     /// Objects left.

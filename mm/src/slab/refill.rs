@@ -5,10 +5,10 @@
 
 use core::ptr::NonNull;
 
-use super::cache::Cache;
+use super::cache::{Cache, unmark};
 use super::caches::{KmemCaches, NoMemory};
-use super::cpu::{CpuSheaf, Held};
-use super::descriptor::{Slab, SlabPointer};
+use super::cpu::{CpuSheaf, Held, Slot};
+use super::descriptor::SlabPointer;
 use super::lists::{Presence, SlabList, Slabs};
 use super::sheaf::{Sheaf, SheafStack};
 use crate::machine::Machine;
@@ -17,30 +17,30 @@ use crate::machine::Machine;
 const KEPT_SHEAVES: u32 = 8;
 
 impl<M: Machine> KmemCaches<'_, M> {
-    /// Allocates an object when none is at hand.
+    /// Allocates an object when none is at hand; gives its slot.
     #[cold]
     #[inline(never)]
-    pub(super) fn alloc_slowly(&self, cache: &Cache) -> Result<NonNull<u8>, NoMemory> {
+    pub(super) fn alloc_slowly(&self, cache: &Cache) -> Result<Slot, NoMemory> {
         loop {
-            if let Some(object) = self.find(cache) {
-                cache.unmark(object);
-                return Ok(object);
+            if let Some(slot) = self.find(cache) {
+                unmark(slot);
+                return Ok(slot);
             }
             if self.grow(cache).is_err() {
                 // What stands in other CPUs' sheaves is free as well.
                 self.gather(cache);
-                let object = self.find(cache).ok_or(NoMemory)?;
-                cache.unmark(object);
-                return Ok(object);
+                let slot = self.find(cache).ok_or(NoMemory)?;
+                unmark(slot);
+                return Ok(slot);
             }
         }
     }
 
     /// An object of a sheaf or a slab that there is.
-    fn find(&self, cache: &Cache) -> Option<NonNull<u8>> {
+    fn find(&self, cache: &Cache) -> Option<Slot> {
         let machine = self.pages.machine();
         let _interrupts = machine.disable_interrupts();
-        match cache.cpu(machine.cpu()).with(|held| refill(cache, held)) {
+        match cache.cpu(machine.cpu()).with(cache.sheaf_objects, |held| refill(cache, held)) {
             Some(found) => found,
             None => take_one(cache),
         }
@@ -49,21 +49,22 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Takes back an object when there is no room at hand.
     #[cold]
     #[inline(never)]
-    pub(super) fn free_slowly(&self, cache: &Cache, object: NonNull<u8>) {
+    pub(super) fn free_slowly(&self, cache: &Cache, slot: Slot) {
         let machine = self.pages.machine();
         let mut discarded = SlabList::new();
         {
             let _interrupts = machine.disable_interrupts();
-            let stowed = cache.cpu(machine.cpu()).with(|held| self.stow(cache, held, object, &mut discarded));
+            let stowed =
+                cache.cpu(machine.cpu()).with(cache.sheaf_objects, |held| self.stow(cache, held, slot, &mut discarded));
             if stowed.is_none() {
-                self.put_back(cache, core::iter::once(object), &mut discarded);
+                self.put_back(cache, core::iter::once(slot), &mut discarded);
             }
         }
         self.discard(discarded);
     }
 
     /// Makes room at hand for an object and puts it there.
-    fn stow(&self, cache: &Cache, held: &mut Held, object: NonNull<u8>, discarded: &mut SlabList) {
+    fn stow(&self, cache: &Cache, held: &mut Held, slot: Slot, discarded: &mut SlabList) {
         let limit = cache.sheaf_objects as usize;
         if held.spare.is_some() && held.spare_objects().len() < limit {
             held.swap();
@@ -78,7 +79,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             let half = held.with_objects(|objects| objects.drain(limit / 2..).collect::<arrayvec::ArrayVec<_, 61>>());
             self.put_back(cache, half.into_iter().flatten(), discarded);
         }
-        held.with_objects(|objects| objects.push(object));
+        held.with_objects(|objects| objects.push(slot));
     }
 
     /// An empty sheaf: one that the cache has, or a new one as long as the CPU has no spare or the cache few full ones.
@@ -110,41 +111,41 @@ impl<M: Machine> KmemCaches<'_, M> {
     }
 
     /// Puts free objects back into their slabs; slabs that become empty, and are too many, go to `discarded`.
-    pub(super) fn put_back(&self, cache: &Cache, objects: impl Iterator<Item = NonNull<u8>>, discarded: &mut SlabList) {
+    pub(super) fn put_back(&self, cache: &Cache, slots: impl Iterator<Item = Slot>, discarded: &mut SlabList) {
         let mut slabs = cache.slabs.lock();
-        for object in objects {
-            let (slab, slot) = self.slot_of(cache, object);
-            slabs.put(slab, slot, &cache.layout);
+        for slot in slots {
+            let (slab, number) = self.slab_and_number(cache, slot);
+            slabs.put(slab, number, &cache.layout);
         }
         slabs.take_surplus(cache.stability, discarded);
     }
 
-    /// The slab and the slot of an object of this cache.
+    /// The slab of a slot of this cache, and its number there.
     ///
     /// # Panics
     /// SLAB-3 is broken: it is none.
-    fn slot_of(&self, cache: &Cache, object: NonNull<u8>) -> (SlabPointer, u32) {
-        let found = self.slab_of(object).and_then(|slab| {
+    fn slab_and_number(&self, cache: &Cache, slot: Slot) -> (SlabPointer, u32) {
+        let found = self.slab_of(slot).and_then(|slab| {
             // SAFETY: SLAB-1, an object outside its slab keeps the slab from being given back.
             let descriptor = unsafe { slab.as_ref() };
             // SAFETY: as above.
             let owner = unsafe { descriptor.owner() };
-            Some((slab, cache.layout.slot_at(owner.offset(object))?))
+            Some((slab, cache.layout.slot_at(owner.offset(slot))?))
         });
-        found.unwrap_or_else(|| panic!("invariant SLAB-3 broken: {object:p} of cache {} is in no slab", cache.name))
+        found.unwrap_or_else(|| panic!("invariant SLAB-3 broken: {slot:p} of cache {} is in no slab", cache.name))
     }
 
-    /// Whether an object that bears the mark is free: in its slab, or in a sheaf.
+    /// Whether a slot that bears the mark is free: in its slab, or in a sheaf.
     #[cold]
-    pub(super) fn is_free(&self, cache: &Cache, slab: &Slab, object: NonNull<u8>) -> bool {
-        let Some(slot) = cache.layout.slot_at(slab.offset(object)) else { return false };
+    pub(super) fn is_free(&self, cache: &Cache, slot: Slot) -> bool {
+        let (slab, number) = self.slab_and_number(cache, slot);
         let machine = self.pages.machine();
         let _interrupts = machine.disable_interrupts();
         let mut slabs = cache.slabs.lock();
-        let in_slab = self.slab_of(object).is_some_and(|slab| slabs.has(slab, slot) == Presence::Here);
-        let in_sheaf = slabs.sheaves().any(|sheaf| sheaf.objects.contains(&object));
+        let in_slab = slabs.has(slab, number) == Presence::Here;
+        let in_sheaf = slabs.sheaves().any(|sheaf| sheaf.objects.contains(&slot));
         drop(slabs);
-        let holds = |held: &mut Held| held.at_hand().contains(&object) || held.spare_objects().contains(&object);
+        let holds = |held: &mut Held| held.at_hand().contains(&slot) || held.spare_objects().contains(&slot);
         let _one_at_a_time = cache.closing.lock();
         let on_cpu = |cpu: &CpuSheaf| cpu.close(cache.sheaf_objects, || machine.heavy_barrier(), holds) == Some(true);
         in_slab || in_sheaf || cache.all_cpus(self.cpus).iter().any(on_cpu)
@@ -188,7 +189,7 @@ impl<M: Machine> KmemCaches<'_, M> {
 }
 
 /// Puts a sheaf with objects at hand and takes one; `None` if the cache has none.
-fn refill(cache: &Cache, held: &mut Held) -> Option<NonNull<u8>> {
+fn refill(cache: &Cache, held: &mut Held) -> Option<Slot> {
     if held.at_hand().is_empty() {
         if held.spare_objects().is_empty() {
             let mut slabs = cache.slabs.lock();
@@ -216,7 +217,7 @@ fn give_sheaf(slabs: &mut Slabs, sheaf: Option<NonNull<Sheaf>>) {
 }
 
 /// Takes one object out of a slab.
-fn take_one(cache: &Cache) -> Option<NonNull<u8>> {
+fn take_one(cache: &Cache) -> Option<Slot> {
     let mut found = None;
     cache.slabs.lock().take(1, &cache.layout, |object| found = Some(object));
     found

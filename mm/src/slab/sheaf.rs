@@ -22,6 +22,7 @@ const SHEAF_BYTES: u32 = 16 << 10;
 pub(super) struct Sheaf {
     /// The next sheaf of a stack of sheaves.
     pub(super) next: Option<NonNull<Sheaf>>,
+    /// The objects' slots.
     pub(super) objects: ArrayVec<NonNull<u8>, SHEAF_OBJECTS>,
 }
 

@@ -78,7 +78,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             let slab = slab?;
             // SAFETY: the slab is on a list of this cache, whose lock is held.
             let owner = unsafe { slab.as_ref().owner() };
-            let first = owner.first();
+            let first = cache.object(owner.first());
             let slot = (0..cache.layout.objects).find(|&slot| slabs.has(slab, slot) == Presence::Elsewhere)?;
             Some((taken, Address(first.addr().get() + (slot * cache.layout.stride) as usize)))
         })

@@ -164,7 +164,7 @@ fn an_owner_that_stores_the_mark_itself_is_not_taken_for_free() {
     with_caches(|caches| {
         let object = caches.kmalloc(Bytes(64)).expect("there is memory");
         // SAFETY: the object is this test's, and has room.
-        unsafe { object.cast::<u64>().write(!(object.addr().get() as u64)) };
+        unsafe { object.cast::<u64>().write(object.addr().get() as u64 + 1) };
         // SAFETY: nobody uses it any more.
         assert_eq!(unsafe { caches.kfree(object) }, Ok(()));
     });

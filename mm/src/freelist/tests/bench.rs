@@ -15,7 +15,7 @@ use crate::early::MetadataBytes;
 use crate::freelist::stack::Stack;
 use crate::freelist::{ListContext, Nodes, Released};
 use crate::machine::{Geometry, Machine};
-use crate::units::{CpuId, NodeId, PAGE_SIZE, Pfn, ZoneId};
+use crate::units::{CpuId, NodeId, PAGE_SIZE, Pfn, PhysAddr, ZoneId};
 
 /// Where the pages for nodes start; the descriptors stand below.
 pub(super) const BASE: Pfn = Pfn::new(64);
@@ -46,8 +46,8 @@ unsafe impl<G: Geometry> Machine for Metered<G> {
         self.machine.direct_map(frame)
     }
 
-    fn direct_map_frame(&self, address: NonNull<u8>) -> Option<Pfn> {
-        self.machine.direct_map_frame(address)
+    fn physical(&self, address: NonNull<u8>) -> PhysAddr {
+        self.machine.physical(address)
     }
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
