@@ -26,6 +26,8 @@ pub enum Invariant {
     Zone1,
     /// Total = free + allocated, and every page is one of them.
     Acct1,
+    /// Every charge group's counter is the sum of the blocks that name it, and all groups together are the used pages.
+    Acct2,
 }
 
 impl fmt::Display for Invariant {
@@ -39,6 +41,7 @@ impl fmt::Display for Invariant {
             Self::High1 => "HIGH-1",
             Self::Zone1 => "ZONE-1",
             Self::Acct1 => "ACCT-1",
+            Self::Acct2 => "ACCT-2",
         })
     }
 }

@@ -1,11 +1,13 @@
 //! The allocator as its users see it: requests in, owned blocks out.
 //!
 //! `request` is what to ask for, `allocator` the zones and their locks, `block` the owned memory, `access` its bytes,
+//! `charges` who pays for it,
 //! `setup` the way from a boot map, `report` the counts.
 
 mod access;
 mod allocator;
 mod block;
+mod charges;
 mod report;
 mod request;
 mod setup;
