@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "frees bare frames, the wrong ones too")]
 
 use core::num::NonZeroU16;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ use proptest::sample::Index;
 
 use crate::PageState;
 use crate::arena::ArenaMachine;
-use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::boot_map::{BootMap, Extent, Region, RegionKind};
 use crate::charge::{ChargeError, ChargeGroup, GroupId};
 use crate::host::HostMachine;
 use crate::machine::{Geometry, Machine, Standard};
@@ -68,6 +68,11 @@ enum Step {
         pages: u32,
         align: u8,
     },
+    /// Hands in memory that was reserved at boot, or memory that was not.
+    Adopt {
+        start: Index,
+        pages: u32,
+    },
 }
 
 fn memory(frames: u32, reserved: usize) -> impl Strategy<Value = Memory> {
@@ -101,6 +106,7 @@ fn step(max_order: u8) -> impl Strategy<Value = Step> {
         1 => any::<Index>().prop_map(Step::FreeWrongly),
         1 => (any::<Index>(), 1..40u32).prop_map(|(start, pages)| Step::Contig { start, pages }),
         1 => (1..40u32, 0..=max_order).prop_map(|(pages, align)| Step::ContigAligned { pages, align }),
+        2 => (any::<Index>(), 1..12u32).prop_map(|(start, pages)| Step::Adopt { start, pages }),
     ]
 }
 
@@ -123,6 +129,8 @@ struct Model<'a, 'm, M: Machine> {
     allocator: &'a PageAllocator<'m, M>,
     /// The node and kind of every frame that the allocator was given.
     memory: BTreeMap<Pfn, (NodeId, ZoneKind)>,
+    /// Frames that were reserved when the machine started, and were not handed in yet.
+    reserved: BTreeSet<Pfn>,
     /// Who holds a frame: the head of its block.
     held: BTreeMap<Pfn, Pfn>,
     blocks: Vec<Held>,
@@ -254,6 +262,35 @@ impl<'a, M: Machine> Model<'a, '_, M> {
         assert_eq!(at, range.end, "the last block sticks out of its range");
     }
 
+    /// Hands frames in that nobody uses. Other reserved memory is the allocator's own: that must not be tried.
+    fn adopt(&mut self, range: PfnRange) {
+        let is_tables = |pfn| self.allocator.page_state(pfn).0 == PageState::Reserved && !self.reserved.contains(&pfn);
+        if range.frames().any(is_tables) {
+            return;
+        }
+        let kind = |pfn| kind(self.allocator, pfn);
+        let ours = range.frames().all(|pfn| self.reserved.contains(&pfn) && kind(pfn) == kind(range.start));
+        let zones: Vec<_> = self.allocator.zones().collect();
+        let possible = ours && zones.iter().any(|zone| zone.kind == kind(range.start));
+        // SAFETY: nobody uses the frames: they are none of the allocator's tables, and this model uses no page.
+        let adopted = unsafe { self.allocator.adopt(range) };
+        assert_eq!(adopted.is_ok(), possible, "{range:?}: {adopted:?}");
+        if let Ok(adopted) = adopted {
+            adopted.into_blocks().for_each(|block| {
+                let _ = block.into_raw();
+            });
+            let grown = self.allocator.zones().zip(zones).find(|(now, before)| now.managed > before.managed);
+            let (now, before) = grown.expect("some zone has more pages");
+            assert_eq!(
+                (now.managed, now.free, now.kind),
+                (before.managed + range.pages(), before.free, kind(range.start))
+            );
+            self.reserved.retain(|&pfn| !range.contains(pfn));
+            self.memory.extend(range.frames().map(|pfn| (pfn, (now.node, now.kind))));
+            self.hold_range(range);
+        }
+    }
+
     fn apply(&mut self, step: &Step, frames: u32) {
         match *step {
             Step::Alloc { order, kind, highest, node, payer } => {
@@ -292,6 +329,17 @@ impl<'a, M: Machine> Model<'a, '_, M> {
                     }
                     Err(_) => assert!(!self.is_free_run(range), "{range:?} is free, but was refused"),
                 }
+            }
+            Step::Adopt { start, pages } => {
+                // Mostly where there is something to adopt, else anywhere.
+                let reserved: Vec<_> = self.reserved.iter().copied().collect();
+                let start = match start.index(frames as usize) {
+                    anywhere if reserved.is_empty() || anywhere % 8 == 0 => {
+                        Pfn::new(u32::try_from(anywhere).expect("few frames"))
+                    }
+                    index => reserved[index % reserved.len()],
+                };
+                self.adopt(PfnRange::new(start, start.plus(pages)));
             }
             Step::ContigAligned { pages, align } => {
                 let Some(align) = Order::new(align) else { return };
@@ -339,16 +387,22 @@ impl<'a, M: Machine> Model<'a, '_, M> {
     }
 }
 
+/// What kind of memory a frame is, on machines that end below 4 GiB.
+fn kind<M: Machine>(allocator: &PageAllocator<'_, M>, pfn: Pfn) -> ZoneKind {
+    if pfn < allocator.machine().direct_map_end() { ZoneKind::Dma32 } else { ZoneKind::Highmem }
+}
+
 /// Runs the steps on a machine, with the memory as the map describes it, if the map and the tables fit at all.
 fn run<M: Machine>(machine: &M, memory: &Memory, steps: &[Step]) {
     let Ok(mut boot_map) = BootMap::<64>::new(&memory.regions) else { return };
+    let is_reserved = |extent: &&Extent| extent.kind == RegionKind::Reserved;
+    let reserved = boot_map.extents().iter().filter(is_reserved).flat_map(|extent| extent.range.frames()).collect();
     let Ok(allocator) = PageAllocator::new(machine, &mut boot_map) else { return };
     let frames = boot_map.usable().flat_map(|(range, node)| range.frames().map(move |pfn| (pfn, node)));
-    let kind = |pfn| if pfn < machine.direct_map_end() { ZoneKind::Dma32 } else { ZoneKind::Highmem };
-    let frames = frames.map(|(pfn, node)| (pfn, (node, kind(pfn)))).collect();
+    let frames = frames.map(|(pfn, node)| (pfn, (node, kind(&allocator, pfn)))).collect();
     let groups = LIMITS.map(|limit| allocator.groups().create(limit).expect("few groups are made"));
     let (held, blocks) = (BTreeMap::new(), Vec::new());
-    let mut model = Model { allocator: &allocator, memory: frames, held, blocks, groups };
+    let mut model = Model { allocator: &allocator, memory: frames, reserved, held, blocks, groups };
     model.check();
     for step in steps {
         model.apply(step, memory.frames);
