@@ -13,12 +13,13 @@
 //!
 //! `free` and `alloc` are the two directions, `fallback` what a migratetype does when it
 //! has run out, `relocate` how nodes get out of the way of a merge, `contig` ranges out of the middle, `verify` the
-//! checker.
+//! checker, `charges` the blocks in use.
 //!
 //! Invariants: FREE-2, FREE-3, FREE-5, FREE-6, ZONE-1.
 //! Cost: O(orders) list operations; what those cost stands in `freelist`.
 
 mod alloc;
+mod charges;
 mod contig;
 mod fallback;
 mod free;

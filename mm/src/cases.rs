@@ -11,6 +11,7 @@
 //! Cost: a machine of 8 GiB makes the cases that fill all of memory run over two million pages, so they touch no more
 //! than descriptors, and the checker runs only where something turns.
 
+mod charge;
 mod checks;
 mod contents;
 mod contig;
@@ -60,6 +61,7 @@ impl<M: Machine + 'static> Case<M> {
             Ok(()) | Err(Failure::Skipped(_)) => {
                 before.check_restored(allocator)?;
                 allocator.verify()?;
+                allocator.verify_charges()?;
             }
             Err(_) => {}
         }
@@ -128,6 +130,13 @@ cases! {
         halves_are_freed_in_either_order,
         a_block_split_into_pages_comes_back_in_random_order,
         a_raw_block_becomes_an_owned_one_again_with_its_contents;
+    charge:
+        charges_follow_blocks_wherever_they_go,
+        a_limit_refuses_at_its_very_edge_and_nothing_is_lost,
+        what_exhausted_memory_cannot_serve_is_not_charged,
+        a_raw_free_takes_the_charge_back_and_a_second_one_does_not,
+        the_blocks_of_a_range_are_recharged_one_by_one,
+        a_group_that_still_has_pages_is_not_destroyed;
     numa:
         memory_comes_from_the_preferred_node,
         an_exhausted_node_is_helped_out_by_the_others;

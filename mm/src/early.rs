@@ -20,12 +20,14 @@ pub struct MetadataBytes {
     pub tables: u64,
     /// Zones with the inline parts of their freelists.
     pub zones: u64,
+    /// The counters of the charge groups.
+    pub groups: u64,
 }
 
 impl MetadataBytes {
     /// All of it.
     pub const fn total(self) -> u64 {
-        self.descriptors + self.tables + self.zones
+        self.descriptors + self.tables + self.zones + self.groups
     }
 }
 

@@ -41,6 +41,7 @@
 //! | [`units`], [`migratetype`], [`invariant`], [`machine`] | quantities, names, the door to the machine |
 //! | [`boot_map`] | firmware's memory map made fit to build on |
 //! | `early` | typed memory before there is an allocator |
+//! | [`charge`] | who pays for how many pages |
 //! | `desc` | the two words, and where a frame's descriptor is |
 //! | `block` | free blocks on their way between lists |
 //! | `freelist` | two stacks a list, on trees of freed pages |
@@ -66,6 +67,7 @@ pub mod boot_map;
 mod buddy;
 #[cfg(feature = "cases")]
 pub mod cases;
+pub mod charge;
 mod desc;
 mod descriptor;
 mod early;

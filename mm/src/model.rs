@@ -2,11 +2,11 @@
 //!
 //! The naive allocator is a table with one entry a frame. It knows what must be free, so it can say of every answer
 //! whether it is right: a block given out is free, aligned, in a zone that may serve the request; a refusal means that
-//! there is no such block; a wrong free is refused. After every step the checker looks at every invariant.
+//! there is no such block, or that the group that was to pay would exceed its limit; a wrong free is refused. After every step the checker looks at every invariant.
 #![expect(unsafe_code, reason = "frees bare frames, the wrong ones too")]
 
 use core::num::NonZeroU16;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use proptest::prelude::*;
@@ -14,11 +14,12 @@ use proptest::sample::Index;
 
 use crate::PageState;
 use crate::arena::ArenaMachine;
-use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::boot_map::{BootMap, Extent, Region, RegionKind};
+use crate::charge::{ChargeError, ChargeGroup, GroupId};
 use crate::host::HostMachine;
 use crate::machine::{Geometry, Machine, Standard};
 use crate::migratetype::Migratetype;
-use crate::page::{AllocError, PageAllocator, Request};
+use crate::page::{AllocError, Block, PageAllocator, Request};
 use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use crate::zone::ZoneKind;
 
@@ -48,6 +49,12 @@ enum Step {
         kind: usize,
         highest: usize,
         node: Option<u8>,
+        payer: usize,
+    },
+    Split(Index),
+    Recharge {
+        block: Index,
+        payer: usize,
     },
     Free(Index),
     /// Frees everything from some block on, so that memory drains as well as fills.
@@ -60,6 +67,11 @@ enum Step {
     ContigAligned {
         pages: u32,
         align: u8,
+    },
+    /// Hands in memory that was reserved at boot, or memory that was not.
+    Adopt {
+        start: Index,
+        pages: u32,
     },
 }
 
@@ -82,16 +94,34 @@ fn memory(frames: u32, reserved: usize) -> impl Strategy<Value = Memory> {
 }
 
 fn step(max_order: u8) -> impl Strategy<Value = Step> {
-    let alloc = (0..=max_order + 1, 0..3usize, 0..3usize, prop::option::of(0..3u8));
+    let small = (0..=1u8, 0..3usize, 0..PAYERS);
+    let alloc = (0..=max_order + 1, 0..3usize, 0..3usize, prop::option::of(0..3u8), 0..PAYERS);
     prop_oneof![
-        8 => (0..=1u8, 0..3usize).prop_map(|(order, kind)| Step::Alloc { order, kind, highest: 2, node: None }),
-        8 => alloc.prop_map(|(order, kind, highest, node)| Step::Alloc { order, kind, highest, node }),
+        8 => small.prop_map(|(order, kind, payer)| Step::Alloc { order, kind, highest: 2, node: None, payer }),
+        8 => alloc.prop_map(|(order, kind, highest, node, payer)| Step::Alloc { order, kind, highest, node, payer }),
+        1 => any::<Index>().prop_map(Step::Split),
+        2 => (any::<Index>(), 0..PAYERS).prop_map(|(block, payer)| Step::Recharge { block, payer }),
         10 => any::<Index>().prop_map(Step::Free),
         1 => any::<Index>().prop_map(Step::FreeMany),
         1 => any::<Index>().prop_map(Step::FreeWrongly),
         1 => (any::<Index>(), 1..40u32).prop_map(|(start, pages)| Step::Contig { start, pages }),
         1 => (1..40u32, 0..=max_order).prop_map(|(pages, align)| Step::ContigAligned { pages, align }),
+        2 => (any::<Index>(), 1..12u32).prop_map(|(start, pages)| Step::Adopt { start, pages }),
     ]
+}
+
+/// The limits of the groups that pay beside the root: none, one that small blocks soon meet, one that large ones do.
+const LIMITS: [Option<u32>; 3] = [None, Some(7), Some(60)];
+
+const PAYERS: usize = LIMITS.len() + 1;
+
+/// A block that is held.
+#[derive(Clone, Copy)]
+struct Held {
+    head: Pfn,
+    order: Order,
+    /// The place of who pays among the groups, the root's being 0.
+    payer: usize,
 }
 
 /// The naive allocator beside the real one.
@@ -99,12 +129,15 @@ struct Model<'a, 'm, M: Machine> {
     allocator: &'a PageAllocator<'m, M>,
     /// The node and kind of every frame that the allocator was given.
     memory: BTreeMap<Pfn, (NodeId, ZoneKind)>,
+    /// Frames that were reserved when the machine started, and were not handed in yet.
+    reserved: BTreeSet<Pfn>,
     /// Who holds a frame: the head of its block.
     held: BTreeMap<Pfn, Pfn>,
-    blocks: Vec<(Pfn, Order)>,
+    blocks: Vec<Held>,
+    groups: [ChargeGroup<'m>; LIMITS.len()],
 }
 
-impl<M: Machine> Model<'_, '_, M> {
+impl<'a, M: Machine> Model<'a, '_, M> {
     fn is_free(&self, pfn: Pfn) -> bool {
         self.memory.contains_key(&pfn) && !self.held.contains_key(&pfn)
     }
@@ -115,7 +148,21 @@ impl<M: Machine> Model<'_, '_, M> {
         range.frames().all(|pfn| self.is_free(pfn) && self.memory.get(&pfn) == zone)
     }
 
-    fn hold(&mut self, head: Pfn, order: Order) {
+    fn id(&self, payer: usize) -> GroupId {
+        payer.checked_sub(1).map_or(GroupId::ROOT, |group| self.groups[group].id())
+    }
+
+    fn charged(&self, payer: usize) -> u32 {
+        self.blocks.iter().filter(|block| block.payer == payer).map(|block| block.order.pages()).sum()
+    }
+
+    /// Whether so many pages more are more than the payer may have.
+    fn is_over_limit(&self, payer: usize, pages: u32) -> bool {
+        let limit = payer.checked_sub(1).and_then(|group| LIMITS[group]);
+        limit.is_some_and(|limit| self.charged(payer) + pages > limit)
+    }
+
+    fn hold(&mut self, head: Pfn, order: Order, payer: usize) {
         let range = PfnRange::new(head, head.plus(order.pages()));
         assert!(self.is_free_run(range), "{head:?} of {order:?} was given out, but is not free");
         assert!(head.is_aligned(order));
@@ -125,11 +172,11 @@ impl<M: Machine> Model<'_, '_, M> {
             "a page does not lead to its head"
         );
         self.held.extend(range.frames().map(|pfn| (pfn, head)));
-        self.blocks.push((head, order));
+        self.blocks.push(Held { head, order, payer });
     }
 
     fn free(&mut self, index: usize) {
-        let (head, order) = self.blocks.swap_remove(index);
+        let Held { head, order, .. } = self.blocks.swap_remove(index);
         for pfn in PfnRange::new(head, head.plus(order.pages())).frames() {
             self.held.remove(&pfn);
         }
@@ -137,17 +184,58 @@ impl<M: Machine> Model<'_, '_, M> {
         unsafe { self.allocator.free_raw(head) }.expect("a held block can be freed");
     }
 
-    fn alloc(&mut self, request: Request) {
-        match self.allocator.alloc_raw(request) {
+    fn alloc(&mut self, request: Request, payer: usize) {
+        match self.allocator.alloc_raw(request.charged_to(self.id(payer))) {
             Ok(head) => {
                 assert!(self.memory[&head].1 <= request.highest, "{head:?} lies above the zones asked for");
                 if let Some(node) = request.node.filter(|&node| self.memory[&head].0 != node) {
                     assert!(!self.could_serve(request, Some(node)), "{node:?} had a block, but {head:?} was given out");
                 }
-                self.hold(head, request.order);
+                assert!(!self.is_over_limit(payer, request.order.pages()), "the limit was exceeded");
+                self.hold(head, request.order, payer);
             }
             Err(AllocError::OrderTooLarge(order)) => assert!(order > M::Geometry::MAX_ORDER),
             Err(AllocError::Exhausted(_)) => assert!(!self.could_serve(request, None), "{request:?} was refused"),
+            Err(AllocError::Charge(ChargeError::OverLimit { .. })) => {
+                assert!(self.is_over_limit(payer, request.order.pages()), "{request:?} was not over the limit");
+            }
+            Err(AllocError::Charge(ChargeError::NoGroup(group))) => panic!("{group:?} is there"),
+        }
+    }
+
+    fn owned(&self, block: Held) -> Block<'a, M> {
+        // SAFETY: the block is this model's alone.
+        unsafe { self.allocator.from_raw(block.head) }.expect("a held block heads one")
+    }
+
+    fn split(&mut self, index: usize) {
+        let block = self.blocks[index];
+        match self.owned(block).split() {
+            Ok((low, high)) => {
+                let halves = [low, high].map(|half| Held { order: half.order(), head: half.into_raw(), ..block });
+                for half in halves {
+                    let range = PfnRange::new(half.head, half.head.plus(half.order.pages()));
+                    self.held.extend(range.frames().map(|pfn| (pfn, half.head)));
+                }
+                self.blocks.swap_remove(index);
+                self.blocks.extend(halves);
+            }
+            Err(page) => {
+                assert_eq!(page.order(), Order::ZERO);
+                let _ = page.into_raw();
+            }
+        }
+    }
+
+    fn recharge(&mut self, index: usize, payer: usize) {
+        let block = self.blocks[index];
+        let mut owned = self.owned(block);
+        let recharged = owned.recharge(self.id(payer));
+        let _ = owned.into_raw();
+        let possible = payer == block.payer || !self.is_over_limit(payer, block.order.pages());
+        assert_eq!(recharged.is_ok(), possible, "{recharged:?}");
+        if possible {
+            self.blocks[index].payer = payer;
         }
     }
 
@@ -168,19 +256,52 @@ impl<M: Machine> Model<'_, '_, M> {
         let mut at = range.start;
         while at < range.end {
             let (_, order) = self.allocator.page_state(at);
-            self.hold(at, order);
+            self.hold(at, order, 0);
             at = at.plus(order.pages());
         }
         assert_eq!(at, range.end, "the last block sticks out of its range");
     }
 
+    /// Hands frames in that nobody uses. Other reserved memory is the allocator's own: that must not be tried.
+    fn adopt(&mut self, range: PfnRange) {
+        let is_tables = |pfn| self.allocator.page_state(pfn).0 == PageState::Reserved && !self.reserved.contains(&pfn);
+        if range.frames().any(is_tables) {
+            return;
+        }
+        let kind = |pfn| kind(self.allocator, pfn);
+        let ours = range.frames().all(|pfn| self.reserved.contains(&pfn) && kind(pfn) == kind(range.start));
+        let zones: Vec<_> = self.allocator.zones().collect();
+        let possible = ours && zones.iter().any(|zone| zone.kind == kind(range.start));
+        // SAFETY: nobody uses the frames: they are none of the allocator's tables, and this model uses no page.
+        let adopted = unsafe { self.allocator.adopt(range) };
+        assert_eq!(adopted.is_ok(), possible, "{range:?}: {adopted:?}");
+        if let Ok(adopted) = adopted {
+            adopted.into_blocks().for_each(|block| {
+                let _ = block.into_raw();
+            });
+            let grown = self.allocator.zones().zip(zones).find(|(now, before)| now.managed > before.managed);
+            let (now, before) = grown.expect("some zone has more pages");
+            assert_eq!(
+                (now.managed, now.free, now.kind),
+                (before.managed + range.pages(), before.free, kind(range.start))
+            );
+            self.reserved.retain(|&pfn| !range.contains(pfn));
+            self.memory.extend(range.frames().map(|pfn| (pfn, (now.node, now.kind))));
+            self.hold_range(range);
+        }
+    }
+
     fn apply(&mut self, step: &Step, frames: u32) {
         match *step {
-            Step::Alloc { order, kind, highest, node } => {
+            Step::Alloc { order, kind, highest, node, payer } => {
                 let Some(order) = Order::new(order) else { return };
                 let request =
                     Request::new(order).with_migratetype(Migratetype::ALL[kind]).up_to(ZoneKind::ALL[highest]);
-                self.alloc(node.map_or(request, |node| request.near(NodeId(node))));
+                self.alloc(node.map_or(request, |node| request.near(NodeId(node))), payer);
+            }
+            Step::Split(which) if !self.blocks.is_empty() => self.split(which.index(self.blocks.len())),
+            Step::Recharge { block, payer } if !self.blocks.is_empty() => {
+                self.recharge(block.index(self.blocks.len()), payer);
             }
             Step::Free(which) if !self.blocks.is_empty() => self.free(which.index(self.blocks.len())),
             Step::FreeMany(which) if !self.blocks.is_empty() => {
@@ -188,7 +309,7 @@ impl<M: Machine> Model<'_, '_, M> {
                     self.free(index);
                 }
             }
-            Step::Free(_) | Step::FreeMany(_) => {}
+            Step::Free(_) | Step::FreeMany(_) | Step::Split(_) | Step::Recharge { .. } => {}
             Step::FreeWrongly(which) => {
                 let pfn = Pfn::new(u32::try_from(which.index(frames as usize + 8)).expect("few frames"));
                 if self.held.get(&pfn) != Some(&pfn) {
@@ -208,6 +329,17 @@ impl<M: Machine> Model<'_, '_, M> {
                     }
                     Err(_) => assert!(!self.is_free_run(range), "{range:?} is free, but was refused"),
                 }
+            }
+            Step::Adopt { start, pages } => {
+                // Mostly where there is something to adopt, else anywhere.
+                let reserved: Vec<_> = self.reserved.iter().copied().collect();
+                let start = match start.index(frames as usize) {
+                    anywhere if reserved.is_empty() || anywhere % 8 == 0 => {
+                        Pfn::new(u32::try_from(anywhere).expect("few frames"))
+                    }
+                    index => reserved[index % reserved.len()],
+                };
+                self.adopt(PfnRange::new(start, start.plus(pages)));
             }
             Step::ContigAligned { pages, align } => {
                 let Some(align) = Order::new(align) else { return };
@@ -236,8 +368,16 @@ impl<M: Machine> Model<'_, '_, M> {
     }
 
     fn check(&self) {
-        if let Err(violation) = self.allocator.verify() {
+        if let Err(violation) = self.allocator.verify().and_then(|()| self.allocator.verify_charges()) {
             panic!("{violation}");
+        }
+        for payer in 1..PAYERS {
+            assert_eq!(self.groups[payer - 1].report().usage, self.charged(payer), "a group was miscounted");
+        }
+        for &block in &self.blocks {
+            let owned = self.owned(block);
+            assert_eq!(owned.group(), self.id(block.payer), "{:?} names another group than pays", block.head);
+            let _ = owned.into_raw();
         }
         for zone in self.allocator.zones() {
             let ours = |&(_, &at): &(&Pfn, &(NodeId, ZoneKind))| at == (zone.node, zone.kind);
@@ -247,14 +387,22 @@ impl<M: Machine> Model<'_, '_, M> {
     }
 }
 
+/// What kind of memory a frame is, on machines that end below 4 GiB.
+fn kind<M: Machine>(allocator: &PageAllocator<'_, M>, pfn: Pfn) -> ZoneKind {
+    if pfn < allocator.machine().direct_map_end() { ZoneKind::Dma32 } else { ZoneKind::Highmem }
+}
+
 /// Runs the steps on a machine, with the memory as the map describes it, if the map and the tables fit at all.
 fn run<M: Machine>(machine: &M, memory: &Memory, steps: &[Step]) {
     let Ok(mut boot_map) = BootMap::<64>::new(&memory.regions) else { return };
+    let is_reserved = |extent: &&Extent| extent.kind == RegionKind::Reserved;
+    let reserved = boot_map.extents().iter().filter(is_reserved).flat_map(|extent| extent.range.frames()).collect();
     let Ok(allocator) = PageAllocator::new(machine, &mut boot_map) else { return };
     let frames = boot_map.usable().flat_map(|(range, node)| range.frames().map(move |pfn| (pfn, node)));
-    let kind = |pfn| if pfn < machine.direct_map_end() { ZoneKind::Dma32 } else { ZoneKind::Highmem };
-    let frames = frames.map(|(pfn, node)| (pfn, (node, kind(pfn)))).collect();
-    let mut model = Model { allocator: &allocator, memory: frames, held: BTreeMap::new(), blocks: Vec::new() };
+    let frames = frames.map(|(pfn, node)| (pfn, (node, kind(&allocator, pfn)))).collect();
+    let groups = LIMITS.map(|limit| allocator.groups().create(limit).expect("few groups are made"));
+    let (held, blocks) = (BTreeMap::new(), Vec::new());
+    let mut model = Model { allocator: &allocator, memory: frames, reserved, held, blocks, groups };
     model.check();
     for step in steps {
         model.apply(step, memory.frames);
@@ -264,6 +412,9 @@ fn run<M: Machine>(machine: &M, memory: &Memory, steps: &[Step]) {
     for index in (0..model.blocks.len()).rev() {
         model.free(index);
         model.check();
+    }
+    for group in model.groups {
+        group.destroy().expect("all is free");
     }
 }
 

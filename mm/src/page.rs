@@ -1,11 +1,14 @@
 //! The allocator as its users see it: requests in, owned blocks out.
 //!
 //! `request` is what to ask for, `allocator` the zones and their locks, `block` the owned memory, `access` its bytes,
-//! `setup` the way from a boot map, `report` the counts.
+//! `charges` who pays for it, `setup` the way from a boot map, `adopt` the way for memory that was used before, `report`
+//! the counts.
 
 mod access;
+mod adopt;
 mod allocator;
 mod block;
+mod charges;
 mod owned;
 mod report;
 mod request;
@@ -14,6 +17,7 @@ mod setup;
 #[expect(unsafe_code, reason = "takes back what it gave up")]
 mod tests;
 
+pub use adopt::AdoptError;
 pub use allocator::{AllocError, FreeError, PageAllocator};
 pub use block::{Block, ContigRange};
 pub use request::Request;

@@ -15,7 +15,7 @@ use mm::cases::{Case, Failure, Seed};
 use mm::host::HostMachine;
 use mm::machine::{Geometry, Machine, Standard};
 use mm::page::{PageAllocator, Request};
-use mm::units::{NodeId, Order, Pfn, PhysAddr};
+use mm::units::{NodeId, Order, Pfn, PfnRange, PhysAddr};
 
 /// Nodes of two entries and short lists: some hundred pages cross every edge that the real sizes meet at millions.
 struct Tiny;
@@ -36,15 +36,24 @@ struct Plan<'a> {
     reserved: &'a [(u32, u32)],
     direct_map_end: u32,
     nodes: u8,
+    reserved_is: Reserved,
     /// Half of memory is allocated before the cases start; one page in this many stays so.
     used: Option<usize>,
+}
+
+/// What becomes of the reserved ranges once the allocator is up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reserved {
+    Kept,
+    /// The allocator adopts them and they are freed.
+    HandedIn,
 }
 
 const MIB: u32 = 256;
 
 impl Plan<'_> {
     const fn lowmem(usable: &'static [(u32, u32)]) -> Plan<'static> {
-        Plan { usable, reserved: &[], direct_map_end: u32::MAX, nodes: 1, used: None }
+        Plan { usable, reserved: &[], direct_map_end: u32::MAX, nodes: 1, reserved_is: Reserved::Kept, used: None }
     }
 
     fn regions(&self) -> Vec<Region> {
@@ -69,6 +78,14 @@ impl Plan<'_> {
         let nodes = NonZeroU8::new(self.nodes).expect("a machine has a node");
         let mut map = map.split_nodes(nodes, G::MAX_ORDER).expect("there is memory for each node");
         let allocator = PageAllocator::new(&machine, &mut map).expect("the allocator's tables fit");
+        if self.reserved_is == Reserved::HandedIn {
+            for &(start, end) in self.reserved {
+                // SAFETY: nobody uses the memory of this machine but its allocator.
+                let adopted = unsafe { allocator.adopt(PfnRange::new(Pfn::new(start), Pfn::new(end))) };
+                drop(adopted.expect("the plan reserves memory of one zone"));
+                allocator.verify().expect("every invariant holds");
+            }
+        }
         let _used = self.used.map(|every| {
             let page = |_| allocator.alloc(Request::movable(Order::ZERO)).ok();
             let pages: Vec<_> = (0..allocator.free_pages() / 2).map_while(page).collect();
@@ -158,8 +175,8 @@ fn a_ragged_map_with_holes_and_reserved_ranges_in_use() {
     let usable =
         [(0, 159), (256, 5 * MIB + 3), (7 * MIB - 1, 20 * MIB), (40 * MIB + 5, 53 * MIB), (53 * MIB + 1, 70 * MIB)];
     let reserved = [(3 * MIB, 3 * MIB + 9), (11 * MIB + 1, 12 * MIB), (60 * MIB, 60 * MIB + 1)];
-    let plan = Plan { usable: &usable, reserved: &reserved, direct_map_end: 45 * MIB, nodes: 1, used: Some(7) };
-    plan.run_all::<Standard>();
+    let plan = Plan { usable: &usable, reserved: &reserved, direct_map_end: 45 * MIB, ..Plan::lowmem(&[]) };
+    Plan { used: Some(7), ..plan }.run_all::<Standard>();
 }
 
 #[test]
@@ -170,8 +187,7 @@ fn six_mebibytes_left_of_sixteen_and_in_use() {
 #[test]
 fn three_kinds_of_memory_around_4_gib() {
     let usable = [(0, 12 * MIB), (4088 * MIB, 4105 * MIB)];
-    let plan = Plan { usable: &usable, reserved: &[], direct_map_end: 4099 * MIB + 3, nodes: 1, used: None };
-    plan.run_all::<Standard>();
+    Plan { usable: &usable, direct_map_end: 4099 * MIB + 3, ..Plan::lowmem(&[]) }.run_all::<Standard>();
 }
 
 #[test]
@@ -193,6 +209,20 @@ fn tiny_sizes_on_two_nodes_in_use() {
 fn tiny_sizes_on_a_ragged_map() {
     let usable = [(0, 37), (41, 150), (163, 290), (292, 293), (295, 641)];
     let reserved = [(9, 10), (100, 103), (333, 350)];
-    let plan = Plan { usable: &usable, reserved: &reserved, direct_map_end: 270, nodes: 3, used: None };
+    let plan = Plan { usable: &usable, reserved: &reserved, direct_map_end: 270, nodes: 3, ..Plan::lowmem(&[]) };
     plan.run_all::<Tiny>();
+}
+
+#[test]
+fn memory_that_was_reserved_and_handed_in_is_like_any_other() {
+    let reserved = [(3 * MIB, 5 * MIB + 9), (11 * MIB + 1, 20 * MIB), (43 * MIB, 44 * MIB), (46 * MIB, 48 * MIB)];
+    let plan = Plan { reserved: &reserved, direct_map_end: 45 * MIB, ..Plan::lowmem(&[(0, 48 * MIB)]) };
+    Plan { reserved_is: Reserved::HandedIn, ..plan }.run_all::<Standard>();
+}
+
+#[test]
+fn tiny_sizes_with_memory_that_was_reserved_and_handed_in() {
+    let reserved = [(9, 10), (100, 103), (203, 219), (333, 350), (395, 400)];
+    let plan = Plan { reserved: &reserved, direct_map_end: 270, nodes: 2, ..Plan::lowmem(&[(0, 400)]) };
+    Plan { reserved_is: Reserved::HandedIn, used: Some(5), ..plan }.run_all::<Tiny>();
 }

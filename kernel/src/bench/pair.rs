@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use mm::machine::{Geometry, Machine};
+use mm::migratetype::Migratetype;
 use mm::page::{Block, Request};
 use mm::units::Order;
 use mm::zone::ZoneReport;
@@ -62,16 +63,20 @@ fn first_zone() -> Result<ZoneReport, NotPassed> {
     allocator()?.zones().next().ok_or_else(|| "the machine has no zone".into())
 }
 
-/// The smallest order below the largest of which the zone has a free block.
-fn smallest_below_largest(zone: &ZoneReport) -> Option<Order> {
-    (0..MAX_ORDER.index()).map(Order::of).find(|&order| zone.blocks_of(order) > 0)
+/// The type and the order of the smallest free block of the zone below the largest order.
+fn smallest_below_largest(zone: &ZoneReport) -> Option<(Migratetype, Order)> {
+    let of_order = |order: Order| {
+        let has = |migratetype: &Migratetype| zone.blocks[*migratetype as usize][order.index()] > 0;
+        Some((Migratetype::ALL.into_iter().find(has)?, order))
+    };
+    (0..MAX_ORDER.index()).map(Order::of).find_map(of_order)
 }
 
 /// Every free block of the first zone that is smaller than the largest.
 fn all_below_largest() -> Result<Vec<Block<'static, Platform>>, NotPassed> {
     let mut held = Vec::new();
-    while let Some(order) = smallest_below_largest(&first_zone()?) {
-        held.push(needed(Request::movable(order))?);
+    while let Some((migratetype, order)) = smallest_below_largest(&first_zone()?) {
+        held.push(needed(Request::movable(order).with_migratetype(migratetype))?);
     }
     Ok(held)
 }

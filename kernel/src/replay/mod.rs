@@ -193,7 +193,8 @@ impl Replay {
 
     fn verify(&self) -> Result<(), Failure> {
         let operations = self.operations;
-        self.allocator.verify().map_err(|violation| Failure::Invariant { operations, violation })
+        let checked = self.allocator.verify().and_then(|()| self.allocator.verify_charges());
+        checked.map_err(|violation| Failure::Invariant { operations, violation })
     }
 
     /// Checks everything, frees what the trace has left, and checks everything again.

@@ -3,6 +3,8 @@
 //! Free blocks come off their lists where they stand, in O(1) each; nodes in the range move out; what sticks out at the
 //! edges goes back. The range is then a row of allocated blocks, each as large as its alignment allows.
 //!
+//! Memory that was in use before the zone had it comes in as such a row, too.
+//!
 //! Source: Linux's `alloc_contig_range`.
 
 use thiserror::Error;
@@ -47,6 +49,28 @@ impl<M: Machine> Buddy<'_, '_, M> {
         self.empty_nodes(range);
         self.zone.free -= range.pages();
         self.drain();
+        Ok(())
+    }
+
+    /// Takes reserved frames in, as a row of allocated blocks, each as large as its alignment allows.
+    ///
+    /// # Errors
+    /// Names the first frame that is not reserved; nothing has changed.
+    pub(crate) fn adopt_reserved(&mut self, range: PfnRange) -> Result<(), Pfn> {
+        let is_reserved = |pfn| self.map.get(pfn).is_some_and(|page| page.word().is(PageState::Reserved));
+        if let Some(other) = range.frames().find(|&pfn| !is_reserved(pfn)) {
+            return Err(other);
+        }
+        for piece in FreeBlock::claim_all::<M::Geometry>(range) {
+            let (order, frames) = (piece.order(), piece.range());
+            for tail in frames.frames().skip(1) {
+                self.map.page(tail).set_tail();
+            }
+            self.map.page(piece.into_head()).set_allocated(order, self.zone.id);
+        }
+        let span = &mut self.zone.span;
+        *span = PfnRange::new(span.start.min(range.start), span.end.max(range.end));
+        self.zone.managed += range.pages();
         Ok(())
     }
 

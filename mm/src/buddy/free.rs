@@ -10,11 +10,12 @@ use crate::migratetype::Migratetype;
 use crate::units::{Order, PfnRange};
 
 impl<'m, M: Machine> Buddy<'_, 'm, M> {
-    /// Takes in a block of `section`. Its pages count as free from here on.
+    /// Takes in a block of `section`, which merges with a buddy whose word says what is `wanted`. Its pages count as free
+    /// from here on.
     #[inline(always)]
-    pub(crate) fn free(&mut self, section: &'m Section<'m, M::Geometry>, block: FreeBlock) {
+    pub(crate) fn free(&mut self, section: &'m Section<'m, M::Geometry>, block: FreeBlock, wanted: Mergeable) {
         self.zone.free += block.order().pages();
-        self.settle(section, block);
+        self.settle(section, block, wanted);
         self.drain();
     }
 
@@ -22,7 +23,8 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
     pub(crate) fn adopt(&mut self, range: PfnRange, order: Order) {
         for block in FreeBlock::claim_all::<M::Geometry>(range).filter(|block| block.order() == order) {
             self.zone.managed += order.pages();
-            self.free(self.map.known_section(block.head()), block);
+            let wanted = Mergeable::new(order, self.zone.id);
+            self.free(self.map.known_section(block.head()), block, wanted);
         }
     }
 
@@ -39,7 +41,8 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
     fn settle_pending(&mut self) {
         loop {
             while let Some(block) = self.zone.pending.pop(self.map) {
-                self.settle(self.map.known_section(block.head()), block);
+                let wanted = Mergeable::new(block.order(), self.zone.id);
+                self.settle(self.map.known_section(block.head()), block, wanted);
             }
             match self.zone.pending.take_stuck() {
                 Some(node) if self.clear_what_is_stuck(node) => {}
@@ -50,8 +53,7 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
 
     /// Merges a block as far as it goes and places it. All of this happens in one section.
     #[inline(always)]
-    fn settle(&mut self, section: &'m Section<'m, M::Geometry>, block: FreeBlock) {
-        let wanted = Mergeable::new(block.order(), self.zone.id);
+    fn settle(&mut self, section: &'m Section<'m, M::Geometry>, block: FreeBlock, wanted: Mergeable) {
         // A block of the largest order fills its section: there it is its own buddy, and a block in hand is not free.
         let in_the_way = section.page(block.head().buddy(block.order())).word();
         if in_the_way.is_mergeable(wanted) {

@@ -31,6 +31,7 @@ impl<'a, M: Machine> Checks<'a, M> {
 
     /// Where something turns: always checks.
     pub(super) fn turn(&self) -> Result<(), Failure> {
-        Ok(self.allocator.verify()?)
+        self.allocator.verify()?;
+        Ok(self.allocator.verify_charges()?)
     }
 }

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::buddy::ContigError;
+use crate::charge::{ChargeError, TooManyGroups};
 use crate::invariant::Violation;
 use crate::page::{AllocError, FreeError};
 use crate::units::Pfn;
@@ -22,6 +23,12 @@ pub enum Failure {
     /// A range could not be allocated, but should have been.
     #[error("range allocation failed: {0}")]
     Contig(#[from] ContigError),
+    /// A block could not be charged, but should have been.
+    #[error("charging failed: {0}")]
+    Charge(#[from] ChargeError),
+    /// A group could not be made, but should have been.
+    #[error("no group: {0}")]
+    Group(#[from] TooManyGroups),
     /// What should have held and did not.
     #[error("expected that {0}")]
     Expected(&'static str),
@@ -50,6 +57,14 @@ pub enum Failure {
         expected: FreeError,
         /// What was; nothing if the free went through.
         found: Option<FreeError>,
+    },
+    /// A request that cannot be served was not refused for the reason why.
+    #[error("expected the request to be refused ({expected}), but {}", Answer(found))]
+    WrongRefusal {
+        /// What should have been said.
+        expected: AllocError,
+        /// What was; nothing if the request was served.
+        found: Option<AllocError>,
     },
     /// A range that cannot be had was not refused for what stands in its way.
     #[error("expected the range to be refused ({expected}), but {}", Answer(found))]

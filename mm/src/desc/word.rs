@@ -3,15 +3,17 @@
 //! The first word, `allocator`, belongs to the page allocator alone:
 //!
 //! ```text
-//!   63        32 31   24 23    16 15   11 10   9 8     5  4  3     0
-//!  +------------+-------+--------+-------+------+-------+---+-------+
-//!  |     0      | level |  zone  |   0   | type | order |end| state |
-//!  +------------+-------+--------+-------+------+-------+---+-------+
+//!   63        32 31     24 23    16 15   11 10   9 8     5  4  3     0
+//!  +------------+---------+--------+-------+------+-------+---+-------+
+//!  |     0      |level or |  zone  |   0   | type | order |end| state |
+//!  |            |  group  |        |       |      |       |   |       |
+//!  +------------+---------+--------+-------+------+-------+---+-------+
 //! ```
 //!
 //! `type` is the migratetype of the freelist that a free block stands on or a node serves, `end` that list's end, and
-//! `level` a node's height above the list's entries. Only a block's head says more than "tail": merging and splitting
-//! each write one word, and allocating writes one whatever the block's size. A tail's head is found by rounding down.
+//! `level` a node's height above the list's entries; `group` is the charge group that pays for an allocated block. Only
+//! a block's head says more than "tail": merging and splitting each write one word, and allocating writes one whatever
+//! the block's size. A tail's head is found by rounding down.
 //!
 //! The second word, `allocatee`, belongs to whoever owns the page (`owner_word`). While nobody does, it is a number:
 //! for a free block its position on its list, for a node the first position under it (the way back to its parent's
@@ -23,6 +25,7 @@
 use core::fmt;
 
 use super::owner_word::OwnerWord;
+use crate::charge::GroupId;
 use crate::migratetype::Migratetype;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::units::{Order, Pfn, ZoneId};
@@ -172,6 +175,8 @@ const LIST_SHIFT: u32 = 4;
 const ORDER_SHIFT: u32 = 5;
 const ZONE_SHIFT: u32 = 16;
 const LEVEL_SHIFT: u32 = 24;
+/// Only nodes have a level and only allocated blocks a group: in one place, all that freeing asks fits into 32 bits.
+const GROUP_SHIFT: u32 = LEVEL_SHIFT;
 /// State, order and zone: all that a merge asks of a buddy.
 const MERGE: u64 = STATE | 0xf << ORDER_SHIFT | 0xff << ZONE_SHIFT;
 
@@ -209,6 +214,11 @@ impl AllocatorWord {
         Self::head(PageState::Allocated, order, zone)
     }
 
+    /// The same word, of a block that the group pays for.
+    const fn charged_to(self, group: GroupId) -> Self {
+        Self(self.0 & !(0xff << GROUP_SHIFT) | (group.number() as u64) << GROUP_SHIFT)
+    }
+
     pub(crate) const fn isolated(order: Order, zone: ZoneId) -> Self {
         Self::head(PageState::Isolated, order, zone)
     }
@@ -234,10 +244,24 @@ impl AllocatorWord {
         self.0 & MERGE == wanted.0
     }
 
+    /// What the buddy's word must say for the two to merge, once the allocated block that this heads is free.
+    #[inline(always)]
+    pub(crate) const fn when_freed(self) -> Mergeable {
+        Mergeable((self.0 & MERGE) ^ (PageState::Allocated.bits() ^ PageState::Free.bits()))
+    }
+
     /// Whether this heads an allocated block in `zone`.
     #[inline(always)]
     pub(crate) const fn is_allocated_in(self, zone: ZoneId) -> bool {
         self.0 & (STATE | 0xff << ZONE_SHIFT) == PageState::Allocated.bits() | (zone.0 as u64) << ZONE_SHIFT
+    }
+
+    /// Whether this heads an allocated block in `zone` that no group but the root pays for: one masked compare, for
+    /// what freeing asks.
+    #[inline(always)]
+    pub(crate) const fn is_uncharged_in(self, zone: ZoneId) -> bool {
+        let wanted = PageState::Allocated.bits() | (zone.0 as u64) << ZONE_SHIFT;
+        self.0 & (STATE | 0xff << ZONE_SHIFT | 0xff << GROUP_SHIFT) == wanted
     }
 
     /// The state; `None` if the word was never written by this module.
@@ -273,6 +297,11 @@ impl AllocatorWord {
     /// The list end that a free block stands on or a node serves.
     pub(crate) const fn list(self) -> ListId {
         ListId((self.0 >> LIST_SHIFT & 0x7f) as u8)
+    }
+
+    /// The group that pays for an allocated block.
+    pub(crate) const fn group(self) -> GroupId {
+        GroupId::from_bits((self.0 >> GROUP_SHIFT & 0xff) as u8)
     }
 
     /// A node's level.
@@ -325,6 +354,18 @@ impl Page {
     pub(crate) fn set_allocated(&self, order: Order, zone: ZoneId) {
         self.set_allocatee(OwnerWord::PLAIN);
         self.publish(AllocatorWord::allocated(order, zone));
+    }
+
+    /// Makes the page the head of an allocated block without an owner, that a group pays for.
+    pub(crate) fn set_charged(&self, order: Order, zone: ZoneId, group: GroupId) {
+        self.set_allocatee(OwnerWord::PLAIN);
+        self.publish(AllocatorWord::allocated(order, zone).charged_to(group));
+    }
+
+    /// Lets a group pay for the allocated block that this heads. Only the block's owner calls this, so that nobody
+    /// else writes the word meanwhile.
+    pub(crate) fn set_group(&self, group: GroupId) {
+        self.publish(self.word().charged_to(group));
     }
 
     /// Makes the page the head of a block in flight, in front of `next`.

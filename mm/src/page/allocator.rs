@@ -12,13 +12,14 @@ use super::block::{Block, ContigRange};
 use super::request::Request;
 use crate::block::FreeBlock;
 use crate::buddy::{Buddy, ContigError};
+use crate::charge::{ChargeError, ChargeGroups};
 use crate::desc::map::PageMap;
 use crate::desc::word::{AllocatorWord, Page, PageState};
 use crate::early::MetadataBytes;
 use crate::invariant::Violation;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::units::{NodeId, Order, Pfn, PfnRange, ZoneId};
+use crate::units::{NodeId, Order, Pfn, PfnRange};
 use crate::zone::{Zone, ZoneKind};
 
 /// A zone and what about it never changes.
@@ -36,6 +37,7 @@ pub struct PageAllocator<'m, M: Machine> {
     pub(super) map: PageMap<'m, M::Geometry>,
     /// By node, and within a node the kinds that serve the fewest requests first.
     pub(super) zones: &'m [ZoneCell<M::Geometry>],
+    pub(super) groups: ChargeGroups<'m>,
     pub(super) metadata: MetadataBytes,
 }
 
@@ -48,6 +50,18 @@ pub enum AllocError {
     /// No zone that may serve the request has a free block of that order or above.
     #[error("no zone up to {} has {:?} free", .0.highest.name(), .0.order)]
     Exhausted(Request),
+    /// The group that the request names cannot pay.
+    #[error(transparent)]
+    Charge(#[from] ChargeError),
+}
+
+impl AllocError {
+    /// Out of line, so that a request need not be kept at hand while it may still be served.
+    #[cold]
+    #[inline(never)]
+    const fn exhausted(request: Request) -> Self {
+        Self::Exhausted(request)
+    }
 }
 
 /// Why a block was not freed; the allocator is as before.
@@ -79,7 +93,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// Allocates a block.
     ///
     /// # Errors
-    /// The order is none there is, or no zone that may serve the request has such a block.
+    /// The order is none there is, no zone that may serve the request has such a block, or its group cannot pay.
     #[inline]
     pub fn alloc(&self, request: Request) -> Result<Block<'_, M>, AllocError> {
         Ok(Block::own(self, self.alloc_raw(request)?, request.order))
@@ -96,12 +110,22 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             return Err(AllocError::OrderTooLarge(request.order));
         }
         if self.machine.allocation_fault().is_some() {
-            return Err(AllocError::Exhausted(request));
+            return Err(AllocError::exhausted(request));
         }
-        match request.node {
+        if request.group.is_root() && request.node.is_none() {
+            return self.alloc_from_first(self.zones, request);
+        }
+        self.alloc_particular(request)
+    }
+
+    /// Allocates from a certain node, or for a group that pays.
+    #[inline(never)]
+    fn alloc_particular(&self, request: Request) -> Result<Pfn, AllocError> {
+        let alloc = || match request.node {
             None => self.alloc_from_first(self.zones, request),
             Some(node) => self.alloc_near(node, request),
-        }
+        };
+        if request.group.is_root() { alloc() } else { self.alloc_charged(request, alloc) }
     }
 
     /// Allocates from the first of `zones` that may serve the request and can.
@@ -114,11 +138,10 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 return Ok(pfn);
             }
         }
-        Err(AllocError::Exhausted(request))
+        Err(AllocError::exhausted(request))
     }
 
     /// Allocates from the zones of a node, then from those behind it in the table, then from those in front.
-    #[inline(never)]
     fn alloc_near(&self, node: NodeId, request: Request) -> Result<Pfn, AllocError> {
         let first = self.zones.iter().position(|cell| cell.node == node).unwrap_or(0);
         let (others, near) = self.zones.split_at(first);
@@ -141,7 +164,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// Nobody uses the block's pages any more, and no [`Block`] owns them.
     #[expect(unsafe_code, reason = "the caller vouches for what the words cannot say: that nobody uses the pages")]
     pub unsafe fn free_raw(&self, pfn: Pfn) -> Result<(), FreeError> {
-        self.free(pfn)
+        self.free(pfn).map_err(|word| self.why_not_allocated(pfn, word))
     }
 
     /// Takes ownership of the block that `pfn` heads.
@@ -240,20 +263,22 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         operation(&mut Buddy::new(self.machine, &self.map, &mut zone))
     }
 
-    /// In one place, so that it is inlined into nothing and all of it into this.
+    /// In one place, so that it is inlined into nothing and all of it into this. What is not the head of an allocated
+    /// block comes back as the word that says so: two registers, where a reason would take memory.
     #[inline(never)]
-    fn free(&self, pfn: Pfn) -> Result<(), FreeError> {
-        let section = self.map.section(pfn).ok_or(FreeError::NoMemory(pfn))?;
+    fn free(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
+        let section = self.map.section(pfn).ok_or(AllocatorWord::HOLE)?;
         let page = section.page(pfn);
         // The zone of an allocated block's head never changes; if this heads none, some lock is as good as another.
-        let zone = page.word().zone();
-        let cell = self.zones.get(zone.index()).ok_or(FreeError::Corrupt(pfn))?;
+        let word = page.word();
+        let zone = word.zone();
+        let cell = self.zones.get(zone.index()).ok_or(word)?;
         self.with_buddy(cell, |buddy| {
             let word = page.word();
-            if !word.is_allocated_in(zone) {
-                return Err(self.why_not_allocated(pfn, word));
+            if !word.is_uncharged_in(zone) {
+                self.uncharge(word, zone)?;
             }
-            buddy.free(section, FreeBlock::claim(pfn, word.order()));
+            buddy.free(section, FreeBlock::claim(pfn, word.order()), word.when_freed());
             Ok(())
         })
     }
@@ -274,9 +299,16 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 
     pub(super) fn free_owned(&self, head: Pfn) {
-        if let Err(error) = self.free(head) {
-            panic!("invariant DESC-1 broken: an owned block cannot be freed: {error}");
+        if let Err(word) = self.free(head) {
+            self.panic_not_freed(head, word);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn panic_not_freed(&self, head: Pfn, word: AllocatorWord) -> ! {
+        let error = self.why_not_allocated(head, word);
+        panic!("invariant DESC-1 broken: an owned block cannot be freed: {error}");
     }
 
     /// The order of an allocated block.
@@ -285,11 +317,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         word.is(PageState::Allocated).then(|| word.order())
     }
 
-    /// Makes two blocks of `order` of the allocated block at `low`, which the caller owns.
+    /// Makes two blocks of `order` of the allocated block at `low`, which the caller owns. Both are the same group's.
     pub(super) fn split_allocated(&self, low: Pfn, order: Order) {
         let section = self.map.known_section(low);
-        let zone: ZoneId = section.page(low).word().zone();
-        section.page(low.buddy(order)).set_allocated(order, zone);
-        section.page(low).set_allocated(order, zone);
+        let word = section.page(low).word();
+        section.page(low.buddy(order)).set_charged(order, word.zone(), word.group());
+        section.page(low).set_charged(order, word.zone(), word.group());
     }
 }

@@ -4,6 +4,7 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 
 use super::allocator::PageAllocator;
+use crate::charge::{ChargeError, GroupId};
 use crate::machine::Machine;
 use crate::units::{Order, Pfn, PfnRange};
 
@@ -52,6 +53,19 @@ impl<'a, M: Machine> Block<'a, M> {
     /// The frames of the block.
     pub const fn range(&self) -> PfnRange {
         PfnRange::new(self.head, self.head.plus(self.order.pages()))
+    }
+
+    /// The group that pays for the block.
+    pub fn group(&self) -> GroupId {
+        self.allocator.group_of(self.head)
+    }
+
+    /// Lets another group pay for the block; the [root](GroupId::ROOT) always can.
+    ///
+    /// # Errors
+    /// The group cannot, and all is as before.
+    pub fn recharge(&mut self, group: GroupId) -> Result<(), ChargeError> {
+        self.allocator.recharge(self.head, self.order, group)
     }
 
     /// Gives up ownership: the block stays allocated until its head is given to
@@ -116,7 +130,7 @@ impl<'a, M: Machine> ContigRange<'a, M> {
     }
 
     /// Gives up the range as what it is made of: one owned block after the other, in ascending order. Those that are
-    /// not taken are freed.
+    /// not taken are freed. All of them are the root group's, until they are [recharged](Block::recharge).
     pub fn into_blocks(self) -> impl Iterator<Item = Block<'a, M>> {
         Blocks { allocator: self.allocator, left: ManuallyDrop::new(self).range }
     }

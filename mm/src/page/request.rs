@@ -1,5 +1,6 @@
-//! What to allocate: order, migratetype, how far up the zones, which node.
+//! What to allocate: order, migratetype, how far up the zones, which node, who pays.
 
+use crate::charge::GroupId;
 use crate::migratetype::Migratetype;
 use crate::units::{NodeId, Order};
 use crate::zone::ZoneKind;
@@ -11,17 +12,21 @@ pub struct Request {
     pub(crate) migratetype: Migratetype,
     pub(crate) highest: ZoneKind,
     pub(crate) node: Option<NodeId>,
+    pub(crate) group: GroupId,
 }
+
+// Passed in a register.
+const _: () = assert!(size_of::<Request>() <= size_of::<u64>());
 
 impl Request {
     /// A block of `order` for the kernel's own use: unmovable, in the direct map, on any node. Linux's `GFP_KERNEL`.
     pub const fn new(order: Order) -> Self {
-        Self { order, migratetype: Migratetype::Unmovable, highest: ZoneKind::Normal, node: None }
+        Self { order, migratetype: Migratetype::Unmovable, highest: ZoneKind::Normal, node: None, group: GroupId::ROOT }
     }
 
     /// A block of `order` that can be moved and may be highmem. Linux's `GFP_HIGHUSER_MOVABLE`.
     pub const fn movable(order: Order) -> Self {
-        Self { order, migratetype: Migratetype::Movable, highest: ZoneKind::Highmem, node: None }
+        Self { order, migratetype: Migratetype::Movable, highest: ZoneKind::Highmem, node: None, group: GroupId::ROOT }
     }
 
     /// The same, for a block of another order.
@@ -46,5 +51,11 @@ impl Request {
     #[must_use]
     pub const fn near(self, node: NodeId) -> Self {
         Self { node: Some(node), ..self }
+    }
+
+    /// The same, to be paid by this group.
+    #[must_use]
+    pub const fn charged_to(self, group: GroupId) -> Self {
+        Self { group, ..self }
     }
 }

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::allocator::{PageAllocator, ZoneCell};
 use crate::boot_map::{BootMap, CarveError};
+use crate::charge::ChargeGroups;
 use crate::desc::map::PageMap;
 use crate::early::{MetadataBytes, carve_slice};
 use crate::machine::{Geometry, Machine};
@@ -19,7 +20,7 @@ use crate::zone::{Zone, ZoneKind};
 /// Why an allocator could not be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum SetupError {
-    /// The direct map has no room for descriptors, tables or zones.
+    /// The direct map has no room for descriptors, tables, zones or charge groups.
     #[error("no room for the allocator's own tables: {0}")]
     Metadata(#[from] CarveError),
     /// There are more zones than a descriptor can name.
@@ -36,8 +37,9 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let mut metadata = MetadataBytes::default();
         let map = PageMap::carve(machine, boot_map, &mut metadata)?;
         let zones = carve_zones(machine, boot_map, &mut metadata)?;
+        let groups = ChargeGroups::carve(machine, boot_map, &mut metadata)?;
         map.fill(boot_map.extents());
-        let allocator = Self { machine, map, zones, metadata };
+        let allocator = Self { machine, map, zones, groups, metadata };
         for cell in allocator.zones {
             let frames = cell.kind.frames(machine.direct_map_end());
             // The smallest blocks first, so that no whole one is broken for the first nodes.

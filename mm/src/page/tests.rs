@@ -1,5 +1,8 @@
 //! What the parts show only together: zones' edges, the price of the map, and that the checker sees what is broken.
 
+mod adopt;
+mod charges;
+
 use core::num::NonZeroU16;
 use std::vec::Vec;
 
