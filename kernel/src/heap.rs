@@ -3,6 +3,7 @@
 //! Serves strings and lists of the boot path, the tests and the reports; pages never come from here.
 
 use core::cell::UnsafeCell;
+use core::fmt;
 
 use linked_list_allocator::LockedHeap;
 use spin::Once;
@@ -31,21 +32,36 @@ pub(crate) fn init() {
     });
 }
 
+/// An amount of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Bytes(pub(crate) usize);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0)
+    }
+}
+
+/// What is allocated and not freed.
+pub(crate) fn used() -> Bytes {
+    Bytes(HEAP.lock().used())
+}
+
 ktest!(
     "heap",
     fn what_is_freed_can_be_had_again() {
         use alloc::vec::Vec;
 
-        let used = HEAP.lock().used();
+        let before = used();
         for round in 0..64_u8 {
             let half = alloc::vec![round; SIZE / 2];
             check!(half.iter().all(|&byte| byte == round), "round {round}: the memory does not hold what was written");
         }
         let pieces: Vec<Vec<u8>> = (1..200).map(|size| alloc::vec![0; size]).collect();
         let odd: Vec<Vec<u8>> = pieces.into_iter().filter(|piece| piece.len() % 2 == 1).collect();
-        check!(HEAP.lock().used() > used, "{} pieces take no memory", odd.len());
+        check!(used() > before, "{} pieces take no memory", odd.len());
         drop(odd);
-        check!(HEAP.lock().used() == used, "{} bytes leaked", HEAP.lock().used() - used);
+        check!(used() == before, "{before} were in use, and afterwards {}", used());
         Ok(())
     }
 );

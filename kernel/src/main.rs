@@ -2,7 +2,7 @@
 //!
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
 //! output and the way out; the image and its stacks; reports of failures; page tables; this machine for `mm`;
-//! firmware files; the clock; memory; tests, benchmarks and the replay of traces.
+//! firmware files; the clock; memory; tests, benchmarks, the replay of traces, and a foreign client of the heap.
 #![no_std]
 #![no_main]
 
@@ -38,6 +38,8 @@ mod memory;
 mod bench;
 mod ktest;
 mod replay;
+
+mod client;
 
 use alloc::string::String;
 use core::ops::Range;

@@ -47,7 +47,7 @@ fn runs_the_rest() -> anyhow::Result<()> {
 
 fn reported(name: &str, parts: &[&str]) -> anyhow::Result<()> {
     let guest = checked()?;
-    let symbols = Symbols::load(&guest.kernel)?;
+    let symbols = Symbols::load(&guest.symbols)?;
     let tests = (&Select::Exact(name.parse()?), &[name.to_owned()][..]);
     let machine = Machine::with_memory(Size::mib(128)).with_lowmem(Size::mib(64));
     let verdicts = Launch::new(guest, machine).run_tests(tests, &symbols, PATIENCE, |_| ());

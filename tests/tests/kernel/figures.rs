@@ -48,6 +48,6 @@ fn run(machine: Machine, filter: Option<&str>) -> anyhow::Result<Run> {
     if run.end == End::Success {
         return Ok(run);
     }
-    let symbols = Symbols::load(&guest.kernel)?;
+    let symbols = Symbols::load(&guest.symbols)?;
     anyhow::bail!("on {machine}: {}", run.story(&|address| symbols.describe(address)))
 }

@@ -76,7 +76,7 @@ impl Batch {
 
     fn run(&self) -> anyhow::Result<HashMap<String, Verdict>> {
         let guest = checked()?;
-        let symbols = Symbols::load(&guest.kernel)?;
+        let symbols = Symbols::load(&guest.symbols)?;
         let launch = Launch::new(guest, self.named.machine);
         let verdicts = launch.run_tests((&self.select()?, &self.tests), &symbols, PATIENCE, |_| ());
         Ok(verdicts.into_iter().collect())

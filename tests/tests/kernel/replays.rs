@@ -27,6 +27,6 @@ fn intact(machine: Machine) -> anyhow::Result<()> {
     if run.end == End::Success {
         return Ok(());
     }
-    let symbols = Symbols::load(&guest.kernel)?;
+    let symbols = Symbols::load(&guest.symbols)?;
     anyhow::bail!("on {machine}: {}", run.story(&|address| symbols.describe(address)))
 }

@@ -32,8 +32,8 @@ pub(crate) fn attach(options: &MachineOptions) -> anyhow::Result<ExitCode> {
     }
     remote.push_str(" -S -gdb stdio -chardev file,id=serial,path=/proc/$PPID/fd/1,append=on -serial chardev:serial");
 
-    let kernel = guest.kernel.to_str().context("gdb cannot read the kernel at such a path")?;
-    let symbols = format!("symbol-file -o {:#x} {}", slide(&guest.kernel)?, quoted(kernel));
+    let kernel = guest.symbols.to_str().context("gdb cannot read the kernel at such a path")?;
+    let symbols = format!("symbol-file -o {:#x} {}", slide(&guest.symbols)?, quoted(kernel));
     println!("The machine stands before its first instruction. The kernel is not mapped yet, so stop it with\n");
     println!("  hbreak kernel::main\n  continue\n");
     let arguments = ["--quiet", "-ex", &symbols, "-ex", &remote];

@@ -39,7 +39,7 @@ impl<'o> Session<'o> {
         let guest = build(Profile::Dev)?;
         let launch = Launch { accel: self.accel, ..self.launch(&guest, self.machine) };
         let list = launch.list(self.options.timeout)?;
-        let symbols = Symbols::load(&guest.kernel)?;
+        let symbols = Symbols::load(&guest.symbols)?;
         heading("tests", self.machine);
         let verdicts = launch.run_tests((&Select::All, &list.tests), &symbols, self.options.timeout, echo);
         Ok(Outcome::Tests { machine: self.machine, verdicts })
@@ -94,7 +94,7 @@ impl<'o> Session<'o> {
         let accel = if self.accel == Accel::Tcg { Accel::Icount } else { self.accel };
         let run = Launch { accel, ..self.launch(guest, machine) }.run(task, self.options.timeout, echo)?;
         if run.end != End::Success {
-            let symbols = Symbols::load(&guest.kernel)?;
+            let symbols = Symbols::load(&guest.symbols)?;
             anyhow::bail!("{}", run.story(&|address| symbols.describe(address)));
         }
         Ok(run)
