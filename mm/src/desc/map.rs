@@ -117,8 +117,9 @@ impl<'m, G: Geometry> PageMap<'m, G> {
     /// The descriptor of the frame at a physical address, as [`get`](Self::get), of any address there may be.
     #[inline(always)]
     pub(crate) fn at(&self, PhysAddr(address): PhysAddr) -> Option<&'m Page> {
-        let table = *self.root.get((address >> (PAGE_SHIFT + Self::SECTION_SHIFT + TABLE_SHIFT)) as usize)?;
-        let section = (address >> (PAGE_SHIFT + Self::SECTION_SHIFT)) as usize % (1 << TABLE_SHIFT);
+        let address = usize::try_from(address).ok()?;
+        let table = *self.root.get(address >> (PAGE_SHIFT + Self::SECTION_SHIFT + TABLE_SHIFT))?;
+        let section = (address >> (PAGE_SHIFT + Self::SECTION_SHIFT)) % (1 << TABLE_SHIFT);
         #[expect(clippy::cast_possible_truncation, reason = "a section tells its frames apart by the lower bits")]
         let pfn = Pfn::new((address >> PAGE_SHIFT) as u32);
         Some(table[section].page(pfn))

@@ -98,6 +98,7 @@ impl OwnerWord {
 
     /// A number of a page that is not allocated.
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "no number is wider than 33 bits, and an address has 64")]
     pub(super) const fn number(number: u64) -> Self {
         Self(ptr::without_provenance_mut((number << KIND_BITS) as usize))
     }

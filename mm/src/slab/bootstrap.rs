@@ -45,7 +45,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
         let slabs_block = pages.alloc(of_slabs.request).map_err(no_memory)?;
         let cpus_block = pages.alloc(of_cpus.request).map_err(no_memory)?;
         let [caches_head, slabs_head, cpus_head] =
-            [caches_block, slabs_block, cpus_block].map(|block| block.into_raw());
+            [caches_block, slabs_block, cpus_block].map(crate::page::Block::into_raw);
 
         let sides = machine.direct_map(cpus_head).cast::<CpuSheaf>();
         for cpu in 0..usize::from(cpus.get()) {
@@ -90,7 +90,9 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
             // SAFETY: the block is cut into the cache's objects, and the descriptor unborn.
             let slab = unsafe { this.describe(cache, head, place, first_slot) };
             // SAFETY: the slab was just described, so there is a reference: its cache's.
-            let owner = unsafe { slab.as_ref().owner() };
+            let descriptor = unsafe { slab.as_ref() };
+            // SAFETY: as above.
+            let owner = unsafe { descriptor.owner() };
             for slot in used {
                 // SAFETY: the slab is on no list yet.
                 unsafe { owner.state() }.take_slot(slot);
@@ -103,7 +105,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
 
     /// A cache for rows of `count` values.
     fn first_cache<T>(name: &str, count: u32) -> Result<Cache, CreateError> {
-        let (size, align) = (size_of::<T>() as u32 * count, align_of::<T>() as u32);
+        let (size, align) = (bytes(size_of::<T>()).saturating_mul(count), bytes(align_of::<T>()));
         Self::plan(&CacheSpec::new(name, size).aligned(align)).map(without_sheaves)
     }
 }
@@ -115,8 +117,15 @@ fn without_sheaves(cache: Cache) -> Cache {
 
 /// A cache of descriptors of owners.
 pub(crate) const fn descriptors<T>(name: &str) -> CacheSpec<'_> {
-    CacheSpec::new(name, size_of::<Descriptor<T>>() as u32)
-        .aligned(align_of::<Descriptor<T>>() as u32)
+    CacheSpec::new(name, bytes(size_of::<Descriptor<T>>()))
+        .aligned(bytes(align_of::<Descriptor<T>>()))
         .constructed(unborn::<T>)
         .type_stable()
+}
+
+/// The size or the alignment of a type, none of which is anywhere near 4 GiB.
+#[expect(clippy::cast_possible_truncation, reason = "asserted")]
+const fn bytes(bytes: usize) -> u32 {
+    assert!(bytes <= u32::MAX as usize);
+    bytes as u32
 }

@@ -235,8 +235,9 @@ impl Held {
             // SAFETY: the caller has given the sheaf away.
             let new = unsafe { new.as_mut() };
             let len = new.objects.len();
-            // SAFETY: an array has an address, and its length is within it.
-            self.top = unsafe { NonNull::new_unchecked(new.objects.as_mut_ptr().add(len)) };
+            let start = NonNull::from(new.objects.as_mut_slice()).cast();
+            // SAFETY: the array is at least as long as it is full.
+            self.top = unsafe { start.add(len) };
         }
         old
     }

@@ -110,8 +110,10 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     /// Frees the pages and the descriptor of a slab to which nobody refers any more.
     pub(crate) fn bury(&self, slab: NonNull<Descriptor<Slab>>, pages: PfnRange) {
+        // SAFETY: the memory of descriptors stays, and this one is in nobody else's hands.
+        let descriptor = unsafe { slab.as_ref() };
         // SAFETY: whoever gave up the last reference calls this, once.
-        let owner = unsafe { slab.as_ref().take() };
+        let owner = unsafe { descriptor.take() };
         // SAFETY: a cache with a slab is alive.
         let describes_itself = slab.cast() == unsafe { live(owner.cache()) }.object(owner.first());
         // SAFETY: the slab was empty, so nobody has anything in its pages.

@@ -42,7 +42,7 @@ const SMALL_CLASSES: [u8; (SMALL >> STEP) + 1] = {
     let mut eighth = 1;
     let mut class = 0;
     while eighth < classes.len() {
-        if SIZES[class as usize].0 < (eighth as u32) << STEP {
+        if (SIZES[class as usize].0 as usize) < eighth << STEP {
             class += 1;
         }
         classes[eighth] = class;

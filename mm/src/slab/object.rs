@@ -94,8 +94,8 @@ impl<'a, M: Machine> KmemCache<'a, M> {
         while filled.left < count {
             let sheaf = self.caches.new_sheaf()?;
             filled.add(sheaf);
-            let wanted = (count - filled.left).min(SHEAF_OBJECTS as u32);
-            for _ in 0..wanted {
+            let wanted = (count - filled.left) as usize;
+            for _ in 0..wanted.min(SHEAF_OBJECTS) {
                 // What there is so far goes back when this returns.
                 filled.push(self.alloc_raw()?);
             }

@@ -5,12 +5,14 @@
 
 use core::ptr::NonNull;
 
+use arrayvec::ArrayVec;
+
 use super::cache::{Cache, unmark};
 use super::caches::{KmemCaches, NoMemory};
 use super::cpu::{CpuSheaf, Held, Slot};
 use super::descriptor::SlabPointer;
 use super::lists::{Presence, SlabList, Slabs};
-use super::sheaf::{Sheaf, SheafStack};
+use super::sheaf::{SHEAF_OBJECTS, Sheaf, SheafStack};
 use crate::machine::Machine;
 
 /// Full sheaves that a cache keeps for whatever CPU comes, and as many empty ones.
@@ -76,7 +78,7 @@ impl<M: Machine> KmemCaches<'_, M> {
                 Some(full) => self.hand_over(cache, full, discarded),
             }
         } else {
-            let half = held.with_objects(|objects| objects.drain(limit / 2..).collect::<arrayvec::ArrayVec<_, 61>>());
+            let half = held.with_objects(|objects| objects.drain(limit / 2..).collect::<ArrayVec<_, SHEAF_OBJECTS>>());
             self.put_back(cache, half.into_iter().flatten(), discarded);
         }
         held.with_objects(|objects| objects.push(slot));
@@ -207,7 +209,7 @@ fn refill(cache: &Cache, held: &mut Held) -> Option<Slot> {
             held.swap();
         }
     }
-    held.with_objects(arrayvec::ArrayVec::pop).flatten()
+    held.with_objects(ArrayVec::pop).flatten()
 }
 
 fn give_sheaf(slabs: &mut Slabs, sheaf: Option<NonNull<Sheaf>>) {

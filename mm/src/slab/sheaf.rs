@@ -11,7 +11,8 @@ use core::ptr::NonNull;
 use arrayvec::ArrayVec;
 
 /// Objects that a sheaf has room for: with its head, half a kilobyte.
-pub(super) const SHEAF_OBJECTS: usize = 61;
+pub(super) const SHEAF_OBJECTS: usize = MOST as usize;
+const MOST: u32 = 61;
 
 /// Bytes of objects that a cache wants in a sheaf at most, so that large ones do not pile up on every CPU.
 const SHEAF_BYTES: u32 = 16 << 10;
@@ -38,7 +39,7 @@ impl Sheaf {
 pub(super) const fn capacity(stride: u32) -> u32 {
     match SHEAF_BYTES / stride {
         0..4 => 4,
-        many if many > SHEAF_OBJECTS as u32 => SHEAF_OBJECTS as u32,
+        many if many > MOST => MOST,
         some => some,
     }
 }

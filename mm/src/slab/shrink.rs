@@ -77,7 +77,9 @@ impl<M: Machine> KmemCaches<'_, M> {
             let slab = [Place::Partial, Place::Full].into_iter().find_map(|place| slabs.list(place).iter().next());
             let slab = slab?;
             // SAFETY: the slab is on a list of this cache, whose lock is held.
-            let owner = unsafe { slab.as_ref().owner() };
+            let descriptor = unsafe { slab.as_ref() };
+            // SAFETY: as above.
+            let owner = unsafe { descriptor.owner() };
             let first = cache.object(owner.first());
             let slot = (0..cache.layout.objects).find(|&slot| slabs.has(slab, slot) == Presence::Elsewhere)?;
             Some((taken, Address(first.addr().get() + (slot * cache.layout.stride) as usize)))
