@@ -282,3 +282,6 @@ impl Held {
         (start, start + capacity as usize * size_of::<Slot>())
     }
 }
+
+#[cfg(all(test, loom))]
+mod interleavings;
