@@ -29,7 +29,7 @@ pub enum Run {
     Dump,
 }
 
-/// What the kernel can tell of its memory: Linux's name of the file that says the same there.
+/// What the kernel can tell of its memory: Linux's name of the file, or the tool, that says the same there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
     /// Free blocks by zone and order.
@@ -38,15 +38,27 @@ pub enum Report {
     Pagetypeinfo,
     /// Sizes of zones.
     Zoneinfo,
+    /// Caches of objects.
+    Slabinfo,
     /// Counters.
     Vmstat,
     /// Memory by use.
     Meminfo,
+    /// Pages by kind: what Linux's tool of that name sums up.
+    PageTypes,
 }
 
 impl Report {
     /// Every report, in the order in which `all` prints them.
-    pub const ALL: [Self; 5] = [Self::Buddyinfo, Self::Pagetypeinfo, Self::Zoneinfo, Self::Vmstat, Self::Meminfo];
+    pub const ALL: [Self; 7] = [
+        Self::Buddyinfo,
+        Self::Pagetypeinfo,
+        Self::Zoneinfo,
+        Self::Slabinfo,
+        Self::Vmstat,
+        Self::Meminfo,
+        Self::PageTypes,
+    ];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -54,8 +66,10 @@ impl Report {
             Self::Buddyinfo => "buddyinfo",
             Self::Pagetypeinfo => "pagetypeinfo",
             Self::Zoneinfo => "zoneinfo",
+            Self::Slabinfo => "slabinfo",
             Self::Vmstat => "vmstat",
             Self::Meminfo => "meminfo",
+            Self::PageTypes => "page-types",
         }
     }
 }

@@ -8,11 +8,13 @@ use core::fmt::{self, Write};
 use kernel_core::cmdline::Report;
 use mm::OwnerKind;
 use mm::machine::{Geometry, Machine};
-use mm::report::{BuddyInfo, ByOwner, MemInfo, PageTypeInfo, Pages, Totals, Usage, VmStat, ZoneInfo};
+use mm::report::{
+    BuddyInfo, ByOwner, MemInfo, PageTypeInfo, PageTypes, Pages, SlabInfo, Totals, Usage, VmStat, ZoneInfo,
+};
 use mm::units::{Bytes, Order};
 use mm::zone::ZoneKind;
 
-use crate::memory::Allocator;
+use crate::memory::{self, Allocator};
 use crate::platform::Platform;
 use crate::serial::{print, println};
 
@@ -39,7 +41,12 @@ fn write(serial: &mut Pieces, report: Report, allocator: &Allocator) -> fmt::Res
             write!(serial, "{}", PageTypeInfo::new(MAX_ORDER, PAGEBLOCK_ORDER, allocator.pageblocks()))
         }
         Report::Zoneinfo => write!(serial, "{}", ZoneInfo::new(allocator.zones())),
+        Report::Slabinfo => match memory::caches() {
+            Some(caches) => write!(serial, "{}", SlabInfo::new(|look| caches.for_each_report(look))),
+            None => Ok(()),
+        },
         Report::Vmstat => write!(serial, "{}", VmStat(usage(allocator))),
+        Report::PageTypes => write!(serial, "{}", PageTypes(usage(allocator))),
         Report::Meminfo => write!(serial, "{}", MemInfo(usage(allocator))),
     }
 }
@@ -55,16 +62,28 @@ impl Write for Pieces {
     }
 }
 
-/// What memory is used for. No page has a typed owner, so all that are allocated are plain.
+/// What memory is used for.
 fn usage(allocator: &Allocator) -> Usage {
-    let lowmem = Totals::of(allocator.zones().filter(|zone| zone.kind != ZoneKind::Highmem));
-    let highmem = Totals::of(allocator.zones().filter(|zone| zone.kind == ZoneKind::Highmem));
-    let plain = lowmem.allocated() + highmem.allocated();
+    let owners = allocator.owners();
     Usage {
-        lowmem,
-        highmem,
-        allocated: ByOwner::new(|kind| if kind == OwnerKind::Plain { plain } else { Pages(0) }),
+        lowmem: Totals::of(allocator.zones().filter(|zone| zone.kind != ZoneKind::Highmem)),
+        highmem: Totals::of(allocator.zones().filter(|zone| zone.kind == ZoneKind::Highmem)),
+        allocated: ByOwner::new(|kind| Pages(owners[kind as usize].into())),
         metadata: allocator.metadata(),
-        descriptors: ByOwner::new(|_| Bytes(0)),
+        descriptors: ByOwner::new(descriptor_bytes),
     }
+}
+
+/// What the descriptors of owners of this kind take, those in reserve included.
+fn descriptor_bytes(kind: OwnerKind) -> Bytes {
+    let mut bytes = Bytes(0);
+    if let Some(caches) = memory::caches() {
+        caches.for_each_report(|cache| {
+            // Descriptors of a kind come from a cache that has its name.
+            if cache.name.as_str() == kind.name() {
+                bytes.0 += cache.objects.0 as usize * cache.stride.0;
+            }
+        });
+    }
+    bytes
 }

@@ -13,7 +13,7 @@ use crate::host::HostMachine;
 use crate::machine::{Geometry, Standard};
 use crate::migratetype::Migratetype;
 use crate::page::{PageAllocator, PageblockReport, Request};
-use crate::slab::{CacheName, CacheReport};
+use crate::slab::{CacheName, CacheReport, CacheSpec, KmemCaches};
 use crate::units::{Bytes, Count, NodeId, Order, Pfn, PfnRange, PhysAddr, ZoneId};
 use crate::zone::{ZoneKind, ZoneReport};
 use crate::{MetadataBytes, OwnerKind};
@@ -65,9 +65,9 @@ fn machine() -> Vec<ZoneReport> {
     vec![highmem, lowmem, all_carved, no_memory]
 }
 
-/// Values in the order of the kinds' codes.
-fn by_owner<V: Copy, T>(values: [V; OwnerKind::ALL.len()], unit: fn(V) -> T) -> ByOwner<T> {
-    ByOwner::new(|kind| unit(values[kind as usize]))
+/// These values, and nothing of the other kinds.
+fn by_owner<T: Copy>(values: &[(OwnerKind, T)], nothing: T) -> ByOwner<T> {
+    ByOwner::new(|kind| values.iter().find(|(other, _)| *other == kind).map_or(nothing, |&(_, value)| value))
 }
 
 /// A machine with this much lowmem, of which nobody has a page.
@@ -85,9 +85,25 @@ fn usage() -> Usage {
     Usage {
         lowmem: Totals::of(machine().into_iter().filter(|zone| zone.kind != ZoneKind::Highmem)),
         highmem: Totals::of(machine().into_iter().filter(|zone| zone.kind == ZoneKind::Highmem)),
-        allocated: by_owner([290_000, 500, 100, 40, 7, 5, 4, 1, 2], Pages),
+        allocated: by_owner(
+            &[
+                (OwnerKind::Plain, Pages(290_000)),
+                (OwnerKind::Folio, Pages(500)),
+                (OwnerKind::Slab, Pages(100)),
+                (OwnerKind::PageTable, Pages(40)),
+                (OwnerKind::CompressedStore, Pages(7)),
+                (OwnerKind::PerCpuArea, Pages(5)),
+                (OwnerKind::KernelStack, Pages(4)),
+                (OwnerKind::LargeKmalloc, Pages(1)),
+                (OwnerKind::Poisoned, Pages(2)),
+            ],
+            Pages(0),
+        ),
         metadata: MetadataBytes { descriptors: 17_039_360, tables: 8192, zones: 4096 },
-        descriptors: by_owner([0, 24_000, 4_800, 1_281, 0, 0, 0, 0, 0], Bytes),
+        descriptors: by_owner(
+            &[(OwnerKind::Folio, Bytes(24_000)), (OwnerKind::Slab, Bytes(4_800)), (OwnerKind::PageTable, Bytes(1_281))],
+            Bytes(0),
+        ),
     }
 }
 
@@ -191,13 +207,13 @@ nr_managed_pages 1063576
 nr_freelist_nodes 11
 nr_plain_pages 290000
 nr_folio_pages 500
-nr_slab_pages 100
 nr_page_table_pages 40
 nr_zspages 7
 nr_percpu_pages 5
 nr_kernel_stack 16
 nr_large_kmalloc_pages 1
 nr_hwpoison_pages 2
+nr_slab_pages 100
 nr_memmap_boot_pages 4160
 "
     );
@@ -240,11 +256,11 @@ LargeKmalloc:          4 kB
 DescriptorBytes: 17069441
 DescriptorBytes(page): 17039360
 DescriptorBytes(folio): 24000
-DescriptorBytes(slab): 4800
 DescriptorBytes(page_table): 1281
 DescriptorBytes(zsmalloc): 0
 DescriptorBytes(percpu): 0
 DescriptorBytes(kernel_stack): 0
+DescriptorBytes(slab): 4800
 "
     );
 }
@@ -303,13 +319,13 @@ fn page_types_lists_the_kinds_there_are_with_their_flags_and_adds_up() {
         "             flags\tpage-count       MB  symbolic-flags\t\t\tlong-symbolic-flags
 0x0000000000000000\t    290000     1132  ___________\t
 0x0020000000000000\t       500        1  ______F____\tfolio
-0x0000000000000080\t       100        0  S__________\tslab
 0x0000000004000000\t        40        0  ___g_______\tpgtable
 0x0040000000000000\t         7        0  _______C___\tzspage
 0x0080000000000000\t         5        0  ________p__\tpercpu
 0x0100000000000000\t         4        0  _________k_\tkernel_stack
 0x0200000000000000\t         1        0  __________K\tlarge_kmalloc
 0x0000000000080000\t         2        0  __X________\thwpoison
+0x0000000000000080\t       100        0  S__________\tslab
 0x0000000000000400\t    772909     3019  _B_________\tbuddy
 0x0010000000000400\t        11        0  _B___N_____\tbuddy,freelist_node
 0x0000000100000000\t      1798        7  ____r______\treserved
@@ -326,8 +342,8 @@ fn numbers_that_contradict_each_other_are_shown_and_do_not_panic() {
     let memory = Totals { present: Pages(0), managed: all, free: Pages(0), nodes: all };
     let usage = Usage {
         highmem: memory,
-        allocated: by_owner([u64::MAX; 9], Pages),
-        descriptors: by_owner([usize::MAX; 9], Bytes),
+        allocated: by_owner(&[], all),
+        descriptors: by_owner(&[], Bytes(usize::MAX)),
         ..unused(memory)
     };
     for text in [VmStat(usage).to_string(), MemInfo(usage).to_string(), PageTypes(usage).to_string()] {
@@ -372,4 +388,33 @@ fn a_pageblock_counts_for_every_zone_that_has_a_page_in_it_and_for_its_present_t
     assert_eq!(text.matches("Page block order: 9\n").count(), 2, "{text}");
     assert!(text.contains("Node 0, zone    DMA32            1           14            0 \n"), "{text}");
     drop(unmovable);
+}
+
+#[test]
+fn every_allocated_page_counts_for_the_kind_of_its_owner_once() {
+    let end = Pfn::new(0x4000);
+    let machine = HostMachine::<Standard>::new(end, Pfn::new(0x1234), NonZeroU16::MIN).expect("the host lends memory");
+    let memory = Region { start: PhysAddr(0), len: end.address().0, kind: RegionKind::Usable, node: NodeId(0) };
+    let mut map: BootMap = BootMap::new(&[memory]).expect("the region makes a map");
+    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let owners = || pages.owners();
+    assert_eq!(owners(), [0; OwnerKind::ALL.len()]);
+    let plain: Vec<_> = [10, 3, 0, 0].map(|order| pages.alloc(Request::movable(Order::of(order)))).into();
+    {
+        let caches = KmemCaches::new(&pages).expect("there is room");
+        let cache = caches.create(CacheSpec::new("objects", 900)).expect("there is room");
+        let objects: Vec<_> = (0..1000).map(|_| cache.alloc().expect("there is room")).collect();
+        let mut slab_pages = 0;
+        caches.for_each_report(|report| slab_pages += report.pages().0);
+        let counts = owners();
+        assert_eq!(counts[OwnerKind::Plain as usize], 1024 + 8 + 1 + 1);
+        assert_eq!(counts[OwnerKind::Slab as usize], slab_pages);
+        assert!(slab_pages > 200, "{slab_pages}");
+        let managed: u32 = pages.zones().map(|zone| zone.managed).sum();
+        assert_eq!(counts.iter().sum::<u32>(), managed - pages.free_pages(), "ACCT-1");
+        drop(objects);
+        cache.destroy().expect("nothing leaks");
+    }
+    drop(plain);
+    assert_eq!(owners(), [0; OwnerKind::ALL.len()]);
 }
