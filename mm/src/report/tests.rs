@@ -99,7 +99,7 @@ fn usage() -> Usage {
             ],
             Pages(0),
         ),
-        metadata: MetadataBytes { descriptors: 17_039_360, tables: 8192, zones: 4096 },
+        metadata: MetadataBytes { descriptors: 17_039_360, tables: 8192, ..MetadataBytes::default() },
         descriptors: by_owner(
             &[(OwnerKind::Folio, Bytes(24_000)), (OwnerKind::Slab, Bytes(4_800)), (OwnerKind::PageTable, Bytes(1_281))],
             Bytes(0),
