@@ -17,6 +17,7 @@ Options of all but test:
   --nodes N           split its memory into N nodes
   --lowmem SIZE       end the direct map there: memory above it is highmem
   --seed N            where random numbers start
+  --dump NAME,...     show these reports on memory in the end, named as in /proc: meminfo, buddyinfo, ...; or all
   --timeout SECONDS   give up on a kernel that has been silent for so long [300]
   --accel tcg|kvm     who executes the instructions [tcg]; counting them takes tcg
 

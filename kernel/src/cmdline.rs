@@ -1,6 +1,7 @@
 //! The kernel's command line: space-separated words of the form `key=value`.
 //!
-//! Parsing cannot fail: a word that is unknown or malformed is told to the caller, with the reason, and left out.
+//! Parsing cannot fail: a word that is unknown or malformed is told to the caller, with the reason, and left out. Of
+//! `dump=`, only the names are left out that there is no report of.
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -24,6 +25,53 @@ pub enum Run {
     Bench,
     /// Replay a recorded trace.
     Replay,
+    /// Nothing but print reports: what a line asks for that has `dump=` and no `run=`.
+    Dump,
+}
+
+/// What the kernel can tell of its memory: Linux's name of the file, or the tool, that says the same there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Free blocks by zone and order.
+    Buddyinfo,
+    /// Free blocks by zone, migratetype and order, and pageblocks by migratetype.
+    Pagetypeinfo,
+    /// Sizes of zones.
+    Zoneinfo,
+    /// Caches of objects.
+    Slabinfo,
+    /// Counters.
+    Vmstat,
+    /// Memory by use.
+    Meminfo,
+    /// Pages by kind: what Linux's tool of that name sums up.
+    PageTypes,
+}
+
+impl Report {
+    /// Every report, in the order in which `all` prints them.
+    pub const ALL: [Self; 7] = [
+        Self::Buddyinfo,
+        Self::Pagetypeinfo,
+        Self::Zoneinfo,
+        Self::Slabinfo,
+        Self::Vmstat,
+        Self::Meminfo,
+        Self::PageTypes,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Buddyinfo => "buddyinfo",
+            Self::Pagetypeinfo => "pagetypeinfo",
+            Self::Zoneinfo => "zoneinfo",
+            Self::Slabinfo => "slabinfo",
+            Self::Vmstat => "vmstat",
+            Self::Meminfo => "meminfo",
+            Self::PageTypes => "page-types",
+        }
+    }
 }
 
 /// What pseudo-random sequences start from.
@@ -47,6 +95,8 @@ pub struct CommandLine {
     pub reserved: Vec<Region>,
     /// `check=`: after how many operations of a replay everything is checked; 50 000 by default, and at the end.
     pub check_every: NonZeroU64,
+    /// `dump=`: the reports to print when all is done, in this order; none by default.
+    pub dump: Vec<Report>,
 }
 
 /// A word that was left out.
@@ -69,6 +119,8 @@ pub enum Reason {
     Empty,
     /// The value is none of the names that the key takes.
     NoSuchValue,
+    /// There is no report of that name.
+    NoSuchReport,
     /// The value is not a number that fits.
     NotANumber,
     /// The value is zero.
@@ -86,6 +138,7 @@ impl fmt::Display for Reason {
             Self::Twice => "given twice",
             Self::Empty => "no value",
             Self::NoSuchValue => "no such value",
+            Self::NoSuchReport => "no such report",
             Self::NotANumber => "not a number that fits",
             Self::Zero => "must not be zero",
             Self::NoDollar => "a range is SIZE$START",
@@ -105,12 +158,17 @@ impl CommandLine {
     pub fn parse(line: &str, mut ignored: impl FnMut(Ignored<'_>)) -> Self {
         let mut words = Words::default();
         for word in line.split_whitespace() {
-            if let Err(reason) = words.take(word) {
+            let taken = match word.strip_prefix("dump=") {
+                Some(names) => words.dump(names, &mut ignored),
+                None => words.take(word),
+            };
+            if let Err(reason) = taken {
                 ignored(Ignored { word, reason });
             }
         }
+        let without_run = if words.dump.is_empty() { Run::default() } else { Run::Dump };
         Self {
-            run: words.run.unwrap_or_default(),
+            run: words.run.unwrap_or(without_run),
             selection: Selection {
                 filter: words.filter.map(ToString::to_string),
                 exact: words.exact.map(ToString::to_string),
@@ -121,6 +179,7 @@ impl CommandLine {
             nodes: words.nodes,
             reserved: words.reserved,
             check_every: words.check_every.unwrap_or(CHECK_EVERY),
+            dump: words.dump,
         }
     }
 }
@@ -140,6 +199,7 @@ struct Words<'l> {
     nodes: Option<NonZeroU8>,
     reserved: Vec<Region>,
     check_every: Option<NonZeroU64>,
+    dump: Vec<Report>,
 }
 
 impl<'l> Words<'l> {
@@ -157,6 +217,25 @@ impl<'l> Words<'l> {
             "check" => once(&mut self.check_every, decimal(value).and_then(non_zero)),
             _ => Err(Reason::Unknown),
         }
+    }
+
+    /// Takes the reports that are named, each once; the word, too, may come again. Names of none go to `ignored`.
+    fn dump(&mut self, names: &'l str, ignored: &mut impl FnMut(Ignored<'l>)) -> Result<(), Reason> {
+        for name in text(names)?.split(',') {
+            let named = |report: &Report| name == "all" || name == report.name();
+            let before = self.dump.len();
+            let mut known = false;
+            for report in Report::ALL.into_iter().filter(named) {
+                known = true;
+                if !self.dump[..before].contains(&report) {
+                    self.dump.push(report);
+                }
+            }
+            if !known {
+                ignored(Ignored { word: name, reason: Reason::NoSuchReport });
+            }
+        }
+        Ok(())
     }
 
     /// Takes all ranges of the word, or none. Linux, too, lets the word come again and adds up.
@@ -263,6 +342,7 @@ mod tests {
             nodes: None,
             reserved: Vec::new(),
             check_every: NonZeroU64::new(50_000).unwrap(),
+            dump: Vec::new(),
         }
     }
 
@@ -278,7 +358,7 @@ mod tests {
     fn every_word_of_a_full_line_arrives() {
         let (parsed, ignored) = parse(
             "run=replay filter=order exact=a/b after=a/a seed=18446744073709551615 lowmem=64M numa=fake=2 check=1000 \
-             memmap=4K$0x10000,0x1M$3G memmap=1$5",
+             memmap=4K$0x10000,0x1M$3G memmap=1$5 dump=meminfo",
         );
         assert_eq!(
             parsed,
@@ -294,6 +374,7 @@ mod tests {
                 nodes: NonZeroU8::new(2),
                 reserved: vec![reserved(0x1_0000, 0x1_1000), reserved(3 << 30, (3 << 30) + (1 << 20)), reserved(5, 6)],
                 check_every: NonZeroU64::new(1000).unwrap(),
+                dump: vec![Report::Meminfo],
             }
         );
         assert!(ignored.is_empty());
@@ -325,12 +406,43 @@ mod tests {
             ("memmap=4K$8K,0$1", Reason::Zero),
             ("memmap=4K$0xfffffffffffffff0", Reason::TooHigh),
             ("check=0", Reason::Zero),
+            ("dump=", Reason::Empty),
         ];
         for (word, reason) in malformed {
             let (parsed, ignored) = parse(&alloc::format!("{word} run=bench"));
             assert_eq!(ignored, [(word.to_string(), reason)]);
             assert_eq!(parsed, CommandLine { run: Run::Bench, ..defaults() }, "{word}");
         }
+    }
+
+    #[test]
+    fn reports_are_named_in_any_order_each_counts_once_and_all_is_every_one_of_them() {
+        let dump = |line| {
+            let (parsed, ignored) = parse(line);
+            assert!(ignored.is_empty(), "{line}: {ignored:?}");
+            parsed.dump
+        };
+        assert_eq!(dump("dump=meminfo,buddyinfo"), [Report::Meminfo, Report::Buddyinfo]);
+        assert_eq!(dump("dump=vmstat,vmstat dump=zoneinfo,vmstat"), [Report::Vmstat, Report::Zoneinfo]);
+        assert_eq!(dump("dump=all"), Report::ALL);
+        assert_eq!(dump("dump=meminfo,all,all")[0], Report::Meminfo);
+        assert_eq!(dump("dump=meminfo,all,all").len(), Report::ALL.len());
+    }
+
+    #[test]
+    fn a_report_that_there_is_none_of_is_named_by_itself_and_the_others_still_count() {
+        let (parsed, ignored) = parse("run=bench dump=meminfos,vmstat,,ALL");
+        assert_eq!(parsed, CommandLine { run: Run::Bench, dump: vec![Report::Vmstat], ..defaults() });
+        let unknown = ["meminfos", "", "ALL"].map(|name| (name.to_string(), Reason::NoSuchReport));
+        assert_eq!(ignored, unknown);
+    }
+
+    #[test]
+    fn reports_without_a_run_are_all_that_is_printed() {
+        assert_eq!(parse("dump=vmstat").0.run, Run::Dump);
+        assert_eq!(parse("dump=vmstat run=test").0.run, Run::Test);
+        assert_eq!(parse("dump=nothing").0.run, Run::Test);
+        assert_eq!(parse("run=fly dump=vmstat").0.run, Run::Dump);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
 //! output and the way out; the image and its stacks; reports of failures; page tables; this machine for `mm`;
-//! firmware files; the clock; memory; tests, benchmarks, the replay of traces, and a foreign client of the heap.
+//! firmware files; the clock; memory; its reports; tests, benchmarks, the replay of traces, and a foreign client of the
+//! heap.
 #![no_std]
 #![no_main]
 
@@ -34,6 +35,8 @@ mod clock;
 mod boot_memory;
 mod machine_name;
 mod memory;
+
+mod dump;
 
 mod bench;
 mod ktest;
@@ -85,12 +88,15 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
     let machine = machine_name::of(&map, &words);
     let allocator = memory::init(platform, map, &words);
 
-    exit(match words.run {
-        Run::List => list(&words),
+    let status = match words.run {
+        Run::List => exit(list(&words)),
         Run::Test => ktest::run(&words.selection, words.seed),
         Run::Bench => bench::run(&words.selection, words.seed, &machine),
         Run::Replay => replay::run(allocator, words.check_every, &machine),
-    })
+        Run::Dump => Exit::Success,
+    };
+    dump::print(allocator, &words.dump);
+    exit(status)
 }
 
 fn read_command_line() -> CommandLine {

@@ -49,9 +49,14 @@ impl Write for Raw {
     }
 }
 
-/// Prints a line to the serial port.
-macro_rules! println {
-    ($($text:tt)*) => { $crate::serial::write(format_args!("{}\n", format_args!($($text)*))) };
+/// Prints text to the serial port.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::serial::write(format_args!($($text)*)) };
 }
 
-pub(crate) use println;
+/// Prints a line to the serial port.
+macro_rules! println {
+    ($($text:tt)*) => { $crate::serial::print!("{}\n", format_args!($($text)*)) };
+}
+
+pub(crate) use {print, println};

@@ -48,6 +48,7 @@
 //! | [`zone`] | memory that serves the same requests |
 //! | `buddy` | split, merge, fall back, relocate, contiguous ranges, the checker |
 //! | [`page`] | requests in, owned blocks out |
+//! | [`report`] | what memory is used for, in the columns of Linux's `/proc` |
 //! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
 //!
 //! # Features
@@ -83,6 +84,7 @@ pub mod migratetype;
 #[cfg(test)]
 mod model;
 pub mod page;
+pub mod report;
 pub mod slab;
 mod sync;
 pub mod trace;

@@ -19,6 +19,15 @@ impl Migratetype {
     /// Every migratetype, in the order of [`index`](Self::index).
     pub const ALL: [Self; 3] = [Self::Unmovable, Self::Movable, Self::Reclaimable];
 
+    /// Linux's name for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unmovable => "Unmovable",
+            Self::Movable => "Movable",
+            Self::Reclaimable => "Reclaimable",
+        }
+    }
+
     /// The position in a table with one entry a migratetype.
     pub const fn index(self) -> usize {
         self as usize

@@ -20,5 +20,6 @@ mod tests;
 pub use adopt::AdoptError;
 pub use allocator::{AllocError, FreeError, PageAllocator};
 pub use block::{Block, ContigRange};
+pub use report::PageblockReport;
 pub use request::Request;
 pub use setup::SetupError;

@@ -56,6 +56,8 @@ pub(crate) struct Zone<G> {
     pub(crate) kind: ZoneKind,
     /// From the first usable frame to behind the last; other zones and holes may lie between.
     pub(crate) span: PfnRange,
+    /// Pages of the span that the boot map calls the node's memory, those that were never free among them.
+    pub(crate) present: u32,
     /// Pages that the allocator was given.
     pub(crate) managed: u32,
     /// Pages that are free, those that serve as nodes among them.
@@ -70,16 +72,16 @@ pub(crate) struct Zone<G> {
 }
 
 impl<G: Geometry> Zone<G> {
-    pub(crate) const fn new(id: ZoneId, node: NodeId, kind: ZoneKind, span: PfnRange) -> Self {
+    pub(crate) const fn new(id: ZoneId, node: NodeId, kind: ZoneKind, span: PfnRange, present: u32) -> Self {
         let (pending, lists) = (Pending::new(), Freelists::new());
-        Self { id, node, kind, span, managed: 0, free: 0, nodes: 0, peak_nodes: 0, pending, lists }
+        Self { id, node, kind, span, present, managed: 0, free: 0, nodes: 0, peak_nodes: 0, pending, lists }
     }
 
     pub(crate) fn report(&self) -> ZoneReport {
-        let Self { id, node, kind, span, managed, free, nodes, peak_nodes, ref lists, .. } = *self;
+        let Self { id, node, kind, span, present, managed, free, nodes, peak_nodes, ref lists, .. } = *self;
         let orders: [Order; Order::LIMIT.index() + 1] = core::array::from_fn(Order::of);
         let blocks = Migratetype::ALL.map(|migratetype| orders.map(|order| lists.len(migratetype, order)));
-        ZoneReport { id, node, kind, span, managed, free, nodes, peak_nodes, blocks }
+        ZoneReport { id, node, kind, span, present, managed, free, nodes, peak_nodes, blocks }
     }
 }
 
@@ -94,6 +96,9 @@ pub struct ZoneReport {
     pub kind: ZoneKind,
     /// From the first frame to behind the last.
     pub span: PfnRange,
+    /// Pages of the span that the boot map calls the node's memory: what the allocator was given, and what was
+    /// reserved or carved out before.
+    pub present: u32,
     /// Pages that the allocator was given.
     pub managed: u32,
     /// Pages that are free, nodes included.

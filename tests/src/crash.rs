@@ -1,11 +1,12 @@
 //! The report of a kernel that died: `PANIC:` or `EXCEPTION:`, then lines `  backtrace: 0x…`.
 
+use crate::report::before;
 use crate::run::{End, Run};
 
 /// The names of the functions around an address, innermost first; empty if nobody knows.
 pub type Describe<'a> = &'a dyn Fn(u64) -> Vec<String>;
 
-/// How many of a transcript's last lines to show if there is no report.
+/// How many of a transcript's last lines to show if the kernel did not tell why.
 const LAST_LINES: usize = 15;
 
 impl Run {
@@ -17,7 +18,7 @@ impl Run {
             (Some(report), End::Failure) => report,
             (Some(report), end) => format!("{end}\n{report}"),
             (None, end) => {
-                let lines: Vec<_> = self.serial.lines().collect();
+                let lines: Vec<_> = before(&self.serial).lines().collect();
                 format!("{end}; its last lines:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"))
             }
         }
@@ -126,6 +127,8 @@ mod tests {
         assert!(told.starts_with("the kernel exited with failure; its last lines:\n85\n86\n"), "{told}");
         assert!(told.ends_with("\n99"), "{told}");
         assert!(story("", End::Success).ends_with(":\n"));
+        let told = story("replay: FAILED: why\n# /proc/buddyinfo\nNode 0\n", End::Failure);
+        assert!(told.ends_with(":\nreplay: FAILED: why"), "{told}");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct Ktap {
     pub finished: Vec<(String, Verdict)>,
     /// The test that was running when the transcript ended.
     pub running: Option<Running>,
-    /// The last line; `None`: the kernel did not come so far.
+    /// The line behind all tests; `None`: the kernel did not come so far.
     pub summary: Option<Summary>,
 }
 
@@ -190,6 +190,12 @@ mod tests {
         assert_eq!(ktap.finished, finished(&[("a", Verdict::Passed)]));
         assert_eq!(ktap.planned, Some(1));
         assert_eq!(ktap.summary, Some(Summary { passed: 1, failed: 0, skipped: 0 }));
+    }
+
+    #[test]
+    fn reports_behind_the_summary_change_nothing() {
+        let reports = "# /proc/buddyinfo\nNode 0, zone   Normal      1 \n# /proc/meminfo\nMemTotal:  1 kB\n";
+        assert_eq!(read(&format!("{WHOLE}{reports}")), read(WHOLE));
     }
 
     #[test]

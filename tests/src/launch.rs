@@ -26,6 +26,9 @@ pub struct Launch<'a> {
     pub accel: Accel,
     /// Where the kernel's random numbers start; `None`: where the kernel likes.
     pub seed: Option<u64>,
+    /// The reports on memory to print in the end, with commas between them, or `all`; `None`: those that the kernel
+    /// likes.
+    pub dump: Option<&'a Word>,
 }
 
 /// Who executes the guest's instructions.
@@ -81,6 +84,8 @@ pub enum Task<'a> {
         /// Check all invariants every so many operations.
         check: Option<NonZeroU32>,
     },
+    /// Nothing but print reports, of which there must be some to print.
+    Dump,
 }
 
 /// Which tests.
@@ -98,7 +103,7 @@ impl<'a> Launch<'a> {
     /// Translated by QEMU, with the kernel's own seed.
     #[must_use]
     pub fn new(guest: &'a Guest, machine: Machine) -> Launch<'a> {
-        Launch { boot: &guest.boot, kernel: Some(&guest.kernel), machine, accel: Accel::Tcg, seed: None }
+        Launch { boot: &guest.boot, kernel: Some(&guest.kernel), machine, accel: Accel::Tcg, seed: None, dump: None }
     }
 
     /// The kernel's command line.
@@ -124,7 +129,9 @@ impl<'a> Launch<'a> {
                 words.push("run=replay".to_owned());
                 words.extend(check.map(|every| format!("check={every}")));
             }
+            Task::Dump => {}
         }
+        words.extend(self.dump.map(|reports| format!("dump={reports}")));
         words.extend(self.seed.map(|seed| format!("seed={seed}")));
         words.extend(self.machine.words());
         words.join(" ")
@@ -194,7 +201,14 @@ mod tests {
             reserved: RESERVED,
             ..Machine::with_memory(Size::mib(512)).with_lowmem(Size::mib(64))
         };
-        Launch { boot: Path::new("boot"), kernel: Some(Path::new("kernel")), machine, accel: Accel::Tcg, seed: None }
+        Launch {
+            boot: Path::new("boot"),
+            kernel: Some(Path::new("kernel")),
+            machine,
+            accel: Accel::Tcg,
+            seed: None,
+            dump: None,
+        }
     }
 
     fn value_of(launch: &Launch<'_>, task: &Task<'_>, option: &str) -> Vec<String> {
@@ -222,6 +236,15 @@ mod tests {
                 "name=opt/mm/trace,file=/tmp/a,,b"
             ]
         );
+    }
+
+    #[test]
+    fn reports_are_asked_for_behind_the_task_or_by_themselves() {
+        let reports: Word = "meminfo,vmstat".parse().unwrap();
+        let machine = Machine::with_memory(Size::mib(512));
+        let launch = Launch { dump: Some(&reports), machine, ..launch() };
+        assert_eq!(launch.cmdline(&Task::Bench(None)), "run=bench dump=meminfo,vmstat");
+        assert_eq!(value_of(&launch, &Task::Dump, "-fw_cfg"), ["name=opt/mm/cmdline,string=dump=meminfo,,vmstat"]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The host side: boots the kernel in QEMU and reads what it says.
 //!
 //! ```text
-//! size, word -> machine, machines -> guest -> launch -> run -> { list, ktap, crash, bench -> limits } -> suite
-//!                                             trace                                        symbols
+//! size, word -> machine, machines -> guest -> launch -> run -> { list, ktap, report -> crash, bench -> limits } -> suite
+//!                                             trace                                                  symbols
 //! ```
 //!
 //! The kernel's side of the talk is a command line and a trace through QEMU's `fw_cfg`, and lines on the serial port:
-//! KTAP for tests, `BENCH {json}` for figures, `PANIC:` or `EXCEPTION:` with a backtrace for the end of a kernel.
+//! KTAP for tests, `BENCH {json}` for figures, behind either `# /proc/NAME` for reports on memory, `PANIC:` or `EXCEPTION:` with a backtrace for the end of a kernel.
 //! Nothing here looks at the wall clock but to give up on a kernel that has gone silent.
 
 pub mod bench;
@@ -18,6 +18,7 @@ pub mod limits;
 pub mod list;
 pub mod machine;
 pub mod machines;
+pub mod report;
 pub mod run;
 pub mod size;
 pub mod suite;

@@ -32,7 +32,7 @@ use crate::exit::Exit;
 use crate::fw_cfg::{self, FileError};
 use crate::memory::Allocator;
 use crate::platform::Platform;
-use crate::serial::println;
+use crate::serial::{print, println};
 
 /// The fw_cfg file that holds the trace.
 const TRACE_FILE: &str = "opt/mm/trace";
@@ -231,7 +231,7 @@ impl Replayed {
         println!("replay: {} node pages at most", at_end.peak_nodes());
         println!("replay: at peak use {}", at_peak.wholeness());
         println!("replay: at the end {}", at_end.wholeness());
-        println!("{at_end}");
+        print!("{}", at_end.buddyinfo());
         let row = |name, samples| {
             let result = Figure::of(samples).ok_or_else(|| NoFigure::Skipped(String::from("the trace has none")));
             Row { name, unit: Unit::Ticks, result }

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use mm::machine::{Geometry, Machine};
+use mm::report::BuddyInfo;
 use mm::units::Order;
 use mm::zone::ZoneReport;
 
@@ -34,6 +35,11 @@ impl Zones {
         }
     }
 
+    /// The table of free blocks.
+    pub(super) fn buddyinfo(&self) -> impl fmt::Display {
+        BuddyInfo::new(MAX_ORDER, self.0.iter().copied())
+    }
+
     /// The most pages that ever served as nodes, zone by zone.
     pub(super) fn peak_nodes(&self) -> u32 {
         self.0.iter().map(|zone| zone.peak_nodes).sum()
@@ -47,20 +53,6 @@ impl Zones {
             before.free_pages != after.free_pages || before.largest_blocks > after.largest_blocks
         };
         self.0.iter().map(Whole::of).zip(later.0.iter().map(Whole::of)).find(short)
-    }
-}
-
-/// A line a zone, with the free blocks of each order: Linux's `/proc/buddyinfo`.
-impl fmt::Display for Zones {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, zone) in self.0.iter().enumerate() {
-            let start = if number == 0 { "" } else { "\n" };
-            write!(f, "{start}Node {}, zone {:>8}", zone.node.0, zone.kind.name())?;
-            for order in 0..=MAX_ORDER.index() {
-                write!(f, " {:>6}", zone.blocks_of(Order::of(order)))?;
-            }
-        }
-        Ok(())
     }
 }
 

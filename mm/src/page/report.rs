@@ -1,13 +1,50 @@
 //! What the allocator says about itself.
 
 use super::allocator::PageAllocator;
-use crate::machine::Machine;
+use crate::OwnerKind;
+use crate::desc::word::PageState;
+use crate::machine::{Geometry, Machine};
+use crate::migratetype::Migratetype;
+use crate::units::{Pfn, PfnRange, ZoneId};
 use crate::zone::ZoneReport;
+
+/// A zone at one moment, and how its pageblocks were divided among the migratetypes then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageblockReport {
+    /// The zone.
+    pub zone: ZoneReport,
+    /// Pageblocks with a page of the zone in them, by migratetype.
+    pub pageblocks: [u32; Migratetype::ALL.len()],
+}
 
 impl<M: Machine> PageAllocator<'_, M> {
     /// Every zone, by node. Each is looked at under its lock, one after the other.
-    pub fn zones(&self) -> impl Iterator<Item = ZoneReport> {
+    pub fn zones(&self) -> impl Iterator<Item = ZoneReport> + Clone {
         self.zones.iter().map(|cell| self.with_buddy(cell, |buddy| buddy.report()))
+    }
+
+    /// Every zone with its pageblocks, as [`zones`](Self::zones). Cost, under the zone's lock: a few loads a pageblock
+    /// of the span, and one more for each page that a pageblock begins with and that was never free.
+    pub fn pageblocks(&self) -> impl Iterator<Item = PageblockReport> + Clone {
+        self.zones.iter().map(|cell| {
+            self.with_buddy(cell, |buddy| {
+                let zone = buddy.report();
+                PageblockReport { zone, pageblocks: self.count_pageblocks(zone.id, zone.span) }
+            })
+        })
+    }
+
+    /// Allocated pages by the kind of their owner, in the order of the kinds' codes. Cost, under the lock of each zone in
+    /// turn: a look at every block of its span.
+    pub fn owners(&self) -> [u32; OwnerKind::ALL.len()] {
+        let mut counts = [0; OwnerKind::ALL.len()];
+        for cell in self.zones {
+            self.with_buddy(cell, |buddy| {
+                let ZoneReport { id, span, .. } = buddy.report();
+                self.count_owners(id, span, &mut counts);
+            });
+        }
+        counts
     }
 
     /// Free pages in all zones.
@@ -15,9 +52,61 @@ impl<M: Machine> PageAllocator<'_, M> {
         self.zones().map(|zone| zone.free).sum()
     }
 
+    /// A pageblock at the zone's edge may hold pages of another zone as well, and counts for both; one without a page
+    /// that was ever free is nobody's. The caller holds the zone's lock, so that no block of it is in flight.
+    fn count_pageblocks(&self, zone: ZoneId, span: PfnRange) -> [u32; Migratetype::ALL.len()] {
+        let order = M::Geometry::PAGEBLOCK_ORDER;
+        let mut counts = [0; Migratetype::ALL.len()];
+        let mut at = span.start.align_down(order);
+        while at < span.end {
+            if !self.map.is_populated(at) {
+                at = at.plus(1).align_up(M::Geometry::MAX_ORDER);
+                continue;
+            }
+            let pageblock = PfnRange::new(at, at.plus(order.pages()));
+            if pageblock.frames().any(|pfn| self.zone_around(pfn) == Some(zone)) {
+                counts[self.map.known_section(at).migratetype(at).index()] += 1;
+            }
+            at = pageblock.end;
+        }
+        counts
+    }
+
+    /// The caller holds the zone's lock, so that its blocks stay what they are; those of others never reach into it.
+    fn count_owners(&self, zone: ZoneId, span: PfnRange, counts: &mut [u32; OwnerKind::ALL.len()]) {
+        let mut at = span.start;
+        while at < span.end {
+            if !self.map.is_populated(at) {
+                at = at.plus(1).align_up(M::Geometry::MAX_ORDER);
+                continue;
+            }
+            let page = self.map.page(at);
+            let word = page.word();
+            let pages = match word.state() {
+                Some(PageState::Free | PageState::Allocated) => word.order().pages(),
+                _ => 1,
+            };
+            if word.is_allocated_in(zone)
+                && let Some(kind) = page.owner().kind()
+            {
+                counts[kind as usize] += pages;
+            }
+            at = at.plus(pages);
+        }
+    }
+
+    /// The zone that the block around `pfn` names.
+    fn zone_around(&self, pfn: Pfn) -> Option<ZoneId> {
+        let word = self.map.get(self.map.head_of(pfn)?)?.word();
+        match word.state()? {
+            PageState::Free | PageState::Node | PageState::Allocated | PageState::Isolated => Some(word.zone()),
+            PageState::Hole | PageState::Reserved | PageState::Tail => None,
+        }
+    }
+
     /// What the descriptors of a range say: for two allocators of one machine in the same state, the same words.
     #[cfg(test)]
-    pub(crate) fn fingerprint(&self, range: crate::units::PfnRange) -> std::vec::Vec<u64> {
+    pub(crate) fn fingerprint(&self, range: PfnRange) -> std::vec::Vec<u64> {
         let words = range.frames().filter_map(|pfn| self.map.get(pfn)).flat_map(crate::desc::word::Page::fingerprint);
         let types = range.frames().filter_map(|pfn| Some(self.map.section(pfn)?.migratetype(pfn) as u64));
         let stuck = self.zones.iter().map(|cell| self.with_buddy(cell, |buddy| buddy.stuck()));

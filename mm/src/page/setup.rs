@@ -53,8 +53,14 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 }
 
-/// A zone that is to be made.
+/// A zone that is to be made: from its first usable frame to behind the last.
 type Plan = (NodeId, ZoneKind, PfnRange);
+
+/// Frames of a zone's span that the map knows as memory of its node.
+fn present<const CAPACITY: usize>(boot_map: &BootMap<CAPACITY>, (node, _, span): Plan) -> u32 {
+    let ours = boot_map.extents().iter().filter(|extent| extent.node == node);
+    ours.map(|extent| extent.range.intersection(span).pages()).sum()
+}
 
 /// Makes a zone of every node's usable memory of each kind.
 fn carve_zones<'m, M: Machine, const CAPACITY: usize>(
@@ -75,11 +81,13 @@ fn carve_zones<'m, M: Machine, const CAPACITY: usize>(
     }
     plans.sort_unstable_by_key(|&(node, kind, _)| (node, Reverse(kind)));
     let first_node = plans.first().map_or(NodeId(0), |plan| plan.0);
+    let plans: ArrayVec<_, { u8::MAX as usize + 1 }> =
+        plans.into_iter().map(|plan| (plan, present(boot_map, plan))).collect();
     let zone = |index: usize| {
-        let (node, kind, span) = plans[index];
+        let ((node, kind, span), present) = plans[index];
         #[expect(clippy::cast_possible_truncation, reason = "there are at most 256 plans")]
         let id = ZoneId(index as u8);
-        ZoneCell { node, kind, zone: Mutex::new(Zone::new(id, node, kind, span)) }
+        ZoneCell { node, kind, zone: Mutex::new(Zone::new(id, node, kind, span, present)) }
     };
     let (zones, bytes) = carve_slice(machine, boot_map, first_node, plans.len(), zone)?;
     metadata.zones += bytes;

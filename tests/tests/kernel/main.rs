@@ -14,6 +14,7 @@ mod figures;
 mod in_kernel;
 mod loader;
 mod replays;
+mod reports;
 
 /// How long a kernel may be silent until it counts as hung; far longer than the slowest test on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -50,5 +51,6 @@ fn main() -> ExitCode {
     trials.extend(loader::trials());
     trials.extend(figures::trials());
     trials.extend(replays::trials());
+    trials.extend(reports::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -19,7 +19,12 @@ use crate::session::build;
 /// Becomes a gdb that has started QEMU, stopped before the first instruction, and ends it when it goes.
 pub(crate) fn attach(options: &MachineOptions) -> anyhow::Result<ExitCode> {
     let guest = build(Profile::Dev)?;
-    let launch = Launch { accel: options.accel()?, seed: options.seed, ..Launch::new(&guest, options.machine()) };
+    let launch = Launch {
+        accel: options.accel()?,
+        seed: options.seed,
+        dump: options.dump.as_ref(),
+        ..Launch::new(&guest, options.machine())
+    };
     let task = Task::Test { select: Select::All, after: None };
 
     // gdb talks to QEMU through a pipe, so there is no port to collide on. The serial line goes where gdb writes, too.

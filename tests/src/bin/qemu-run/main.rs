@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 
 mod debugger;
+mod echo;
 mod options;
 mod session;
 mod summary;

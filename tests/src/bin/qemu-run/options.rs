@@ -76,6 +76,9 @@ pub(crate) struct MachineOptions {
     /// Where random numbers start.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// Show these reports on memory in the end: names of files in Linux's /proc, or 'all'.
+    #[arg(long, value_name = "NAME[,NAME…]")]
+    pub(crate) dump: Option<Word>,
     /// Give up on a kernel that has been silent for so long.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub(crate) timeout: Duration,
@@ -126,7 +129,7 @@ mod tests {
 
     #[test]
     fn every_command_that_boots_one_machine_takes_the_machines_options() {
-        let machine = "--mem 8G --smp 2 --nodes 3 --lowmem 64M --seed 7 --timeout 60 --accel kvm";
+        let machine = "--mem 8G --smp 2 --nodes 3 --lowmem 64M --seed 7 --dump all --timeout 60 --accel kvm";
         for command in ["", "bench ", "bench pair --json f ", "replay t.gz ", "gdb "] {
             let options = parse(&format!("qemu-run {command}{machine}")).unwrap();
             let given = match options.subcommand {
@@ -140,6 +143,7 @@ mod tests {
             };
             assert_eq!(given.machine().to_string(), "8G smp=2 lowmem=64M numa=fake=3");
             assert_eq!((given.seed, given.timeout), (Some(7), Duration::from_secs(60)));
+            assert_eq!(given.dump.as_ref().map(Word::as_str), Some("all"));
             assert!(matches!(given.accel, AccelOption::Kvm));
         }
     }
@@ -158,6 +162,7 @@ mod tests {
             "--timeout 1.5",
             "--accel hvf",
             "--seed x",
+            "--dump",
             "replay",
             "--json f",
             "--mem 8G bench",

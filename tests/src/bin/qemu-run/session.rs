@@ -1,12 +1,12 @@
 //! The parts of a run: each builds what it needs, boots, shows the serial line as it comes, and gives its outcome.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
 use harness::bench::{self, Bench};
 use harness::guest::{Guest, Profile};
+use harness::ktap::Verdict;
 use harness::launch::{Accel, Launch, Select, Task};
 use harness::limits::{self, HIGHMEM_FACTOR};
 use harness::machine::Machine;
@@ -16,6 +16,7 @@ use harness::symbols::Symbols;
 use harness::trace::Trace;
 use harness::word::Word;
 
+use crate::echo::{Echo, Ended, Reports};
 use crate::options::MachineOptions;
 use crate::summary::{Column, Outcome};
 
@@ -41,7 +42,11 @@ impl<'o> Session<'o> {
         let list = launch.list(self.options.timeout)?;
         let symbols = Symbols::load(&guest.symbols)?;
         heading("tests", self.machine);
-        let verdicts = launch.run_tests((&Select::All, &list.tests), &symbols, self.options.timeout, echo);
+        let mut echo = self.echo();
+        let selected = (&Select::All, &list.tests[..]);
+        let verdicts = launch.run_tests(selected, &symbols, self.options.timeout, |serial| echo.watch(serial));
+        let failed = verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::Failed(_)));
+        echo.end(if failed { Ended::Badly } else { Ended::Well });
         Ok(Outcome::Tests { machine: self.machine, verdicts })
     }
 
@@ -92,7 +97,10 @@ impl<'o> Session<'o> {
     /// Boots the measured kernel, which has to succeed.
     fn measure(&self, guest: &Guest, machine: Machine, task: &Task<'_>) -> anyhow::Result<Run> {
         let accel = if self.accel == Accel::Tcg { Accel::Icount } else { self.accel };
-        let run = Launch { accel, ..self.launch(guest, machine) }.run(task, self.options.timeout, echo)?;
+        let mut echo = self.echo();
+        let launch = Launch { accel, ..self.launch(guest, machine) };
+        let run = launch.run(task, self.options.timeout, |serial| echo.watch(serial))?;
+        echo.end(if run.end == End::Success { Ended::Well } else { Ended::Badly });
         if run.end != End::Success {
             let symbols = Symbols::load(&guest.symbols)?;
             anyhow::bail!("{}", run.story(&|address| symbols.describe(address)));
@@ -100,8 +108,12 @@ impl<'o> Session<'o> {
         Ok(run)
     }
 
-    fn launch<'g>(&self, guest: &'g Guest, machine: Machine) -> Launch<'g> {
-        Launch { seed: self.options.seed, ..Launch::new(guest, machine) }
+    fn launch<'g>(&'g self, guest: &'g Guest, machine: Machine) -> Launch<'g> {
+        Launch { seed: self.options.seed, dump: self.options.dump.as_ref(), ..Launch::new(guest, machine) }
+    }
+
+    fn echo(&self) -> Echo {
+        Echo::new(if self.options.dump.is_some() { Reports::Wanted } else { Reports::Unasked })
     }
 }
 
@@ -112,11 +124,4 @@ pub(crate) fn build(profile: Profile) -> anyhow::Result<Guest> {
 
 fn heading(what: &str, machine: Machine) {
     println!("\n=== {what}: {machine}\n");
-}
-
-/// A reader who has gone away is no reason to stop.
-fn echo(serial: &[u8]) {
-    let mut stdout = std::io::stdout();
-    let _ = stdout.write_all(serial);
-    let _ = stdout.flush();
 }

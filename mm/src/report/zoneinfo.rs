@@ -1,0 +1,45 @@
+//! `/proc/zoneinfo`: how large each zone is, and what of it is free.
+
+use core::fmt;
+
+use super::{in_node, nodes};
+use crate::zone::ZoneReport;
+
+/// A paragraph a zone.
+///
+/// Watermarks, lowmem reserves and pagesets are left out until there are some. A zone without a page of memory ends
+/// behind its sizes, as in Linux.
+#[derive(Clone, Debug)]
+pub struct ZoneInfo<Z> {
+    zones: Z,
+}
+
+impl<Z> ZoneInfo<Z> {
+    /// The report on `zones`, node by node.
+    pub const fn new(zones: Z) -> Self {
+        Self { zones }
+    }
+}
+
+impl<Z: Iterator<Item = ZoneReport> + Clone> fmt::Display for ZoneInfo<Z> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        nodes(self.zones.clone()).flat_map(|node| in_node(&self.zones, node)).try_for_each(|zone| paragraph(f, &zone))
+    }
+}
+
+fn paragraph(f: &mut fmt::Formatter<'_>, zone: &ZoneReport) -> fmt::Result {
+    let ZoneReport { node, kind, span, present, managed, free, nodes, peak_nodes, .. } = *zone;
+    writeln!(f, "Node {}, zone {:>8}", node.0, kind.name())?;
+    writeln!(f, "  pages free     {free}")?;
+    writeln!(f, "        spanned  {}", span.pages())?;
+    writeln!(f, "        present  {present}")?;
+    writeln!(f, "        managed  {managed}")?;
+    if present == 0 {
+        return Ok(());
+    }
+    for (name, count) in [("nr_free_pages", free), ("nr_freelist_nodes", nodes), ("nr_freelist_nodes_peak", peak_nodes)]
+    {
+        writeln!(f, "      {name:<12} {count}")?;
+    }
+    writeln!(f, "  start_pfn:           {}", span.start.number())
+}
