@@ -83,8 +83,10 @@ impl CpuSheaf {
     #[inline(always)]
     pub(super) fn take(&self) -> Option<Slot> {
         let held = self.begin()?;
-        // Acquire pairs with the releases in `open`: who finds it open finds what was done while it was closed.
-        let slot = if held.top.addr().get() > self.lower.load(Ordering::Acquire) {
+        // Acquire pairs with the releases in `open`: who finds it open finds what was done while it was closed. So the
+        // bound comes first, and the top after it.
+        let lower = self.lower.load(Ordering::Acquire);
+        let slot = if held.top.addr().get() > lower {
             // SAFETY: SHEAF-1, there is an entry below the top.
             held.top = unsafe { held.top.sub(1) };
             // SAFETY: entries below the top are initialised.
@@ -104,7 +106,8 @@ impl CpuSheaf {
     pub(super) fn put(&self, slot: Slot) -> Result<(), Slot> {
         let Some(held) = self.begin() else { return Err(slot) };
         // Acquire pairs with the releases in `open`, as above.
-        let room = held.top.addr().get() < self.upper.load(Ordering::Acquire);
+        let upper = self.upper.load(Ordering::Acquire);
+        let room = held.top.addr().get() < upper;
         if room {
             // SAFETY: SHEAF-1, the sheaf has an entry at the top.
             unsafe { held.top.write(slot) };
