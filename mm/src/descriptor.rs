@@ -22,11 +22,10 @@
 //! `SLAB_TYPESAFE_BY_RCU` caches of Linux.
 #![expect(unsafe_code, reason = "an owner lives in a descriptor only while it is referred to")]
 
-use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::MaybeUninit;
 
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, UnsafeCell, fence};
 use crate::units::{Order, Pfn, PfnRange};
 
 /// How often a descriptor's memory has served.
@@ -134,6 +133,17 @@ impl Life {
         }
     }
 
+    /// Gives up the reference that the caller has if it is the only one, and nothing otherwise.
+    pub(crate) fn put_only(&self) -> Put {
+        let state = self.state.load(Ordering::Relaxed);
+        let only = state & !REFERENCES | 1;
+        // As in `put`.
+        match self.state.compare_exchange(only, only - 1, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => Put::Last,
+            Err(_) => Put::Others,
+        }
+    }
+
     /// References there are.
     pub(crate) fn references(&self) -> u32 {
         u32::try_from(self.state.load(Ordering::Relaxed) & REFERENCES).unwrap_or(u32::MAX)
@@ -176,9 +186,11 @@ impl<T> Descriptor<T> {
     /// # Safety
     /// The descriptor is unborn or dead, and the caller alone has it.
     pub(crate) unsafe fn begin(&self, head: Pfn, order: Order, owner: T) {
-        // SAFETY: DESC-2, there are no references, so nobody looks at the owner.
-        let place = unsafe { &mut *self.owner.get() };
-        place.write(owner);
+        self.owner.with_mut(|place| {
+            // SAFETY: DESC-2, there are no references, so nobody looks at the owner.
+            let place = unsafe { &mut *place };
+            place.write(owner);
+        });
         self.life.begin(head, order);
     }
 
@@ -188,7 +200,7 @@ impl<T> Descriptor<T> {
     /// The caller holds a reference for as long as it looks.
     pub(crate) unsafe fn owner(&self) -> &T {
         // SAFETY: DESC-2, there is a reference, so nobody writes.
-        let owner = unsafe { &*self.owner.get() };
+        let owner = self.owner.with(|place| unsafe { &*place });
         // SAFETY: DESC-2, there is a reference, so it is initialised.
         unsafe { owner.assume_init_ref() }
     }
@@ -199,7 +211,7 @@ impl<T> Descriptor<T> {
     /// The caller has given up the last reference, and this is the first call since.
     pub(crate) unsafe fn take(&self) -> T {
         // SAFETY: DESC-2, there are no references, so nobody looks at the owner.
-        let owner = unsafe { &*self.owner.get() };
+        let owner = self.owner.with_mut(|place| unsafe { &*place });
         // SAFETY: DESC-2, it was initialised when the generation began, and is taken once.
         unsafe { owner.assume_init_read() }
     }

@@ -48,6 +48,8 @@
 //! | [`zone`] | memory that serves the same requests |
 //! | `buddy` | split, merge, fall back, relocate, contiguous ranges, the checker |
 //! | [`page`] | requests in, owned blocks out |
+//! | [`slab`] | objects smaller than a page |
+//! | [`owner`] | typed owners of blocks, and the walk over all pages |
 //! | [`report`] | what memory is used for, in the columns of Linux's `/proc` |
 //! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
 //!
@@ -83,6 +85,7 @@ pub mod machine;
 pub mod migratetype;
 #[cfg(test)]
 mod model;
+pub mod owner;
 pub mod page;
 pub mod report;
 pub mod slab;

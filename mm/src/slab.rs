@@ -33,6 +33,7 @@ mod shrink;
 mod tests;
 mod verify;
 
+pub(crate) use bootstrap::descriptors;
 pub use cache::{CacheName, Constructor};
 pub use caches::{CacheSpec, CreateError, FreeObjectError, KmemCaches, NoMemory};
 pub use descriptor::Slab;

@@ -131,6 +131,12 @@ impl<'m, G: Geometry> PageMap<'m, G> {
         Some(self.section(pfn)?.page(pfn))
     }
 
+    /// Behind the last frame that any table leads to.
+    pub(crate) fn end(&self) -> Pfn {
+        let frames = (self.root.len() as u64) << (TABLE_SHIFT + Self::SECTION_SHIFT);
+        u32::try_from(frames).map_or(Pfn::LIMIT, Pfn::new)
+    }
+
     /// Whether the section around `pfn` has descriptors of its own.
     pub(crate) fn is_populated(&self, pfn: Pfn) -> bool {
         self.section(pfn).is_some_and(|section| section.pages != self.holes)

@@ -4,6 +4,7 @@
 //!   63                                  4 3    0
 //!  +-------------------------------------+------+
 //!  |  address of the owner's descriptor  | kind |    allocated, and owned
+//!  |         order of the block          | kind |    allocated, and of an owner without a descriptor
 //!  |               0                     |  0   |    allocated, plain
 //!  |  a number: position, first, next    |  0   |    free, a node, in flight
 //!  +-------------------------------------+------+
@@ -11,37 +12,107 @@
 //!
 //! Descriptors are aligned to 16 bytes, so the low four bits are the kind's; numbers are shifted past them. So this
 //! word alone says whether a page has an owner, whatever the first one says at that moment: who follows a pointer in
-//! it needs no second look. Pointers keep their provenance.
+//! it needs no second look. An owner without a descriptor names its block's order here, so that the one word says of
+//! which frames it speaks. Pointers keep their provenance.
 //!
 //! Invariants: DESC-1 (an allocated page has exactly one owner; descriptor and pages name each other).
 #![expect(unsafe_code, reason = "a word of a kind with descriptors is never null")]
 
 use core::ptr::{self, NonNull};
 
-/// Enters kinds of owners: code, name, and what the name says. A new kind is a line here.
+use crate::units::Order;
+
+/// The table of owners: code, name in reports, and what they are. A new one is a line here; if it has descriptors, what
+/// it keeps in them is a struct of its name in [`owner`](crate::owner), and the compiler asks for the rest.
+///
+/// Three parts, since their ways differ: owners of which the word itself says all, those with descriptors, and slabs,
+/// which have descriptors too, but are made and given up by their caches.
+macro_rules! with_owners {
+    ($expand:ident) => {
+        $expand! {
+            bare {
+                /// Nobody beyond whoever holds the block: a plain page.
+                Plain = 0, "plain";
+                /// One object that is too large for a slab.
+                LargeKmalloc = 6, "large_kmalloc";
+                /// Memory that lies: never handed out again.
+                Poisoned = 7, "hwpoison";
+            }
+            described {
+                /// A folio: files' and anonymous memory.
+                Folio = 1, "folio";
+                /// A page table.
+                PageTable = 2, "page_table";
+                /// Compressed pages.
+                CompressedStore = 3, "zsmalloc";
+                /// Memory of one CPU.
+                PerCpuArea = 4, "percpu";
+                /// A kernel stack.
+                KernelStack = 5, "kernel_stack";
+            }
+            slab {
+                /// A slab of small objects. Its code has the highest bit alone: every free by address asks for it.
+                Slab = 8, "slab";
+            }
+        }
+    };
+}
+pub(crate) use with_owners;
+
 macro_rules! owner_kinds {
-    ($($(#[$doc:meta])+ $kind:ident = $code:literal, $name:literal;)+) => {
+    (
+        bare { $($(#[$bare_doc:meta])+ $bare:ident = $bare_code:literal, $bare_name:literal;)+ }
+        described { $($(#[$doc:meta])+ $kind:ident = $code:literal, $name:literal;)+ }
+        slab { $(#[$slab_doc:meta])+ $slab:ident = $slab_code:literal, $slab_name:literal; }
+    ) => {
         /// Whose an allocated page is.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(u8)]
         pub enum OwnerKind {
+            $($(#[$bare_doc])+ $bare = $bare_code,)+
             $($(#[$doc])+ $kind = $code,)+
+            $(#[$slab_doc])+
+            $slab = $slab_code,
         }
 
         impl OwnerKind {
             /// Every kind, by code.
-            pub const ALL: &'static [Self] = &[$(Self::$kind,)+];
+            pub const ALL: &'static [Self] = &{
+                let mut all = [$(Self::$bare,)+ $(Self::$kind,)+ Self::$slab];
+                let mut code = 0;
+                while code < all.len() {
+                    all[code] = match Self::decode(code) {
+                        Some(kind) => kind,
+                        None => panic!("codes leave none out"),
+                    };
+                    code += 1;
+                }
+                all
+            };
 
             /// The kind's name in reports.
             pub const fn name(self) -> &'static str {
                 match self {
+                    $(Self::$bare => $bare_name,)+
                     $(Self::$kind => $name,)+
+                    Self::$slab => $slab_name,
+                }
+            }
+
+            /// Whether an owner of this kind has a descriptor.
+            pub(crate) const fn has_descriptor(self) -> bool {
+                match self {
+                    $(Self::$bare => false,)+
+                    $(Self::$kind => true,)+
+                    Self::$slab => true,
                 }
             }
 
             const fn decode(code: usize) -> Option<Self> {
                 match code {
+                    $($bare_code => Some(Self::$bare),)+
                     $($code => Some(Self::$kind),)+
+                    $slab_code => Some(Self::$slab),
                     _ => None,
                 }
             }
@@ -49,26 +120,7 @@ macro_rules! owner_kinds {
     };
 }
 
-owner_kinds! {
-    /// Nobody beyond whoever holds the block: a plain page.
-    Plain = 0, "plain";
-    /// A folio: files' and anonymous memory.
-    Folio = 1, "folio";
-    /// A page table.
-    PageTable = 2, "page_table";
-    /// Compressed pages.
-    CompressedStore = 3, "zsmalloc";
-    /// Memory of one CPU.
-    PerCpuArea = 4, "percpu";
-    /// A kernel stack.
-    KernelStack = 5, "kernel_stack";
-    /// One object that is too large for a slab; it has no descriptor, since its size is the block's.
-    LargeKmalloc = 6, "large_kmalloc";
-    /// Memory that lies: never handed out again. It has no descriptor.
-    Poisoned = 7, "hwpoison";
-    /// A slab of small objects. The only kind with the highest bit: every free by address asks for it.
-    Slab = 8, "slab";
-}
+with_owners!(owner_kinds);
 
 /// Codes that the bits have room for.
 const KINDS: usize = 1 << KIND_BITS;
@@ -91,9 +143,21 @@ impl OwnerWord {
         Self(descriptor.as_ptr().map_addr(|address| address | kind as usize).cast())
     }
 
-    /// An owner of a kind that has no descriptors.
-    pub(crate) const fn bare(kind: OwnerKind) -> Self {
-        Self(ptr::without_provenance_mut(kind as usize))
+    /// An owner of a kind that has no descriptors, of a block of `order`.
+    pub(crate) const fn bare(kind: OwnerKind, order: Order) -> Self {
+        Self(ptr::without_provenance_mut(order.index() << KIND_BITS | kind as usize))
+    }
+
+    /// The order of the block, if the owner is of a kind that has no descriptors.
+    pub(crate) fn bare_order(self) -> Option<Order> {
+        let described = self.kind().is_none_or(OwnerKind::has_descriptor);
+        if described { None } else { u8::try_from(self.as_number()).ok().and_then(Order::new) }
+    }
+
+    /// Whether there is an owner.
+    #[inline(always)]
+    pub(crate) fn is_owned(self) -> bool {
+        self.0.addr() & KIND != OwnerKind::Plain as usize
     }
 
     /// A number of a page that is not allocated.
@@ -136,9 +200,8 @@ impl OwnerWord {
     /// Where the descriptor stands, if this is an owner of `kind`, whose descriptors are `T`s.
     #[inline(always)]
     pub(crate) fn descriptor<T>(self, kind: OwnerKind) -> Option<NonNull<T>> {
-        let described = !matches!(kind, OwnerKind::Plain | OwnerKind::LargeKmalloc | OwnerKind::Poisoned);
         // SAFETY: the owner is of this kind, which has descriptors.
-        (described && self.is(kind)).then(|| unsafe { self.descriptor_of(kind) })
+        (kind.has_descriptor() && self.is(kind)).then(|| unsafe { self.descriptor_of(kind) })
     }
 
     /// Where the descriptor stands, of an owner that is known to be of `kind`: an optional address would be looked at
@@ -168,8 +231,7 @@ mod tests {
             let word = OwnerWord::described(kind, place);
             assert_eq!(word.kind(), Some(kind));
             for &other in OwnerKind::ALL {
-                let described = !matches!(other, OwnerKind::Plain | OwnerKind::LargeKmalloc | OwnerKind::Poisoned);
-                let expected = (other == kind && described).then_some(place);
+                let expected = (other == kind && other.has_descriptor()).then_some(place);
                 assert_eq!(word.descriptor::<Aligned>(other), expected, "{kind:?} {other:?}");
             }
         }
@@ -186,8 +248,19 @@ mod tests {
 
     #[test]
     fn every_code_is_its_own() {
-        for (code, &kind) in OwnerKind::ALL.iter().enumerate() {
-            assert_eq!((kind as usize, OwnerKind::decode(code)), (code, Some(kind)));
+        let codes = OwnerKind::ALL.iter().map(|&kind| kind as usize).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!((codes.len(), codes.last()), (OwnerKind::ALL.len(), Some(&(OwnerKind::ALL.len() - 1))));
+        for &kind in OwnerKind::ALL {
+            assert_eq!(OwnerKind::decode(kind as usize), Some(kind));
         }
+    }
+
+    #[test]
+    fn an_owner_without_a_descriptor_names_its_order_and_no_other_does() {
+        for order in (0..=Order::LIMIT.index()).map(Order::of) {
+            let word = OwnerWord::bare(OwnerKind::LargeKmalloc, order);
+            assert_eq!((word.kind(), word.bare_order()), (Some(OwnerKind::LargeKmalloc), Some(order)));
+        }
+        assert_eq!(OwnerWord::described(OwnerKind::Folio, NonNull::from(&Aligned)).bare_order(), None);
     }
 }

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::block::{Block, ContigRange};
 use super::request::Request;
+use crate::OwnerKind;
 use crate::block::FreeBlock;
 use crate::buddy::{Buddy, ContigError};
 use crate::charge::{ChargeError, ChargeGroups};
@@ -83,6 +84,14 @@ pub enum FreeError {
         pfn: Pfn,
         /// What should have been.
         head: Pfn,
+    },
+    /// The frame heads a block with an owner, who alone frees it.
+    #[error("{pfn:?} has an owner ({}), who alone frees it", owner.name())]
+    Owned {
+        /// What was to be freed.
+        pfn: Pfn,
+        /// Whose it is.
+        owner: OwnerKind,
     },
     /// The frame's descriptor says what no descriptor says.
     #[error("the descriptor of {0:?} is corrupt")]
@@ -176,8 +185,9 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The caller owns the block: it comes from [`alloc_raw`](Self::alloc_raw) or [`Block::into_raw`].
     #[expect(unsafe_code, reason = "the caller vouches for being the only owner")]
     pub unsafe fn from_raw(&self, pfn: Pfn) -> Result<Block<'_, M>, FreeError> {
-        let word = self.map.get(pfn).ok_or(FreeError::NoMemory(pfn))?.word();
-        if word.is(PageState::Allocated) {
+        let page = self.map.get(pfn).ok_or(FreeError::NoMemory(pfn))?;
+        let word = page.word();
+        if word.is(PageState::Allocated) && !page.owner().is_owned() {
             return Ok(Block::own(self, pfn, word.order()));
         }
         Err(self.why_not_allocated(pfn, word))
@@ -275,6 +285,9 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let cell = self.zones.get(zone.index()).ok_or(word)?;
         self.with_buddy(cell, |buddy| {
             let word = page.word();
+            if page.owner().is_owned() {
+                return Err(word);
+            }
             if !word.is_uncharged_in(zone) {
                 self.uncharge(word, zone)?;
             }
@@ -294,7 +307,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 Some(_) => FreeError::AlreadyFree(pfn),
                 None => FreeError::Corrupt(pfn),
             },
-            Some(PageState::Allocated) | None => FreeError::Corrupt(pfn),
+            Some(PageState::Allocated) => match self.map.page(pfn).owner().kind() {
+                Some(OwnerKind::Plain) | None => FreeError::Corrupt(pfn),
+                Some(owner) => FreeError::Owned { pfn, owner },
+            },
+            None => FreeError::Corrupt(pfn),
         }
     }
 

@@ -4,7 +4,9 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 
 use super::allocator::PageAllocator;
+use crate::OwnerKind;
 use crate::charge::{ChargeError, GroupId};
+use crate::desc::owner_word::OwnerWord;
 use crate::machine::Machine;
 use crate::units::{Order, Pfn, PfnRange};
 
@@ -88,7 +90,13 @@ impl<'a, M: Machine> Block<'a, M> {
         Ok((Self::own(allocator, low, order), Self::own(allocator, high, order)))
     }
 
-    pub(super) const fn allocator(&self) -> &'a PageAllocator<'a, M> {
+    /// Takes the block out of use for ever: its memory lies. Its pages stay allocated, and nobody can free them.
+    pub fn poison(self) {
+        let (allocator, order) = (self.allocator, self.order);
+        allocator.set_head_owner(self.into_raw(), OwnerWord::bare(OwnerKind::Poisoned, order));
+    }
+
+    pub(crate) const fn allocator(&self) -> &'a PageAllocator<'a, M> {
         self.allocator
     }
 }

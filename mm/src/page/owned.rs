@@ -19,6 +19,26 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         self.map.at(address)
     }
 
+    /// The nearest page at or below `pfn` that heads something, as [`PageMap::head_of`](crate::desc::map::PageMap::head_of).
+    pub(crate) fn head_of(&self, pfn: Pfn) -> Option<Pfn> {
+        self.map.head_of(pfn)
+    }
+
+    /// Whether the section around `pfn` has descriptors of its own.
+    pub(crate) fn is_populated(&self, pfn: Pfn) -> bool {
+        self.map.is_populated(pfn)
+    }
+
+    /// All frames that may have descriptors.
+    pub(crate) fn frames(&self) -> PfnRange {
+        PfnRange::new(Pfn::new(0), self.map.end())
+    }
+
+    /// Says in the head of an allocated block, which the caller owns, who owns the block.
+    pub(crate) fn set_head_owner(&self, head: Pfn, owner: OwnerWord) {
+        self.map.page(head).set_owner(owner);
+    }
+
     /// Says in every page of an allocated block, which the caller owns, who owns it.
     pub(crate) fn set_owner(&self, pages: PfnRange, owner: OwnerWord) {
         for pfn in pages.frames() {

@@ -137,12 +137,12 @@ pub enum FreeObjectError {
 ///
 /// Dropping it gives every page back, whatever is still allocated; nothing can refer to that any more.
 pub struct KmemCaches<'a, M: Machine> {
-    pub(super) pages: &'a PageAllocator<'a, M>,
+    pub(crate) pages: &'a PageAllocator<'a, M>,
     pub(super) cpus: NonZeroU16,
     pub(super) first: First,
     pub(super) kmalloc: [NonNull<Cache>; CLASSES],
     pub(super) all: Mutex<AllCaches>,
-    pub(super) gate: WalkGate,
+    pub(crate) gate: WalkGate,
 }
 
 // SAFETY: caches are `Sync`, and live as long as this.

@@ -153,7 +153,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         let pages = size.div_ceil(1 << PAGE_SHIFT).checked_next_power_of_two().ok_or(NoMemory)?;
         let order = u8::try_from(pages.trailing_zeros()).ok().and_then(Order::new).ok_or(NoMemory)?;
         let head = self.pages.alloc_raw(Request::new(order)).map_err(|_| NoMemory)?;
-        self.pages.set_owner(PfnRange::new(head, head.plus(1)), OwnerWord::bare(OwnerKind::LargeKmalloc));
+        self.pages.set_owner(PfnRange::new(head, head.plus(1)), OwnerWord::bare(OwnerKind::LargeKmalloc, order));
         Ok(self.pages.machine().direct_map(head))
     }
 

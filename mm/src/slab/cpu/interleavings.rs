@@ -47,7 +47,6 @@ impl Side {
         });
         taken.unwrap_or_default()
     }
-
 }
 
 /// What is left when all is done.

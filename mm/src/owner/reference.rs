@@ -1,0 +1,159 @@
+//! Counted references to owned blocks: each keeps the pages and the descriptor, and the last one frees them.
+#![expect(unsafe_code, reason = "looks at owners under references")]
+
+use core::fmt;
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+use super::kinds::{CompressedStore, Folio, KernelStack, PageTable, PerCpuArea};
+use super::owners::{Owners, sealed::Described};
+use crate::OwnerKind;
+use crate::desc::owner_word::with_owners;
+use crate::descriptor::{self, Descriptor, Life, Put};
+use crate::machine::Machine;
+use crate::slab::Slab;
+use crate::units::{Order, Pfn, PfnRange};
+
+/// A reference to a block that a `T` owns.
+///
+/// # Invariants
+/// It is counted in the descriptor's life (DESC-2), so descriptor, owner and block stay what they are.
+#[must_use = "dropping a reference may free the block"]
+pub struct Shared<'a, M: Machine, T: Described> {
+    owners: &'a Owners<'a, M>,
+    descriptor: NonNull<Descriptor<T>>,
+    head: Pfn,
+    order: Order,
+}
+
+// SAFETY: a reference shares an owner, which is `Send` and `Sync`, and may be given up on any CPU.
+unsafe impl<M: Machine, T: Described> Send for Shared<'_, M, T> {}
+// SAFETY: as above.
+unsafe impl<M: Machine, T: Described> Sync for Shared<'_, M, T> {}
+
+impl<'a, M: Machine, T: Described> Shared<'a, M, T> {
+    /// Takes over a reference that is counted already.
+    pub(super) const fn new(
+        owners: &'a Owners<'a, M>,
+        descriptor: NonNull<Descriptor<T>>,
+        head: Pfn,
+        order: Order,
+    ) -> Self {
+        Self { owners, descriptor, head, order }
+    }
+
+    pub(super) const fn owners(&self) -> &'a Owners<'a, M> {
+        self.owners
+    }
+
+    pub(super) const fn descriptor(&self) -> NonNull<Descriptor<T>> {
+        self.descriptor
+    }
+
+    fn described(&self) -> &Descriptor<T> {
+        // SAFETY: DESC-2, this is a reference.
+        unsafe { self.descriptor.as_ref() }
+    }
+
+    /// The first frame.
+    pub const fn head(&self) -> Pfn {
+        self.head
+    }
+
+    /// The size.
+    pub const fn order(&self) -> Order {
+        self.order
+    }
+
+    /// The frames of the block.
+    pub const fn range(&self) -> PfnRange {
+        PfnRange::new(self.head, self.head.plus(self.order.pages()))
+    }
+
+    /// Gives up the reference if it is the only one. If it was, whoever called retires the owner, and must not drop this.
+    pub(super) fn put_only(&self) -> Put {
+        self.described().life().put_only()
+    }
+}
+
+impl<M: Machine, T: Described> Deref for Shared<'_, M, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: DESC-2, this is a reference, and lives as long as the borrow.
+        unsafe { self.described().owner() }
+    }
+}
+
+impl<M: Machine, T: Described> Drop for Shared<'_, M, T> {
+    fn drop(&mut self) {
+        match self.described().life().put() {
+            Put::Others => {}
+            Put::Last => T::bury(self),
+        }
+    }
+}
+
+impl<M: Machine, T: Described> fmt::Debug for Shared<'_, M, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({:?}, {:?})", T::KIND.name(), self.head, self.order)
+    }
+}
+
+macro_rules! references {
+    (
+        bare { $($(#[$bare_doc:meta])+ $bare:ident = $bare_code:literal, $bare_name:literal;)+ }
+        described { $($(#[$doc:meta])+ $kind:ident = $code:literal, $name:literal;)+ }
+        slab { $(#[$slab_doc:meta])+ $slab:ident = $slab_code:literal, $slab_name:literal; }
+    ) => {
+        /// A reference to an owned block of whatever kind.
+        #[derive(Debug)]
+        #[must_use = "dropping a reference may free the block"]
+        pub enum Reference<'a, M: Machine> {
+            $($(#[$doc])+ $kind(Shared<'a, M, $kind>),)+
+            $(#[$slab_doc])+
+            $slab(Shared<'a, M, $slab>),
+        }
+
+        impl<'a, M: Machine> Reference<'a, M> {
+            /// Takes a reference to the owner of a kind whose life is `life`, if it is still what was `seen`.
+            ///
+            /// # Safety
+            /// `life` begins a descriptor of this kind, whose memory is one at least until this returns.
+            pub(super) unsafe fn get(
+                owners: &'a Owners<'a, M>,
+                kind: OwnerKind,
+                life: NonNull<Life>,
+                seen: descriptor::Described,
+            ) -> Option<Self> {
+                // SAFETY: the caller's promise.
+                unsafe { life.as_ref() }.try_get(seen.generation)?;
+                match kind {
+                    $(OwnerKind::$bare => None,)+
+                    $(OwnerKind::$kind => {
+                        Some(Self::$kind(Shared::new(owners, life.cast(), seen.head, seen.order)))
+                    })+
+                    OwnerKind::$slab => Some(Self::$slab(Shared::new(owners, life.cast(), seen.head, seen.order))),
+                }
+            }
+
+            /// The owner's kind.
+            pub const fn kind(&self) -> OwnerKind {
+                match self {
+                    $(Self::$kind(_) => OwnerKind::$kind,)+
+                    Self::$slab(_) => OwnerKind::$slab,
+                }
+            }
+
+            /// The frames of the block.
+            pub const fn range(&self) -> PfnRange {
+                match self {
+                    $(Self::$kind(shared) => shared.range(),)+
+                    Self::$slab(shared) => shared.range(),
+                }
+            }
+        }
+    };
+}
+
+with_owners!(references);
