@@ -22,6 +22,9 @@
 //! `SLAB_TYPESAFE_BY_RCU` caches of Linux.
 #![expect(unsafe_code, reason = "an owner lives in a descriptor only while it is referred to")]
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use core::fmt;
 use core::mem::MaybeUninit;
 

@@ -24,12 +24,10 @@
 
 mod blocks;
 mod kinds;
-#[cfg(all(test, loom))]
-mod loom;
 mod owned;
 mod owners;
 mod reference;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 #[expect(unsafe_code, reason = "frees what must not be freed, and what it took raw")]
 mod tests;
 mod verify;

@@ -287,4 +287,4 @@ impl Held {
 }
 
 #[cfg(all(test, loom))]
-mod interleavings;
+mod loom;

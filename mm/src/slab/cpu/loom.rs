@@ -1,11 +1,11 @@
 //! Every interleaving of a CPU with another that closes it: no object is lost, none is had twice, and nobody touches
 //! what another one holds.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p mm --release --lib interleavings`.
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p mm --release --lib loom`.
 
-use loom::cell::Cell;
-use loom::sync::Arc;
-use loom::thread;
+use ::loom::cell::Cell;
+use ::loom::sync::Arc;
+use ::loom::thread;
 use std::boxed::Box;
 use std::vec::Vec;
 
@@ -82,7 +82,7 @@ fn each_is_in_one_place(mut found: Vec<usize>, expected: &[usize]) {
 
 #[test]
 fn a_cpu_that_takes_and_puts_while_it_is_closed_loses_nothing() {
-    loom::model(|| {
+    ::loom::model(|| {
         let side = Side::with(&[1, 2]);
         let other = side.clone();
         let closer = thread::spawn(move || other.gather());
@@ -97,7 +97,7 @@ fn a_cpu_that_takes_and_puts_while_it_is_closed_loses_nothing() {
 
 #[test]
 fn a_cpu_that_changes_its_sheaf_while_it_is_closed_keeps_bounds_and_sheaf_together() {
-    loom::model(|| {
+    ::loom::model(|| {
         let side = Side::with(&[1]);
         let other = side.clone();
         let closer = thread::spawn(move || other.gather());
