@@ -8,7 +8,8 @@ use std::vec::Vec;
 
 use super::{CacheSpec, FreeObjectError, KmemCaches};
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::{Fired, HostMachine, on_cpu};
+use crate::faults::Fired;
+use crate::host::{HostMachine, on_cpu};
 use crate::page::{PageAllocator, Request};
 use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PhysAddr};
 
