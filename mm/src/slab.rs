@@ -36,5 +36,6 @@ mod verify;
 pub use cache::{CacheName, Constructor};
 pub use caches::{CacheSpec, CreateError, FreeObjectError, KmemCaches, NoMemory};
 pub use descriptor::Slab;
+pub use kmalloc::{ReallocError, size_for};
 pub use object::{KmemCache, LeakedObjects, Object, Prefilled};
-pub use report::CacheReport;
+pub use report::{CacheReport, Census};
