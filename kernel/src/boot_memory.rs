@@ -11,7 +11,8 @@ use mm::units::{NodeId, PhysAddr};
 use crate::image::Segments;
 
 /// Everything that the loader lists: what it does not call usable is reserved, its own data and the kernel among it,
-/// but for what is [left over](leftover) of the kernel's file.
+/// but for what is [left over](leftover) of the kernel's file. The loader's own is memory nevertheless, and what of it
+/// is in use now may be handed in later.
 pub(crate) fn collect(boot_info: &BootInfo) -> Vec<Region> {
     let leftover = leftover(boot_info);
     boot_info.memory_regions.iter().flat_map(|region| pieces(region, &leftover)).collect()
@@ -41,7 +42,10 @@ fn pieces(region: &MemoryRegion, leftover: &Range<u64>) -> impl Iterator<Item = 
         kind,
         node: NodeId(0),
     };
+    // Where regions overlap, being reserved wins.
+    let memory = (region.kind == MemoryRegionKind::Bootloader).then(|| piece(region.start, region.end, inside));
     [piece(region.start, from, kind), piece(from, to, inside), piece(to, region.end, kind)]
         .into_iter()
+        .chain(memory)
         .filter(|piece| piece.len > 0)
 }

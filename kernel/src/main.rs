@@ -2,8 +2,8 @@
 //!
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
 //! output and the way out; the image and its stacks; reports of failures; page tables; this machine for `mm`;
-//! firmware files; the clock; memory; its reports; tests, benchmarks, the replay of traces, and a foreign client of the
-//! heap.
+//! firmware files; the clock; memory; its reports; the heap; tests, benchmarks, the replay of traces, and a foreign
+//! client of the heap.
 #![no_std]
 #![no_main]
 
@@ -21,8 +21,6 @@ mod panic;
 mod gdt;
 mod idt;
 
-mod heap;
-
 mod kmap;
 mod platform;
 
@@ -37,6 +35,8 @@ mod machine_name;
 mod memory;
 
 mod dump;
+
+mod heap;
 
 mod bench;
 mod ktest;
@@ -56,6 +56,7 @@ use mm::units::Pfn;
 
 use crate::exit::{Exit, exit};
 use crate::fw_cfg::FileError;
+use crate::memory::Allocator;
 use crate::paging::build::{self, Loader};
 use crate::platform::Platform;
 use crate::serial::println;
@@ -83,10 +84,8 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
     idt::init();
     heap::init();
 
-    let words = read_command_line();
-    let (platform, map) = leave_loader(boot_info, stack, &words);
-    let machine = machine_name::of(&map, &words);
-    let allocator = memory::init(platform, map, &words);
+    let Booted { allocator, words, machine } = boot(boot_info, stack);
+    heap::retire_boot_heap(allocator);
 
     let status = match words.run {
         Run::List => exit(list(&words)),
@@ -97,6 +96,25 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
     };
     dump::print(allocator, &words.dump);
     exit(status)
+}
+
+/// What is left of booting.
+#[derive(Debug)]
+struct Booted {
+    allocator: &'static Allocator,
+    words: CommandLine,
+    machine: String,
+}
+
+/// Sets memory up. What lives on is copied to where memory then comes from; all else is freed on return, so that nothing
+/// is left in the boot heap.
+fn boot(boot_info: &'static mut BootInfo, stack: Range<u64>) -> Booted {
+    let words = read_command_line();
+    let (platform, map) = leave_loader(boot_info, stack, &words);
+    let machine = machine_name::of(&map, &words);
+    let (allocator, caches) = memory::init(platform, map, &words);
+    heap::serve_from(caches);
+    Booted { allocator, words: words.clone(), machine: machine.clone() }
 }
 
 fn read_command_line() -> CommandLine {

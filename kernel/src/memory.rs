@@ -1,17 +1,18 @@
 //! Where the machine's memory goes to `mm`: the one place that knows both.
 
-use alloc::vec::Vec;
+use core::fmt;
 
 use kernel_core::cmdline::CommandLine;
+use mm::PageState;
 use mm::boot_map::BootMap;
 use mm::machine::{Geometry, Machine};
 use mm::page::PageAllocator;
 use mm::slab::KmemCaches;
-use mm::units::PAGE_SHIFT;
+use mm::units::{Order, PAGE_SHIFT, Pfn, PfnRange};
 use spin::Once;
 
 use crate::clock::Stopwatch;
-use crate::ktest::{check, ktest};
+use crate::ktest::{check, diagnostic, ktest};
 use crate::platform::Platform;
 use crate::serial::println;
 
@@ -21,6 +22,8 @@ pub(crate) type Allocator = PageAllocator<'static, Platform>;
 /// The caches of this machine.
 pub(crate) type Caches = KmemCaches<'static, Platform>;
 
+const MAX_ORDER: Order = <<Platform as Machine>::Geometry as Geometry>::MAX_ORDER;
+
 /// What setting the allocator up came to.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -28,18 +31,21 @@ pub(crate) struct Setup {
     pub(crate) ticks: u64,
     /// The memory it was given, what it has kept for itself included.
     pub(crate) usable_pages: u32,
-    /// Free blocks of the largest order that each zone came up with.
-    largest_blocks: Vec<u32>,
 }
 
 static ALLOCATOR: Once<(Allocator, Setup)> = Once::new();
 static CACHES: Once<Caches> = Once::new();
 
-/// Gives all memory that `map` calls usable to the page allocator, split into nodes if the command line asks.
+/// Gives all memory that `map` calls usable to the page allocator, split into nodes if the command line asks, and makes
+/// the caches on it.
 ///
 /// # Panics
-/// If the allocator cannot be set up in this memory: there is nothing to go on with.
-pub(crate) fn init(platform: &'static Platform, mut map: BootMap, words: &CommandLine) -> &'static Allocator {
+/// If the two cannot be set up in this memory: there is nothing to go on with.
+pub(crate) fn init(
+    platform: &'static Platform,
+    mut map: BootMap,
+    words: &CommandLine,
+) -> (&'static Allocator, &'static Caches) {
     if let Some(nodes) = words.nodes {
         // A pageblock has one migratetype and its pages one zone, so no node begins inside one.
         match map.split_nodes(nodes, <<Platform as Machine>::Geometry as Geometry>::PAGEBLOCK_ORDER) {
@@ -57,10 +63,9 @@ pub(crate) fn init(platform: &'static Platform, mut map: BootMap, words: &Comman
         platform.direct_map_end().address().0,
         allocator.metadata().total() >> 10,
     );
-    let largest_blocks = largest_blocks(&allocator);
-    let allocator = &ALLOCATOR.call_once(|| (allocator, Setup { ticks, usable_pages, largest_blocks })).0;
-    CACHES.call_once(|| KmemCaches::new(allocator).unwrap_or_else(|error| panic!("slab: {error}")));
-    allocator
+    let allocator = &ALLOCATOR.call_once(|| (allocator, Setup { ticks, usable_pages })).0;
+    let caches = CACHES.call_once(|| KmemCaches::new(allocator).unwrap_or_else(|error| panic!("slab: {error}")));
+    (allocator, caches)
 }
 
 /// The machine's caches of objects; `None` before [`init`].
@@ -78,18 +83,87 @@ pub(crate) fn setup() -> Option<&'static Setup> {
     ALLOCATOR.get().map(|(_, setup)| setup)
 }
 
-fn largest_blocks(allocator: &Allocator) -> Vec<u32> {
-    allocator.zones().map(|zone| zone.blocks_of(<<Platform as Machine>::Geometry as Geometry>::MAX_ORDER)).collect()
+/// Memory that nobody but the caches has, and how whole it is.
+///
+/// A *place* is where a block of the largest order can be: aligned, all memory, in one zone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Wholeness {
+    pub(crate) free_pages: u32,
+    pub(crate) cache_pages: u32,
+    pub(crate) largest_blocks: u32,
+    /// Places in which some page is in use, if only as a node.
+    pub(crate) used_places: u32,
+    places: u32,
+}
+
+impl Wholeness {
+    /// As of now, once caches have given back what they need not have. Cost: a look at every block in a place.
+    pub(crate) fn now(allocator: &Allocator) -> Self {
+        let cache_pages = caches().map_or(0, |caches| {
+            caches.shrink();
+            caches.pages_held().0
+        });
+        let mut whole = Self { free_pages: 0, cache_pages, largest_blocks: 0, used_places: 0, places: 0 };
+        for zone in allocator.zones() {
+            whole.free_pages += zone.free;
+            whole.largest_blocks += zone.blocks_of(MAX_ORDER);
+            let place = |start: Pfn| PfnRange::new(start, start.plus(MAX_ORDER.pages()));
+            let next = |last: &PfnRange| Some(place(last.end));
+            let places = core::iter::successors(Some(place(zone.span.start.align_up(MAX_ORDER))), next);
+            for place in places.take_while(|place| place.end <= zone.span.end) {
+                let Some(used) = used_pages(allocator, place) else { continue };
+                whole.places += 1;
+                whole.used_places += u32::from(used > 0);
+            }
+        }
+        whole
+    }
+
+    /// Whether all memory that is free has coalesced, and exactly as many pages are somebody else's as then.
+    pub(crate) fn is_restored(&self, then: &Self) -> bool {
+        let pages = |whole: &Self| whole.free_pages + whole.cache_pages;
+        pages(self) == pages(then) && self.largest_blocks + self.used_places == self.places
+    }
+}
+
+impl fmt::Display for Wholeness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { free_pages, cache_pages, largest_blocks, used_places, places } = self;
+        write!(
+            f,
+            "{free_pages} pages free and {cache_pages} in caches, {largest_blocks} blocks of the largest order and \
+             {used_places} places for one in use, of {places}"
+        )
+    }
+}
+
+/// Pages of a place that are not free; `None` if some frame of it is reserved or no memory.
+fn used_pages(allocator: &Allocator, place: PfnRange) -> Option<u32> {
+    let (mut used, mut at) = (0, place.start);
+    while at < place.end {
+        let (state, order) = allocator.page_state(at);
+        let pages = match state {
+            PageState::Free | PageState::Allocated => order.pages(),
+            PageState::Node => 1,
+            PageState::Hole | PageState::Reserved | PageState::Tail | PageState::Isolated => return None,
+        };
+        used += if state == PageState::Free { 0 } else { pages };
+        at = at.plus(pages);
+    }
+    Some(used)
 }
 
 ktest!(
     "memory",
-    fn every_page_that_is_nobodys_is_free_and_every_invariant_holds() {
-        let allocator = allocator().ok_or("the page allocator is not up")?;
+    fn every_page_that_is_not_free_is_a_slab_or_a_large_block_and_every_invariant_holds() {
+        let (allocator, caches) = allocator().zip(caches()).ok_or("the allocators are not up")?;
         allocator.verify()?;
+        allocator.verify_charges()?;
+        caches.verify()?;
         let (managed, free) =
             allocator.zones().fold((0, 0), |(managed, free), zone| (managed + zone.managed, free + zone.free));
-        check!(managed > 0 && free == managed, "of {managed} pages {free} are free, and no test holds one");
+        let held = caches.pages_held().0;
+        check!(managed > 0 && free + held == managed, "of {managed} pages {free} are free and {held} the caches'");
         Ok(())
     }
 );
@@ -97,11 +171,11 @@ ktest!(
 // Tests run in the order of their names, so this one comes behind all that allocate.
 ktest!(
     "zones",
-    fn the_largest_blocks_are_those_of_boot_whatever_was_allocated_and_freed() {
+    fn every_place_for_a_largest_block_is_one_but_for_those_that_live_memory_keeps_apart() {
         let allocator = allocator().ok_or("the page allocator is not up")?;
-        let at_boot = &setup().ok_or("the page allocator is not up")?.largest_blocks;
-        let now = largest_blocks(allocator);
-        check!(now == *at_boot, "the zones have {now:?} of the largest blocks free, and had {at_boot:?}");
+        let whole = Wholeness::now(allocator);
+        diagnostic!("{whole}");
+        check!(whole.is_restored(&whole), "memory has not coalesced: {whole}");
         Ok(())
     }
 );

@@ -8,7 +8,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use kernel_core::layout::{CPUS, DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
-use mm::machine::{Machine, Standard};
+use mm::faults::Faults;
+use mm::machine::{InjectedFault, Machine, Standard};
 use mm::units::{CpuId, PAGE_SHIFT, Pfn, PhysAddr};
 use spin::Once;
 use x86_64::VirtAddr;
@@ -32,6 +33,9 @@ struct PerCpu {
 
 static PLATFORM: Once<Platform> = Once::new();
 
+/// Allocations that tests let fail; looked at only where [`faults_fire`](Platform::faults_fire).
+static FAULTS: Faults = Faults::none();
+
 impl Platform {
     /// Makes the machine known, once the kernel runs on its own page tables.
     ///
@@ -46,6 +50,16 @@ impl Platform {
     /// The machine; `None` before [`init`](Self::init).
     pub(crate) fn get() -> Option<&'static Self> {
         PLATFORM.get()
+    }
+
+    /// What is to fail of all allocations of pages and objects.
+    pub(crate) fn faults(&self) -> &'static Faults {
+        &FAULTS
+    }
+
+    /// Whether anything does: in builds that are measured, nothing is asked.
+    pub(crate) const fn faults_fire(&self) -> bool {
+        cfg!(debug_assertions)
     }
 
     fn slots(&self) -> &AtomicUsize {
@@ -136,6 +150,11 @@ unsafe impl Machine for Platform {
     fn cpus(&self) -> NonZeroU16 {
         // No other is started.
         NonZeroU16::MIN
+    }
+
+    #[inline(always)]
+    fn allocation_fault(&self) -> Option<InjectedFault> {
+        if self.faults_fire() { FAULTS.next() } else { None }
     }
 
     fn heavy_barrier(&self) {

@@ -1,6 +1,6 @@
 //! What a benchmark's samples come to.
 
-use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 /// The order statistics of a set of samples, and their mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +22,12 @@ impl Summary {
     }
 }
 
-/// Samples, counted by value: a million of them take no more memory than the values that differ.
+/// Samples, counted by value: a million of them take no more memory than the values that differ. Without memory for one
+/// more value, a sample counts as the nearest above it, or the largest: samples are taken while memory is used up.
 #[derive(Clone, Debug, Default)]
 pub struct Distribution {
-    counts: BTreeMap<u64, u64>,
+    /// Values and how often they came, ascending.
+    counts: Vec<(u64, u64)>,
     samples: u64,
     sum: u64,
 }
@@ -36,13 +38,23 @@ const EXACT_BITS: u32 = 12;
 impl Distribution {
     /// No samples yet.
     pub const fn new() -> Self {
-        Self { counts: BTreeMap::new(), samples: 0, sum: 0 }
+        Self { counts: Vec::new(), samples: 0, sum: 0 }
     }
 
     /// Adds a sample.
     pub fn record(&mut self, sample: u64) {
         let surplus = (u64::BITS - sample.leading_zeros()).saturating_sub(EXACT_BITS);
-        *self.counts.entry(sample >> surplus << surplus).or_default() += 1;
+        let value = sample >> surplus << surplus;
+        match self.counts.binary_search_by_key(&value, |&(value, _)| value) {
+            Ok(at) => self.counts[at].1 += 1,
+            Err(at) if self.counts.try_reserve(1).is_ok() => self.counts.insert(at, (value, 1)),
+            Err(at) => {
+                let last = self.counts.len().saturating_sub(1);
+                // Not even one value can be kept: then there is nothing to tell.
+                let Some((_, count)) = self.counts.get_mut(at.min(last)) else { return };
+                *count += 1;
+            }
+        }
         self.samples += 1;
         self.sum += sample;
     }
@@ -65,7 +77,7 @@ impl Distribution {
     /// The sample of this rank, from 1.
     fn ranked(&self, rank: u64) -> Option<u64> {
         let mut below = 0;
-        self.counts.iter().find_map(|(&value, count)| {
+        self.counts.iter().find_map(|&(value, count)| {
             below += count;
             (below >= rank).then_some(value)
         })

@@ -26,13 +26,12 @@ use arrayvec::ArrayVec;
 use rustix::thread::{MembarrierCommand, membarrier};
 use spin::Mutex;
 
+use crate::faults::Faults;
 use crate::machine::{Geometry, InjectedFault, Machine, Standard};
 use crate::units::{CpuId, Pfn, PfnRange, PhysAddr};
 
-mod faults;
 mod memory;
 
-pub use faults::{Faults, Fired};
 use memory::Memory;
 
 /// Slots that a CPU may have live at once.

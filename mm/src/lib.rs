@@ -38,7 +38,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`units`], [`migratetype`], [`invariant`], [`machine`] | quantities, names, the door to the machine |
+//! | [`units`], [`migratetype`], [`invariant`], [`machine`], [`faults`] | quantities, names, the door to the machine, and how it lets allocations fail |
 //! | [`boot_map`] | firmware's memory map made fit to build on |
 //! | `early` | typed memory before there is an allocator |
 //! | [`charge`] | who pays for how many pages |
@@ -76,6 +76,7 @@ mod descriptor;
 mod early;
 #[cfg(test)]
 mod exhaustive;
+pub mod faults;
 mod freelist;
 #[cfg(feature = "host")]
 #[expect(unsafe_code, reason = "it maps memory, and answers for the Machine it is")]

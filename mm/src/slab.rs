@@ -37,5 +37,6 @@ pub(crate) use bootstrap::descriptors;
 pub use cache::{CacheName, Constructor};
 pub use caches::{CacheSpec, CreateError, FreeObjectError, KmemCaches, NoMemory};
 pub use descriptor::Slab;
+pub use kmalloc::{ReallocError, size_for};
 pub use object::{KmemCache, LeakedObjects, Object, Prefilled};
-pub use report::CacheReport;
+pub use report::{CacheReport, Census};

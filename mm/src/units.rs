@@ -16,6 +16,12 @@ pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
 #[repr(transparent)]
 pub struct Bytes(pub usize);
 
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0)
+    }
+}
+
 /// A number of things of one kind: pages, objects, slabs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]

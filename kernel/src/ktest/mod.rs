@@ -1,8 +1,8 @@
 //! In-kernel tests, registered where they stand and reported as KTAP.
 //!
 //! A test is `ktest!("group", fn name() { … Ok(()) })`; its name is `group/name`. The allocator's own cases (`mm::cases`)
-//! are tests, too. It runs on the booted kernel, with
-//! everything up, and leaves everything as it found it. A test that faults ends the kernel; whoever started it starts
+//! are tests, too. It runs on the booted kernel, with everything up, and leaves everything as it found it: one that
+//! leaves anything allocated has failed. A test that faults ends the kernel; whoever started it starts
 //! it again behind that test (`after=`).
 //!
 //! Source: Linux, `Documentation/dev-tools/ktap.rst`.
@@ -21,8 +21,10 @@ use kernel_core::cmdline::Seed;
 use kernel_core::selection::Selection;
 use linkme::distributed_slice;
 use mm::cases::Case;
+use mm::slab::Census;
 
 use crate::exit::Exit;
+use crate::heap;
 use crate::platform::Platform;
 use crate::serial::println;
 
@@ -137,17 +139,19 @@ pub(crate) fn selected(selection: &Selection) -> Vec<Chosen> {
 
 /// Runs the tests that `selection` chooses. It is a failure to choose none by name.
 pub(crate) fn run(selection: &Selection, seed: Seed) -> Exit {
+    let at_start = heap::census();
     let tests = selected(selection);
     println!("KTAP version 1");
     println!("1..{}", tests.len());
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for (number, test) in (1_usize..).zip(&tests) {
         println!("# run {}", test.name);
+        let before = heap::census();
         let outcome = match test.body {
             Body::Kernel(body) => body(),
             Body::Case(case) => cases::run(case, seed),
         };
-        match outcome {
+        match outcome.and_then(|()| nothing_leaked(before)) {
             Ok(()) => {
                 passed += 1;
                 println!("ok {number} {}", test.name);
@@ -168,11 +172,24 @@ pub(crate) fn run(selection: &Selection, seed: Seed) -> Exit {
     if chose_nothing {
         diagnostic!("no test has such a name");
     }
+    drop(tests);
+    let leaked = nothing_leaked(at_start);
+    match &leaked {
+        Ok(()) => diagnostic!("heap: {at_start} in use, before and after the tests"),
+        Err(_) => diagnostic!("heap: {at_start} in use before the tests, and {} after them", heap::census()),
+    }
     match skipped {
         0 => println!("{passed} passed, {failed} failed"),
         _ => println!("{passed} passed, {failed} failed, {skipped} skipped"),
     }
-    if failed == 0 && !chose_nothing { Exit::Success } else { Exit::Failure }
+    if failed == 0 && leaked.is_ok() && !chose_nothing { Exit::Success } else { Exit::Failure }
+}
+
+/// Fails unless exactly as much is allocated as then.
+fn nothing_leaked(then: Census) -> Outcome {
+    let now = heap::census();
+    check!(now == then, "leaked: {then} were in use, and now {now}");
+    Ok(())
 }
 
 /// Text with its line breaks made spaces: a KTAP line is one line.
@@ -191,7 +208,7 @@ impl fmt::Display for OneLine<'_> {
 }
 
 /// Tests in the kernel's source: a linker that drops some shows here.
-const REGISTERED: usize = 38;
+const REGISTERED: usize = 43;
 
 ktest!(
     "ktest",

@@ -9,6 +9,7 @@ use x86_64::registers::control::{Cr0, Cr0Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
 use super::{NotPassed, check, diagnostic, ktest};
+use crate::heap;
 use crate::image::{Protection, Segments};
 use crate::paging::live::{self, Leaf, Permission};
 use crate::platform::Platform;
@@ -65,6 +66,10 @@ ktest!(
                 let leaf = live::find(platform, address);
                 if stacks::guards().any(|guard| guard.page == address) {
                     check!(leaf.is_none(), "the guard page at {address:#x} is mapped");
+                    continue;
+                }
+                if heap::boot_heap_is_gone() && heap::boot_heap_addresses().contains(&address) {
+                    check!(leaf.is_none(), "the boot heap's page at {address:#x} is mapped, and free memory as well");
                     continue;
                 }
                 let found = leaf.as_ref().and_then(protection_of);

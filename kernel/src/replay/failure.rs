@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use super::live::Id;
 use super::pattern::Broken;
-use super::zones::Whole;
 use crate::fw_cfg::FileError;
+use crate::memory::Wholeness;
 
 /// What is wrong with the trace, the machine or the allocator. Operations count from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -42,5 +42,5 @@ pub(super) enum Failure {
     #[error("after {operations} operations: {violation}")]
     Invariant { operations: u64, violation: Violation },
     #[error("memory has not coalesced: before the replay {before}, after it {after}")]
-    NotCoalesced { before: Whole, after: Whole },
+    NotCoalesced { before: Wholeness, after: Wholeness },
 }

@@ -30,7 +30,7 @@ use crate::bench::{Figure, NoFigure, Row, Source, Unit, print_table};
 use crate::clock::{Clock, Stopwatch};
 use crate::exit::Exit;
 use crate::fw_cfg::{self, FileError};
-use crate::memory::Allocator;
+use crate::memory::{Allocator, Wholeness};
 use crate::platform::Platform;
 use crate::serial::{print, println};
 
@@ -64,7 +64,7 @@ fn replay(
     mut read: impl FnMut(&mut [u8]) -> Result<usize, FileError>,
     check_every: NonZeroU64,
 ) -> Result<Replayed, Failure> {
-    let before = Zones::of(allocator);
+    let before = Wholeness::now(allocator);
     let mut buffer = alloc::vec![0; PAGE_SIZE];
     let length = read(&mut buffer).map_err(Failure::File)?;
     let (header, mut piece) = Header::parse(&buffer[..length]).map_err(Failure::Header)?;
@@ -79,10 +79,9 @@ fn replay(
     }
     decoder.finish().map_err(Failure::Truncated)?;
     let replayed = replay.finish()?;
-    match before.shortfall(&Zones::of(allocator)) {
-        Some((before, after)) => Err(Failure::NotCoalesced { before, after }),
-        None => Ok(replayed),
-    }
+    drop(buffer);
+    let after = Wholeness::now(allocator);
+    if after.is_restored(&before) { Ok(replayed) } else { Err(Failure::NotCoalesced { before, after }) }
 }
 
 /// A replay under way.
@@ -96,6 +95,8 @@ struct Replay {
     live_pages: u32,
     most_live_pages: u32,
     at_peak: Option<Zones>,
+    /// Room to note how memory stands at the peak, and at the end.
+    rooms: [Option<Zones>; 2],
     operations: u64,
     allocs: Distribution,
     frees: Distribution,
@@ -135,6 +136,7 @@ impl Replay {
             live_pages: 0,
             most_live_pages: 0,
             at_peak: None,
+            rooms: [(); 2].map(|()| Some(Zones::of(allocator))),
             operations: 0,
             allocs: Distribution::new(),
             frees: Distribution::new(),
@@ -172,7 +174,7 @@ impl Replay {
         self.live_pages += order.pages();
         self.most_live_pages = self.most_live_pages.max(self.live_pages);
         if self.at_peak.is_none() && self.live_pages == self.header.peak_pages {
-            self.at_peak = Some(Zones::of(allocator));
+            self.at_peak = self.rooms[0].take().map(|room| room.again(allocator));
         }
         Ok(())
     }
@@ -206,7 +208,8 @@ impl Replay {
             _ if seen == 0 && announced == 0 => Zones::of(self.allocator),
             _ => return Err(Failure::OtherPeak { announced, seen }),
         };
-        let at_end = Zones::of(self.allocator);
+        let at_end = self.rooms[1].take().map(|room| room.again(self.allocator));
+        let at_end = at_end.unwrap_or_else(|| Zones::of(self.allocator));
         let operation = self.operations;
         for id in self.live.ids() {
             let block = self.live.take(id).map_err(|error| Failure::Free { operation, error })?;

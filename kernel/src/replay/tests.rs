@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::live::Id;
 use super::{Replayed, pattern, replay};
 use crate::ktest::{NotPassed, check, ktest};
-use crate::memory;
+use crate::memory::{self, Wholeness};
 
 const FREE: u8 = 1 << 7;
 const HIGHMEM: u8 = 1 << 1;
@@ -32,7 +32,7 @@ fn trace(peak_pages: u32, records: &[(u32, u8, u8)]) -> Vec<u8> {
 /// Replays these bytes; the test fails if memory is not as before.
 fn outcome(mut bytes: &[u8]) -> Result<Result<Replayed, Failure>, NotPassed> {
     let allocator = memory::allocator().ok_or("the page allocator is not up")?;
-    let free = allocator.free_pages();
+    let before = Wholeness::now(allocator);
     let read = |buffer: &mut [u8]| {
         // Pieces that end inside a record.
         let (piece, rest) = bytes.split_at(bytes.len().min(45));
@@ -41,7 +41,8 @@ fn outcome(mut bytes: &[u8]) -> Result<Result<Replayed, Failure>, NotPassed> {
         Ok(piece.len())
     };
     let outcome = replay(allocator, read, core::num::NonZeroU64::MIN);
-    check!(allocator.free_pages() == free, "{} pages are free, {free} were before", allocator.free_pages());
+    let after = Wholeness::now(allocator);
+    check!(after.is_restored(&before), "memory is not as before: {before} became {after}");
     allocator.verify()?;
     Ok(outcome)
 }

@@ -25,6 +25,13 @@ impl Zones {
         Self(allocator.zones().collect())
     }
 
+    /// How they stand later, in the same memory: there may be none left then.
+    pub(super) fn again(mut self, allocator: &Allocator) -> Self {
+        self.0.clear();
+        self.0.extend(allocator.zones());
+        self
+    }
+
     /// Free memory, and how much of it is in blocks of a huge page or more.
     pub(super) fn wholeness(&self) -> Wholeness {
         let pages_of = |zone: &ZoneReport, order: Order| u64::from(zone.blocks_of(order)) << order.number();
@@ -43,42 +50,6 @@ impl Zones {
     /// The most pages that ever served as nodes, zone by zone.
     pub(super) fn peak_nodes(&self) -> u32 {
         self.0.iter().map(|zone| zone.peak_nodes).sum()
-    }
-
-    /// The first zone that has other memory free than it has `later`, or more of it whole: then and later.
-    ///
-    /// More may be whole later (FREE-6): a node that was first made of a whole block's page may now stand elsewhere.
-    pub(super) fn shortfall(&self, later: &Self) -> Option<(Whole, Whole)> {
-        let short = |(before, after): &(Whole, Whole)| {
-            before.free_pages != after.free_pages || before.largest_blocks > after.largest_blocks
-        };
-        self.0.iter().map(Whole::of).zip(later.0.iter().map(Whole::of)).find(short)
-    }
-}
-
-/// What of a zone must come back when all is free again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Whole {
-    node: u8,
-    zone: &'static str,
-    free_pages: u32,
-    largest_blocks: u32,
-}
-
-impl Whole {
-    fn of(zone: &ZoneReport) -> Self {
-        let ZoneReport { node, kind, free, .. } = *zone;
-        Self { node: node.0, zone: kind.name(), free_pages: free, largest_blocks: zone.blocks_of(MAX_ORDER) }
-    }
-}
-
-impl fmt::Display for Whole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node, zone, free_pages, largest_blocks } = self;
-        write!(
-            f,
-            "node {node} zone {zone} has {free_pages} pages free and {largest_blocks} blocks of the largest order"
-        )
     }
 }
 

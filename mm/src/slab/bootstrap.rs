@@ -13,7 +13,7 @@ use super::cache::Cache;
 use super::caches::{AllCaches, CacheSpec, CreateError, First, KmemCaches, NoMemory, live, unborn};
 use super::cpu::CpuSheaf;
 use super::descriptor::{Slab, SlabPointer};
-use super::kmalloc;
+use super::kmalloc::{self, LargeBlocks};
 use super::lists::Slabs;
 use super::sheaf::Sheaf;
 use crate::descriptor::{Descriptor, WalkGate};
@@ -71,6 +71,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
             cpus,
             first,
             kmalloc: [NonNull::dangling(); kmalloc::CLASSES],
+            large: LargeBlocks::none(),
             all: Mutex::new(all),
             gate: WalkGate::new(),
         };

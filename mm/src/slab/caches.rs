@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::cache::{Cache, CacheName, Constructor, Stability, is_marked, mark, unmark};
 use super::cpu::{CpuSheaf, Slot};
 use super::descriptor::{Slab, SlabPointer};
-use super::kmalloc::CLASSES;
+use super::kmalloc::{CLASSES, LargeBlocks};
 use super::layout::{SlabLayout, WhileFree};
 use super::lists::Slabs;
 use super::sheaf::{self, Sheaf};
@@ -141,6 +141,7 @@ pub struct KmemCaches<'a, M: Machine> {
     pub(super) cpus: NonZeroU16,
     pub(super) first: First,
     pub(super) kmalloc: [NonNull<Cache>; CLASSES],
+    pub(super) large: LargeBlocks,
     pub(super) all: Mutex<AllCaches>,
     pub(crate) gate: WalkGate,
 }

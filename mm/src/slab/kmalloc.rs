@@ -5,6 +5,7 @@
 //! Source: Linux's `kmalloc_caches`, which has the same classes.
 #![expect(unsafe_code, reason = "lends bare memory")]
 
+use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
 use super::cache::Cache;
@@ -13,7 +14,8 @@ use crate::OwnerKind;
 use crate::desc::owner_word::OwnerWord;
 use crate::machine::Machine;
 use crate::page::Request;
-use crate::units::{Bytes, Order, PAGE_SHIFT, Pfn, PfnRange};
+use crate::sync::{AtomicU32, Ordering};
+use crate::units::{Bytes, Count, Order, PAGE_SHIFT, Pfn, PfnRange};
 
 const SIZES: [(u32, &str); CLASSES] = [
     (8, "kmalloc-8"),
@@ -65,6 +67,58 @@ const fn class(size: usize) -> Option<usize> {
     }
 }
 
+/// The size to ask [`kmalloc`](KmemCaches::kmalloc) for so that what comes is as large and as aligned as `layout` says.
+/// Alignments above a block's are refused as sizes above a block's are.
+#[inline]
+pub const fn size_for(layout: Layout) -> Bytes {
+    let (size, align) = (layout.size(), layout.align());
+    let size = if size < align { align } else { size };
+    match class(size) {
+        Some(class) if alignment(class) >= align => Bytes(size),
+        // The next class is the next power of two.
+        Some(_) => Bytes(size.next_power_of_two()),
+        // Blocks are aligned to their size.
+        None => Bytes(size),
+    }
+}
+
+/// What every object of a class is aligned to.
+const fn alignment(class: usize) -> usize {
+    1 << SIZES[class].0.trailing_zeros()
+}
+
+/// How many large blocks are allocated by size.
+#[derive(Debug)]
+pub(super) struct LargeBlocks {
+    blocks: AtomicU32,
+    pages: AtomicU32,
+}
+
+impl LargeBlocks {
+    pub(super) fn none() -> Self {
+        Self { blocks: AtomicU32::new(0), pages: AtomicU32::new(0) }
+    }
+
+    // Relaxed: counts, which guard nothing.
+    fn count_in(&self, order: Order) {
+        self.blocks.fetch_add(1, Ordering::Relaxed);
+        self.pages.fetch_add(order.pages(), Ordering::Relaxed);
+    }
+
+    fn count_out(&self, pages: u32) {
+        self.blocks.fetch_sub(1, Ordering::Relaxed);
+        self.pages.fetch_sub(pages, Ordering::Relaxed);
+    }
+
+    pub(super) fn blocks(&self) -> Count {
+        Count(self.blocks.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn pages(&self) -> Count {
+        Count(self.pages.load(Ordering::Relaxed))
+    }
+}
+
 /// Makes the classes.
 pub(super) fn create<M: Machine>(caches: &KmemCaches<'_, M>) -> Result<[NonNull<Cache>; CLASSES], CreateError> {
     let mut made = [NonNull::dangling(); CLASSES];
@@ -112,7 +166,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// # Errors
     /// Nothing that can be freed starts there.
     pub fn ksize(&self, address: NonNull<u8>) -> Result<Bytes, FreeObjectError> {
-        if let Some(range) = self.large(address) {
+        if let Some(range) = self.large_at(address) {
             return Ok(Bytes((range.pages() as usize) << PAGE_SHIFT));
         }
         let slab = self.slab_of(address).ok_or(FreeObjectError::Foreign(Address::of(address)))?;
@@ -154,11 +208,12 @@ impl<M: Machine> KmemCaches<'_, M> {
         let order = u8::try_from(pages.trailing_zeros()).ok().and_then(Order::new).ok_or(NoMemory)?;
         let head = self.pages.alloc_raw(Request::new(order)).map_err(|_| NoMemory)?;
         self.pages.set_owner(PfnRange::new(head, head.plus(1)), OwnerWord::bare(OwnerKind::LargeKmalloc, order));
+        self.large.count_in(order);
         Ok(self.pages.machine().direct_map(head))
     }
 
     /// The block that starts at `address`, if it was allocated by size.
-    fn large(&self, address: NonNull<u8>) -> Option<PfnRange> {
+    fn large_at(&self, address: NonNull<u8>) -> Option<PfnRange> {
         let head = Pfn::containing(self.pages.machine().physical(address))?;
         let starts = address.addr().get().is_multiple_of(1 << PAGE_SHIFT);
         let large = self.pages.page(head)?.owner().is(OwnerKind::LargeKmalloc);
@@ -169,10 +224,12 @@ impl<M: Machine> KmemCaches<'_, M> {
     #[cold]
     fn free_large(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {
         let foreign = FreeObjectError::Foreign(Address::of(address));
-        let range = self.large(address).ok_or(foreign)?;
+        let range = self.large_at(address).ok_or(foreign)?;
         self.pages.set_owner(PfnRange::new(range.start, range.start.plus(1)), OwnerWord::PLAIN);
         // SAFETY: the caller of `kfree` promises that nobody uses it.
-        unsafe { self.pages.free_raw(range.start) }.map_err(|_| foreign)
+        unsafe { self.pages.free_raw(range.start) }.map_err(|_| foreign)?;
+        self.large.count_out(range.pages());
+        Ok(())
     }
 }
 
@@ -212,5 +269,21 @@ mod tests {
         }
         assert_eq!(class(LARGEST + 1), None);
         assert_eq!(class(usize::MAX), None);
+    }
+
+    #[test]
+    fn every_layout_gets_a_class_that_is_large_and_aligned_enough_and_no_larger_one_than_it_takes() {
+        for align in (0..=13).map(|shift| 1 << shift) {
+            for size in 1..=LARGEST {
+                let layout = Layout::from_size_align(size, align).expect("a layout");
+                let serves = |&class: &usize| SIZES[class].0 as usize >= size && alignment(class) >= align;
+                let smallest = (0..CLASSES).find(serves).expect("there is one");
+                assert_eq!(class(size_for(layout).0), Some(smallest), "{layout:?}");
+            }
+        }
+        let page_and_more = Layout::from_size_align(LARGEST + 1, 1 << 14).expect("a layout");
+        assert_eq!(size_for(page_and_more), Bytes(1 << 14));
+        let huge = Layout::from_size_align(1, 1 << 40).expect("a layout");
+        assert_eq!(size_for(huge), Bytes(1 << 40));
     }
 }

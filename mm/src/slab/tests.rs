@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::vec::Vec;
 
-use super::{CacheSpec, FreeObjectError, KmemCaches};
+use super::{CacheSpec, Census, FreeObjectError, KmemCaches};
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::{Fired, HostMachine, on_cpu};
+use crate::faults::Fired;
+use crate::host::{HostMachine, on_cpu};
 use crate::page::{PageAllocator, Request};
 use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PhysAddr};
 
@@ -174,6 +175,8 @@ fn an_owner_that_stores_the_mark_itself_is_not_taken_for_free() {
 fn memory_by_size_has_that_size_and_can_change_it() {
     with_caches(|caches| {
         let before = taken(caches);
+        let nothing = Census { objects: Count(0), bytes: Bytes(0) };
+        assert_eq!(caches.census(), nothing);
         let mut held = Vec::new();
         for size in (1..300).chain([4095, 4096, 4097, 8192, 8193, 20_000, 1 << 20]) {
             let object = caches.kmalloc(Bytes(size)).expect("there is memory");
@@ -194,10 +197,14 @@ fn memory_by_size_has_that_size_and_can_change_it() {
                 }
             }
         }
+        let census = caches.census();
+        let really = held.iter().map(|&(object, _)| caches.ksize(object).expect("it is allocated").0).sum();
+        assert_eq!((census.objects.0 as usize, census.bytes), (held.len(), Bytes(really)));
         for (object, _) in held {
             // SAFETY: nobody uses it any more.
             assert_eq!(unsafe { caches.kfree(object) }, Ok(()));
         }
+        assert_eq!(caches.census(), nothing);
         assert_eq!(taken(caches), before);
         assert!(caches.kmalloc(Bytes(usize::MAX)).is_err());
         assert!(caches.kmalloc(Bytes(5 << 20)).is_err());

@@ -20,6 +20,7 @@ const CRASHES: &[(&str, &[&str])] = &[
     ("crash/data_execute", &["EXCEPTION: ", "page fault", "execute"]),
     ("crash/stack", &["EXCEPTION: "]),
     ("crash/doublefault", &["EXCEPTION: ", "double fault"]),
+    ("crash/heap_double_free", &["PANIC: ", "heap: double free", "kmalloc-64"]),
     ("crash/invalid_opcode", &["EXCEPTION: ", "invalid opcode"]),
 ];
 

@@ -1,4 +1,4 @@
-//! Allocations that are to fail: the n-th from now, once.
+//! Allocations that are to fail: the n-th from now, once. What a machine asks in `Machine::allocation_fault`.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,7 +21,8 @@ pub enum Fired {
 }
 
 impl Faults {
-    pub(super) const fn none() -> Self {
+    /// Nothing is to fail.
+    pub const fn none() -> Self {
         Self { countdown: AtomicU64::new(0) }
     }
 
@@ -35,8 +36,9 @@ impl Faults {
         if self.countdown.swap(0, Ordering::Relaxed) == 0 { Fired::Yes } else { Fired::No }
     }
 
+    /// Counts one allocation, and says whether it is the one.
     #[inline]
-    pub(super) fn next(&self) -> Option<InjectedFault> {
+    pub fn next(&self) -> Option<InjectedFault> {
         if self.countdown.load(Ordering::Relaxed) == 0 {
             return None;
         }

@@ -1,0 +1,239 @@
+//! What happens when memory runs out, anywhere: a script allocates in every way there is, and the n-th allocation of a
+//! page or an object fails, for every n.
+//!
+//! Each step holds what it has while the steps behind it run, so a failure unwinds all that came before. A new kind of
+//! memory is one more function in [`SCRIPT`]; it may allocate on the heap only where it can be told that there is no
+//! memory.
+
+use alloc::collections::TryReserveError;
+use alloc::vec::Vec;
+
+use mm::faults::Fired;
+use mm::page::{AllocError, Request};
+use mm::slab::{CacheSpec, CreateError, FreeObjectError, NoMemory, ReallocError};
+use mm::units::{Bytes, Count, Order, PAGE_SIZE};
+
+use crate::ktest::{check, diagnostic, ktest, skip};
+use crate::memory::{self, Allocator, Caches};
+
+/// How a script ends early.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum Stopped {
+    /// What is to happen.
+    #[error("there is no memory")]
+    NoMemory,
+    #[error("{0}")]
+    Create(CreateError),
+    #[error("{0}")]
+    Free(FreeObjectError),
+    #[error("{0}")]
+    Wrong(&'static str),
+}
+
+impl From<NoMemory> for Stopped {
+    fn from(_: NoMemory) -> Self {
+        Self::NoMemory
+    }
+}
+
+impl From<AllocError> for Stopped {
+    fn from(_: AllocError) -> Self {
+        Self::NoMemory
+    }
+}
+
+impl From<TryReserveError> for Stopped {
+    fn from(_: TryReserveError) -> Self {
+        Self::NoMemory
+    }
+}
+
+impl From<CreateError> for Stopped {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::NoMemory(_) => Self::NoMemory,
+            CreateError::Impossible { .. } => Self::Create(error),
+        }
+    }
+}
+
+impl From<ReallocError> for Stopped {
+    fn from(error: ReallocError) -> Self {
+        match error {
+            ReallocError::NoMemory(_) => Self::NoMemory,
+            ReallocError::NotAllocated(error) => Self::Free(error),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Memory {
+    allocator: &'static Allocator,
+    caches: &'static Caches,
+}
+
+/// The steps that are to run while a step holds what it has.
+struct Rest<'s>(&'s [Step]);
+
+type Step = fn(Memory, Rest<'_>) -> Result<(), Stopped>;
+
+impl Rest<'_> {
+    fn run(self, memory: Memory) -> Result<(), Stopped> {
+        match self.0 {
+            [] => Ok(()),
+            [first, rest @ ..] => first(memory, Rest(rest)),
+        }
+    }
+}
+
+const SCRIPT: &[Step] = &[
+    pages_of_several_orders,
+    a_cache_with_objects_and_some_set_aside,
+    memory_by_size_that_changes_it,
+    lists_that_grow_on_the_heap,
+];
+
+fn pages_of_several_orders(memory: Memory, rest: Rest<'_>) -> Result<(), Stopped> {
+    let page = memory.allocator.alloc(Request::movable(Order::ZERO))?;
+    let mut block = memory.allocator.alloc(Request::new(Order::of(3)))?;
+    block.bytes_mut().ok_or(Stopped::Wrong("unmovable memory is not in the direct map"))?.fill(0xa5);
+    rest.run(memory)?;
+    drop(page);
+    Ok(())
+}
+
+fn a_cache_with_objects_and_some_set_aside(memory: Memory, rest: Rest<'_>) -> Result<(), Stopped> {
+    const OBJECTS: usize = 30;
+    let cache = memory.caches.create(CacheSpec::new("sweep", 700).aligned(64))?;
+    let mut objects = [const { None }; OBJECTS];
+    for object in &mut objects {
+        *object = Some(cache.alloc()?);
+    }
+    let mut aside = cache.prefill(Count(70))?;
+    rest.run(memory)?;
+    let taken = core::iter::from_fn(|| aside.alloc()).count();
+    if taken != 70 {
+        return Err(Stopped::Wrong("what was set aside is not all there"));
+    }
+    drop((objects, aside));
+    cache.destroy().map_err(|_| Stopped::Wrong("a cache without objects is not destroyed"))
+}
+
+/// Memory by size, with its own pattern; freed when it drops.
+struct Sized {
+    memory: Memory,
+    place: core::ptr::NonNull<u8>,
+    size: Bytes,
+}
+
+impl Sized {
+    const PATTERN: u8 = 0x5a;
+
+    fn new(memory: Memory, size: Bytes) -> Result<Self, Stopped> {
+        let place = memory.caches.kmalloc(size)?;
+        // SAFETY: so long it is, and nobody else's.
+        unsafe { place.write_bytes(Self::PATTERN, size.0) };
+        Ok(Self { memory, place, size })
+    }
+
+    fn resize(&mut self, size: Bytes) -> Result<(), Stopped> {
+        // SAFETY: the memory is this one's alone, and the old place is forgotten.
+        self.place = unsafe { self.memory.caches.krealloc(self.place, size) }?;
+        let kept = self.size.0.min(size.0);
+        // SAFETY: so long it is at least, and all of it was written.
+        let bytes = unsafe { core::slice::from_raw_parts(self.place.as_ptr(), kept) };
+        if bytes.iter().any(|&byte| byte != Self::PATTERN) {
+            return Err(Stopped::Wrong("memory that got another size has lost its contents"));
+        }
+        // SAFETY: as above.
+        unsafe { self.place.write_bytes(Self::PATTERN, size.0) };
+        self.size = size;
+        Ok(())
+    }
+}
+
+impl Drop for Sized {
+    fn drop(&mut self) {
+        // SAFETY: the memory is this one's alone.
+        if let Err(error) = unsafe { self.memory.caches.kfree(self.place) } {
+            panic!("sweep: {error}");
+        }
+    }
+}
+
+fn memory_by_size_that_changes_it(memory: Memory, rest: Rest<'_>) -> Result<(), Stopped> {
+    let mut small = Sized::new(memory, Bytes(24))?;
+    let mut middle = Sized::new(memory, Bytes(3000))?;
+    let mut large = Sized::new(memory, Bytes(3 * PAGE_SIZE))?;
+    small.resize(Bytes(100))?;
+    middle.resize(Bytes(50_000))?;
+    large.resize(Bytes(6 * PAGE_SIZE))?;
+    rest.run(memory)?;
+    large.resize(Bytes(200))
+}
+
+fn lists_that_grow_on_the_heap(memory: Memory, rest: Rest<'_>) -> Result<(), Stopped> {
+    let mut numbers = Vec::new();
+    let mut lists: Vec<Vec<u64>> = Vec::new();
+    for number in 0..2000_u64 {
+        if numbers.len() == numbers.capacity() {
+            numbers.try_reserve(1)?;
+            lists.try_reserve(1)?;
+            let mut list = Vec::new();
+            list.try_reserve_exact(numbers.len() + 1)?;
+            list.extend(&numbers);
+            lists.push(list);
+        }
+        numbers.push(number);
+    }
+    rest.run(memory)?;
+    let kept = |list: &Vec<u64>| list.iter().zip(0..).all(|(&found, number)| found == number);
+    let intact = kept(&numbers) && lists.iter().all(kept);
+    if intact { Ok(()) } else { Err(Stopped::Wrong("a list has lost its contents")) }
+}
+
+ktest!(
+    "heap",
+    fn the_nth_allocation_may_fail_for_every_n_and_all_that_came_before_unwinds() {
+        /// Descriptors that the page checker may look at in all steps but the last.
+        const BUDGET: u64 = 1 << 24;
+
+        let (allocator, caches) = memory::allocator().zip(memory::caches()).ok_or("the allocators are not up")?;
+        let memory = Memory { allocator, caches };
+        let platform = allocator.machine();
+        if !platform.faults_fire() {
+            return skip("nothing fails in a build that is measured", "no debug assertions");
+        }
+        let managed: u32 = allocator.zones().map(|zone| zone.managed).sum();
+        let faults = platform.faults();
+        let (mut looked_at, mut reported, mut absorbed) = (0, 0, 0);
+        let before = caches.census();
+        for n in 1.. {
+            // Whatever is at hand would hide that memory is short.
+            caches.shrink();
+            faults.fail_nth(n);
+            let outcome = Rest(SCRIPT).run(memory);
+            let fired = faults.stop();
+            let census = caches.census();
+            check!(census == before, "allocation {n} failed: {before} became {census}");
+            caches.verify()?;
+            let (free, held) = (allocator.free_pages(), caches.pages_held().0);
+            check!(free + held == managed, "allocation {n} failed: {free} pages free, {held} held, of {managed}");
+            looked_at += u64::from(managed);
+            if looked_at < BUDGET || fired == Fired::No {
+                allocator.verify()?;
+                allocator.verify_charges()?;
+            }
+            match (fired, outcome) {
+                (Fired::Yes, Err(Stopped::NoMemory)) => reported += 1,
+                // A sheaf more or less, or another CPU's objects: it goes on without.
+                (Fired::Yes, Ok(())) => absorbed += 1,
+                (_, Err(stopped)) => check!(false, "allocation {n}: {stopped}"),
+                (Fired::No, Ok(())) => break,
+            }
+        }
+        diagnostic!("{reported} allocations were reported when they failed, {absorbed} were done without");
+        check!(reported > 100 && absorbed < 10, "{reported} failures were reported, {absorbed} were not");
+        Ok(())
+    }
+);
