@@ -6,6 +6,7 @@ use kernel_core::cmdline::CommandLine;
 use mm::PageState;
 use mm::boot_map::BootMap;
 use mm::machine::{Geometry, Machine};
+use mm::owner::Owners;
 use mm::page::PageAllocator;
 use mm::slab::KmemCaches;
 use mm::units::{Order, PAGE_SHIFT, Pfn, PfnRange};
@@ -22,6 +23,9 @@ pub(crate) type Allocator = PageAllocator<'static, Platform>;
 /// The caches of this machine.
 pub(crate) type Caches = KmemCaches<'static, Platform>;
 
+/// The typed owners of this machine's blocks.
+pub(crate) type MachineOwners = Owners<'static, Platform>;
+
 const MAX_ORDER: Order = <<Platform as Machine>::Geometry as Geometry>::MAX_ORDER;
 
 /// What setting the allocator up came to.
@@ -35,6 +39,7 @@ pub(crate) struct Setup {
 
 static ALLOCATOR: Once<(Allocator, Setup)> = Once::new();
 static CACHES: Once<Caches> = Once::new();
+static OWNERS: Once<MachineOwners> = Once::new();
 
 /// Gives all memory that `map` calls usable to the page allocator, split into nodes if the command line asks, and makes
 /// the caches on it.
@@ -65,12 +70,18 @@ pub(crate) fn init(
     );
     let allocator = &ALLOCATOR.call_once(|| (allocator, Setup { ticks, usable_pages })).0;
     let caches = CACHES.call_once(|| KmemCaches::new(allocator).unwrap_or_else(|error| panic!("slab: {error}")));
+    OWNERS.call_once(|| Owners::new(caches).unwrap_or_else(|error| panic!("owners: {error}")));
     (allocator, caches)
 }
 
 /// The machine's caches of objects; `None` before [`init`].
 pub(crate) fn caches() -> Option<&'static Caches> {
     CACHES.get()
+}
+
+/// The machine's owners of blocks; `None` before [`init`].
+pub(crate) fn owners() -> Option<&'static MachineOwners> {
+    OWNERS.get()
 }
 
 /// The machine's page allocator; `None` before [`init`].

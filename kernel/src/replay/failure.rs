@@ -1,8 +1,8 @@
 //! Why a replay does not come to a good end.
 
-use mm::ContigError;
+use mm::charge::TooManyGroups;
 use mm::invariant::Violation;
-use mm::page::{AllocError, FreeError};
+use mm::page::AllocError;
 use mm::trace::{HeaderError, RecordError, Truncated};
 use mm::units::Order;
 use thiserror::Error;
@@ -31,12 +31,14 @@ pub(super) enum Failure {
     OtherOrder { operation: u64, id: Id, freed: Order, allocated: Order },
     #[error("malformed trace: at most {seen} pages are live at one time, but {announced} were announced")]
     OtherPeak { announced: u32, seen: u32 },
-    #[error("no room for a table of {blocks} blocks: {error}")]
-    Table { blocks: u32, error: ContigError },
+    #[error("no room for a table of {blocks} blocks")]
+    Table { blocks: u32 },
+    #[error("no group to charge: {0}")]
+    Group(TooManyGroups),
+    #[error("after {operations} operations the group is charged {charged} pages, and {live} charged pages are live")]
+    Charges { operations: u64, charged: u32, live: u32 },
     #[error("operation {operation}: {error}, while {live_pages} pages of the trace are live")]
     Alloc { operation: u64, error: AllocError, live_pages: u32 },
-    #[error("operation {operation}: {error}")]
-    Free { operation: u64, error: FreeError },
     #[error("operation {operation}: block {}: {broken}", id.0)]
     Pattern { operation: u64, id: Id, broken: Broken },
     #[error("after {operations} operations: {violation}")]

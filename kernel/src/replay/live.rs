@@ -1,15 +1,11 @@
 //! The blocks that a replay holds, by their names in the trace.
-//!
-//! A table of bare frame numbers in memory of its own: a trace may name more blocks than the boot heap has bytes.
 
-use mm::ContigError;
-use mm::page::{Block, ContigRange, FreeError};
+use alloc::collections::TryReserveError;
+use alloc::vec::Vec;
+
 use mm::trace::BlockId;
-use mm::units::{Order, PAGE_SIZE, Pfn};
-use mm::zone::ZoneKind;
 
-use crate::memory::Allocator;
-use crate::platform::Platform;
+use super::held::Held;
 
 /// A block's name: an index into the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,33 +18,32 @@ impl From<BlockId> for Id {
     }
 }
 
-/// A head in the table. No block begins at frame 0, which stands for none.
-type Entry = [u8; size_of::<u32>()];
-
-const NONE: Entry = [0; size_of::<u32>()];
+/// Names in one piece of the table: a trace may name more than fit into the largest block.
+const PIECE: usize = 1024;
 
 /// The blocks; dropping this frees them.
-///
-/// # Invariants
-/// LIVE: every entry but [`NONE`] heads an allocated block that nobody else owns.
 #[derive(Debug)]
 pub(super) struct LiveBlocks {
-    allocator: &'static Allocator,
-    table: ContigRange<'static, Platform>,
+    pieces: Vec<Vec<Option<Held>>>,
     blocks: u32,
 }
 
 impl LiveBlocks {
-    /// A table for so many blocks, in the direct map.
+    /// A table for so many blocks.
     ///
     /// # Errors
     /// There is no room for it.
-    pub(super) fn new(allocator: &'static Allocator, blocks: u32) -> Result<Self, ContigError> {
-        let bytes = u64::from(blocks.max(1)) * size_of::<Entry>() as u64;
-        let pages = u32::try_from(bytes.div_ceil(PAGE_SIZE as u64)).map_err(|_| ContigError::NoSuchRun)?;
-        let mut table = allocator.alloc_contig_aligned(pages, Order::ZERO, ZoneKind::Normal)?;
-        table.bytes_mut().ok_or(ContigError::NoSuchRun)?.fill(0);
-        Ok(Self { allocator, table, blocks })
+    pub(super) fn new(blocks: u32) -> Result<Self, TryReserveError> {
+        let count = (blocks as usize).div_ceil(PIECE);
+        let mut pieces = Vec::new();
+        pieces.try_reserve_exact(count)?;
+        for _ in 0..count {
+            let mut piece = Vec::new();
+            piece.try_reserve_exact(PIECE)?;
+            piece.resize_with(PIECE, || None);
+            pieces.push(piece);
+        }
+        Ok(Self { pieces, blocks })
     }
 
     /// Every name there may be.
@@ -56,42 +51,29 @@ impl LiveBlocks {
         (0..self.blocks).map(Id)
     }
 
-    fn entry(&mut self, id: Id) -> Option<&mut Entry> {
-        self.table.bytes_mut()?.as_chunks_mut().0.get_mut(id.0 as usize)
+    fn entry(&mut self, Id(id): Id) -> Option<&mut Option<Held>> {
+        if id >= self.blocks {
+            return None;
+        }
+        self.pieces.get_mut(id as usize / PIECE)?.get_mut(id as usize % PIECE)
     }
 
     /// Keeps a block under a name.
     ///
     /// # Errors
     /// Gives it back if the name is taken, or none of the table's.
-    pub(super) fn insert(&mut self, id: Id, block: Block<'static, Platform>) -> Result<(), Block<'static, Platform>> {
+    pub(super) fn insert(&mut self, id: Id, held: Held) -> Result<(), Held> {
         match self.entry(id) {
-            Some(entry) if *entry == NONE => {
-                // INVARIANT: LIVE, what owned the block is gone when the entry has it.
-                *entry = block.into_raw().number().to_le_bytes();
+            Some(entry @ None) => {
+                *entry = Some(held);
                 Ok(())
             }
-            _ => Err(block),
+            _ => Err(held),
         }
     }
 
     /// Takes the block of this name out; `None` if there is none.
-    ///
-    /// # Errors
-    /// The allocator says that the block is none.
-    pub(super) fn take(&mut self, id: Id) -> Result<Option<Block<'static, Platform>>, FreeError> {
-        let Some(entry) = self.entry(id).filter(|entry| **entry != NONE) else { return Ok(None) };
-        let head = Pfn::new(u32::from_le_bytes(core::mem::replace(entry, NONE)));
-        // SAFETY: LIVE, the block was the entry's alone, and the entry has just lost it.
-        unsafe { self.allocator.from_raw(head) }.map(Some)
-    }
-}
-
-impl Drop for LiveBlocks {
-    fn drop(&mut self) {
-        for id in self.ids() {
-            // What the allocator does not know as a block cannot be freed either.
-            drop(self.take(id));
-        }
+    pub(super) fn take(&mut self, id: Id) -> Option<Held> {
+        self.entry(id)?.take()
     }
 }

@@ -4,10 +4,14 @@
 //! overlaps another, and no freelist writes where it should not. What a record calls kernel memory comes from the
 //! direct map; if that is too small, from highmem, and the report says so.
 //!
-//! `failure` is what may go wrong, `live` the table of blocks, `pattern` what is written into them, `zones` how memory
+//! Unmovable memory has owners: what is charged or zeroed is had as page tables, the rest as objects. What the trace
+//! charges is charged to a group, whose count must be that of the charged pages that are live.
+//!
+//! `failure` is what may go wrong, `held` memory of every kind, `live` the table of blocks, `pattern` what is written into them, `zones` how memory
 //! stands.
 
 mod failure;
+mod held;
 mod live;
 mod pattern;
 mod tests;
@@ -17,20 +21,21 @@ use alloc::string::String;
 use core::num::NonZeroU64;
 
 use kernel_core::statistics::Distribution;
+use mm::charge::{ChargeGroup, GroupId};
 use mm::migratetype::Migratetype;
-use mm::page::{AllocError, Request};
+use mm::page::AllocError;
 use mm::trace::{AllocationFlags, Decoder, Event, Header};
 use mm::units::{Order, PAGE_SIZE};
-use mm::zone::ZoneKind;
 
 use self::failure::Failure;
+use self::held::{Held, Wanted};
 use self::live::{Id, LiveBlocks};
 use self::zones::Zones;
 use crate::bench::{Figure, NoFigure, Row, Source, Unit, print_table};
 use crate::clock::{Clock, Stopwatch};
 use crate::exit::Exit;
 use crate::fw_cfg::{self, FileError};
-use crate::memory::{Allocator, Wholeness};
+use crate::memory::{self, Allocator, Wholeness};
 use crate::platform::Platform;
 use crate::serial::{print, println};
 
@@ -92,6 +97,12 @@ struct Replay {
     check_every: NonZeroU64,
     stopwatch: Stopwatch,
     live: LiveBlocks,
+    source: held::Source,
+    /// Pays for what the trace charges.
+    group: ChargeGroup<'static>,
+    charged_pages: u32,
+    most_charged_pages: u32,
+    kinds: Kinds,
     live_pages: u32,
     most_live_pages: u32,
     at_peak: Option<Zones>,
@@ -101,6 +112,24 @@ struct Replay {
     allocs: Distribution,
     frees: Distribution,
     displaced: Displaced,
+}
+
+/// Allocations by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Kinds {
+    plain: u64,
+    tables: u64,
+    objects: u64,
+}
+
+impl Kinds {
+    fn count(&mut self, held: &Held) {
+        match held {
+            Held::Plain(_) => self.plain += 1,
+            Held::Table(_) => self.tables += 1,
+            Held::Object(_) => self.objects += 1,
+        }
+    }
 }
 
 /// Kernel memory that the direct map had no room for.
@@ -117,6 +146,9 @@ struct Replayed {
     allocs: Distribution,
     frees: Distribution,
     displaced: Displaced,
+    kinds: Kinds,
+    /// The most pages that were charged at one time.
+    peak_charged: u32,
     peak_pages: u32,
     at_peak: Zones,
     /// Pages of blocks that the trace does not free.
@@ -126,13 +158,21 @@ struct Replayed {
 
 impl Replay {
     fn new(allocator: &'static Allocator, header: Header, check_every: NonZeroU64) -> Result<Self, Failure> {
-        let no_room = |error| Failure::Table { blocks: header.blocks, error };
+        let no_room = |_| Failure::Table { blocks: header.blocks };
+        let (Some(caches), Some(owners)) = (memory::caches(), memory::owners()) else {
+            panic!("a replay runs when memory is up");
+        };
         Ok(Self {
             allocator,
             header,
             check_every,
             stopwatch: Stopwatch::calibrated(),
-            live: LiveBlocks::new(allocator, header.blocks).map_err(no_room)?,
+            live: LiveBlocks::new(header.blocks).map_err(no_room)?,
+            source: held::Source { allocator, caches, owners },
+            group: allocator.groups().create(None).map_err(Failure::Group)?,
+            charged_pages: 0,
+            most_charged_pages: 0,
+            kinds: Kinds::default(),
             live_pages: 0,
             most_live_pages: 0,
             at_peak: None,
@@ -156,37 +196,40 @@ impl Replay {
     }
 
     fn alloc(&mut self, id: Id, order: Order, migratetype: Migratetype, flags: AllocationFlags) -> Result<(), Failure> {
-        let Self { allocator, stopwatch, operations: operation, live_pages, .. } = *self;
-        let anywhere = Request::movable(order).with_migratetype(migratetype);
-        let highmem = flags.contains(AllocationFlags::HIGHMEM);
-        let request = if highmem { anywhere } else { anywhere.up_to(ZoneKind::Normal) };
-        let (mut block, mut ticks) = stopwatch.time(|| allocator.alloc(request));
-        if matches!(block, Err(AllocError::Exhausted(_))) && !highmem {
-            let (displaced, more) = stopwatch.time(|| allocator.alloc(anywhere));
-            (block, ticks) = (displaced, ticks + more);
+        let Self { source, stopwatch, operations: operation, live_pages, .. } = *self;
+        let group = if flags.contains(AllocationFlags::ACCOUNTED) { self.group.id() } else { GroupId::ROOT };
+        let wanted = Wanted { order, migratetype, flags, group };
+        let (mut block, mut ticks) = stopwatch.time(|| Held::alloc(source, &wanted));
+        if matches!(block, Err(AllocError::Exhausted(_))) && !flags.contains(AllocationFlags::HIGHMEM) {
+            let (displaced, more) = stopwatch.time(|| source.allocator.alloc(wanted.anywhere()));
+            (block, ticks) = (displaced.map(Held::Plain), ticks + more);
             self.displaced.blocks += 1;
             self.displaced.pages += u64::from(order.pages());
         }
         let mut block = block.map_err(|error| Failure::Alloc { operation, error, live_pages })?;
         self.allocs.record(ticks);
+        self.kinds.count(&block);
         pattern::fill(&mut block, id);
+        let charged_pages = block.pages_charged_to(self.group.id());
         self.live.insert(id, block).map_err(|_freed| Failure::Taken { operation, id })?;
+        self.charged_pages += charged_pages;
+        self.most_charged_pages = self.most_charged_pages.max(self.charged_pages);
         self.live_pages += order.pages();
         self.most_live_pages = self.most_live_pages.max(self.live_pages);
         if self.at_peak.is_none() && self.live_pages == self.header.peak_pages {
-            self.at_peak = self.rooms[0].take().map(|room| room.again(allocator));
+            self.at_peak = self.rooms.iter_mut().find_map(Option::take).map(|room| room.again(self.allocator));
         }
         Ok(())
     }
 
     fn free(&mut self, id: Id, order: Order) -> Result<(), Failure> {
         let operation = self.operations;
-        let block = self.live.take(id).map_err(|error| Failure::Free { operation, error })?;
-        let mut block = block.ok_or(Failure::NotLive { operation, id })?;
+        let mut block = self.live.take(id).ok_or(Failure::NotLive { operation, id })?;
         if block.order() != order {
             return Err(Failure::OtherOrder { operation, id, freed: order, allocated: block.order() });
         }
         pattern::check(&mut block, id).map_err(|broken| Failure::Pattern { operation, id, broken })?;
+        self.charged_pages -= block.pages_charged_to(self.group.id());
         let ((), ticks) = self.stopwatch.time(|| drop(block));
         self.frees.record(ticks);
         self.live_pages -= order.pages();
@@ -195,8 +238,13 @@ impl Replay {
 
     fn verify(&self) -> Result<(), Failure> {
         let operations = self.operations;
-        let checked = self.allocator.verify().and_then(|()| self.allocator.verify_charges());
-        checked.map_err(|violation| Failure::Invariant { operations, violation })
+        let held::Source { allocator, caches, owners } = self.source;
+        let checked = allocator.verify().and_then(|()| caches.verify()).and_then(|()| owners.verify());
+        let checked = checked.and_then(|()| allocator.verify_charges());
+        checked.map_err(|violation| Failure::Invariant { operations, violation })?;
+        let charged = self.group.report().usage;
+        let live = self.charged_pages;
+        if charged == live { Ok(()) } else { Err(Failure::Charges { operations, charged, live }) }
     }
 
     /// Checks everything, frees what the trace has left, and checks everything again.
@@ -212,15 +260,25 @@ impl Replay {
         let at_end = at_end.unwrap_or_else(|| Zones::of(self.allocator));
         let operation = self.operations;
         for id in self.live.ids() {
-            let block = self.live.take(id).map_err(|error| Failure::Free { operation, error })?;
-            let broken = block.and_then(|mut block| pattern::check(&mut block, id).err());
-            if let Some(broken) = broken {
-                return Err(Failure::Pattern { operation, id, broken });
-            }
+            let Some(mut block) = self.live.take(id) else { continue };
+            pattern::check(&mut block, id).map_err(|broken| Failure::Pattern { operation, id, broken })?;
+            self.charged_pages -= block.pages_charged_to(self.group.id());
         }
         self.verify()?;
-        let Self { operations, allocs, frees, displaced, live_pages: left_pages, .. } = self;
-        Ok(Replayed { operations, allocs, frees, displaced, peak_pages: seen, at_peak, left_pages, at_end })
+        let Self { operations, allocs, frees, displaced, kinds, live_pages: left_pages, .. } = self;
+        let (peak_charged, peak_pages) = (self.most_charged_pages, seen);
+        Ok(Replayed {
+            operations,
+            allocs,
+            frees,
+            displaced,
+            kinds,
+            peak_charged,
+            peak_pages,
+            at_peak,
+            left_pages,
+            at_end,
+        })
     }
 }
 
@@ -231,6 +289,9 @@ impl Replayed {
         if let Displaced { blocks: blocks @ 1.., pages } = displaced {
             println!("replay: {pages} pages in {blocks} kernel blocks came from highmem: the direct map was full");
         }
+        let Kinds { plain, tables, objects } = self.kinds;
+        println!("replay: {plain} blocks were plain, {tables} page tables, {objects} objects");
+        println!("replay: at most {} pages were charged, and every charge was given back", self.peak_charged);
         println!("replay: {} node pages at most", at_end.peak_nodes());
         println!("replay: at peak use {}", at_peak.wholeness());
         println!("replay: at the end {}", at_end.wholeness());

@@ -2,11 +2,10 @@
 
 use core::fmt;
 
-use mm::page::Block;
 use mm::units::{PAGE_SIZE, Pfn};
 
+use super::held::Held;
 use super::live::Id;
-use crate::platform::Platform;
 
 /// A page does not hold what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,16 +24,16 @@ impl fmt::Display for Broken {
 }
 
 /// The words of one page: those of two blocks differ, and those of two pages of one block.
-fn words(id: Id, page: usize) -> impl Iterator<Item = u64> {
+fn words(id: Id, page: u32) -> impl Iterator<Item = u64> {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let first = ((u64::from(id.0) << 32) + page as u64 + 1).wrapping_mul(ODD);
+    let first = ((u64::from(id.0) << 32) + u64::from(page) + 1).wrapping_mul(ODD);
     core::iter::successors(Some(first), |word| Some(word.wrapping_add(ODD)))
 }
 
 /// Writes all pages of the block.
-pub(super) fn fill(block: &mut Block<'_, Platform>, id: Id) {
-    for (number, pfn) in block.range().frames().enumerate() {
-        let filled = block.with_page(pfn, |page: &mut [u8; PAGE_SIZE]| {
+pub(super) fn fill(block: &mut Held, id: Id) {
+    for number in 0..block.order().pages() {
+        let filled = block.with_page(number, |page: &mut [u8; PAGE_SIZE]| {
             for (place, word) in page.as_chunks_mut().0.iter_mut().zip(words(id, number)) {
                 *place = word.to_le_bytes();
             }
@@ -47,14 +46,14 @@ pub(super) fn fill(block: &mut Block<'_, Platform>, id: Id) {
 ///
 /// # Errors
 /// The first word that differs.
-pub(super) fn check(block: &mut Block<'_, Platform>, id: Id) -> Result<(), Broken> {
-    for (number, pfn) in block.range().frames().enumerate() {
+pub(super) fn check(block: &mut Held, id: Id) -> Result<(), Broken> {
+    for number in 0..block.order().pages() {
         let differs = |page: &mut [u8; PAGE_SIZE]| {
             let found = page.as_chunks().0.iter().map(|&bytes| u64::from_le_bytes(bytes));
             (0..).step_by(size_of::<u64>()).zip(found.zip(words(id, number))).find(|(_, (found, wrote))| found != wrote)
         };
-        if let Some((byte, (found, wrote))) = block.with_page(pfn, differs).flatten() {
-            return Err(Broken { pfn, byte, wrote, found });
+        if let Some((byte, (found, wrote))) = block.with_page(number, differs).flatten() {
+            return Err(Broken { pfn: block.frame(number), byte, wrote, found });
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use mm::trace::{Defect, HeaderError};
 use mm::units::{Order, PAGE_SIZE};
 
 use super::failure::Failure;
+use super::held::Held;
 use super::live::Id;
 use super::{Replayed, pattern, replay};
 use crate::ktest::{NotPassed, check, ktest};
@@ -86,13 +87,14 @@ ktest!(
     "replay",
     fn one_flipped_bit_in_the_last_page_of_a_block_breaks_its_pattern() {
         let allocator = memory::allocator().ok_or("the page allocator is not up")?;
-        let mut block = allocator.alloc(Request::movable(Order::of(2)))?;
+        let block = allocator.alloc(Request::movable(Order::of(2)))?;
+        let last = block.head().plus(3);
+        let mut block = Held::Plain(block);
         let id = Id(u32::MAX);
         pattern::fill(&mut block, id);
         check!(pattern::check(&mut block, id).is_ok(), "a fresh pattern is broken");
         check!(pattern::check(&mut block, Id(0)).is_err(), "two blocks have one pattern");
-        let last = block.head().plus(3);
-        block.with_page(last, |page| page[PAGE_SIZE - 1] ^= 0x80);
+        block.with_page(3, |page| page[PAGE_SIZE - 1] ^= 0x80);
         let broken = pattern::check(&mut block, id).err().ok_or("the flipped bit was not found")?;
         let report = alloc::format!("{broken}");
         check!(report.contains(&alloc::format!("{last:?}")) && report.contains("byte 4088"), "{report}");

@@ -7,6 +7,7 @@ use core::ops::Deref;
 
 use super::owners::Owner;
 use super::reference::Shared;
+use crate::charge::GroupId;
 use crate::descriptor::Put;
 use crate::machine::Machine;
 use crate::page::Block;
@@ -41,6 +42,11 @@ impl<'a, M: Machine, T: Owner> Owned<'a, M, T> {
     /// The frames of the block.
     pub const fn range(&self) -> PfnRange {
         self.base.range()
+    }
+
+    /// The group that pays for the block.
+    pub fn group(&self) -> GroupId {
+        self.block.group()
     }
 
     /// Makes the block plain again, and hands out its owner.

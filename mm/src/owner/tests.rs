@@ -197,7 +197,8 @@ fn a_slab_that_is_referred_to_keeps_its_pages_and_goes_with_the_reference() {
     with_owners(|owners| {
         let cache = owners.caches.create(CacheSpec::new("seen", 512)).expect("it fits");
         let object = cache.alloc_raw().expect("there is memory");
-        let pfn = Pfn::containing(crate::machine::Machine::physical(owners.pages().machine(), object)).expect("it is low");
+        let pfn =
+            Pfn::containing(crate::machine::Machine::physical(owners.pages().machine(), object)).expect("it is low");
         let slab = owners.walk().look(pfn).get().expect("it is alive");
         let range = slab.range();
         assert_eq!(slab.kind(), OwnerKind::Slab);
