@@ -23,6 +23,7 @@ mod mix;
 mod node_pages;
 mod numa;
 mod orders;
+mod owners;
 mod ownership;
 mod permutation;
 mod random;
@@ -128,6 +129,8 @@ cases! {
         halves_are_freed_in_either_order,
         a_block_split_into_pages_comes_back_in_random_order,
         a_raw_block_becomes_an_owned_one_again_with_its_contents;
+    owners:
+        blocks_change_owners_and_every_frame_leads_to_the_right_one;
     numa:
         memory_comes_from_the_preferred_node,
         an_exhausted_node_is_helped_out_by_the_others;

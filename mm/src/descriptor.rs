@@ -33,7 +33,7 @@ use crate::units::{Order, Pfn, PfnRange};
 
 /// How often a descriptor's memory has served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Generation(u32);
+pub(crate) struct Generation(u32);
 
 /// What a descriptor said at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

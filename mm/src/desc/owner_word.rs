@@ -150,6 +150,7 @@ impl OwnerWord {
 
     /// A number of a page that is not allocated.
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "words are 64 bits wide")]
     pub(super) const fn number(number: u64) -> Self {
         Self(ptr::without_provenance_mut((number << KIND_BITS) as usize))
     }

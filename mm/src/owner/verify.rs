@@ -7,6 +7,7 @@ use super::blocks::PageTypes;
 use super::owners::Owners;
 use super::walker::{Seen, Sighting};
 use crate::OwnerKind;
+use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
 use crate::invariant::{Invariant, Violation};
 use crate::machine::Machine;
@@ -54,7 +55,7 @@ impl<M: Machine> Owners<'_, M> {
     }
 
     fn names_owner(&self, pfn: Pfn) -> bool {
-        self.pages().page(pfn).map(Page::owner).is_some_and(|owner| owner.is_owned())
+        self.pages().page(pfn).map(Page::owner).is_some_and(OwnerWord::is_owned)
     }
 
     fn verify_counts(&self, found: &PageTypes) -> Result<(), Violation> {
