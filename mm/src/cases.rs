@@ -24,6 +24,7 @@ mod mix;
 mod node_pages;
 mod numa;
 mod orders;
+mod owners;
 mod ownership;
 mod permutation;
 mod random;
@@ -137,6 +138,8 @@ cases! {
         a_raw_free_takes_the_charge_back_and_a_second_one_does_not,
         the_blocks_of_a_range_are_recharged_one_by_one,
         a_group_that_still_has_pages_is_not_destroyed;
+    owners:
+        blocks_change_owners_and_every_frame_leads_to_the_right_one;
     numa:
         memory_comes_from_the_preferred_node,
         an_exhausted_node_is_helped_out_by_the_others;

@@ -20,6 +20,11 @@ impl Random {
         self.0.u32(0..end)
     }
 
+    /// An index into something of `len` elements, which is not empty.
+    pub(super) fn index(&mut self, len: usize) -> usize {
+        self.0.usize(0..len)
+    }
+
     /// Any 64 bits: to mark contents, or to key a permutation.
     pub(super) fn bits(&mut self) -> u64 {
         self.0.u64(..)

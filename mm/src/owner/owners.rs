@@ -139,7 +139,8 @@ pub enum OwnError {
     Foreign,
 }
 
-/// The owners of a machine's blocks.
+/// The owners of a machine's blocks: one for an allocator, on its only caches. What belongs to others may be looked at
+/// only while those do not change.
 #[derive(Debug)]
 pub struct Owners<'a, M: Machine> {
     pub(super) caches: &'a KmemCaches<'a, M>,

@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 if all passed, 1 if not, 2 if the arguments make no sense.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
@@ -57,14 +58,37 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(summary.status())
 }
 
-/// Everything: the tests that run here, then those that run in the kernel on every machine.
+/// Everything: the tests that run here, then those that run in the kernel on every machine; last, unless a filter asks
+/// for others, the models of what goes without a lock.
 fn tests(filter: Option<&str>) -> anyhow::Result<ExitCode> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(workspace()).args(["test", "--workspace", "--no-fail-fast"]);
+    let mut command = cargo_test();
+    command.args(["--workspace", "--no-fail-fast"]);
     if let Some(filter) = filter {
         command.args(["--", filter]);
     }
-    let status = command.status().context("cannot run cargo")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let passed = succeeds(command)?;
+    let modelled = filter.is_some() || succeeds(models())?;
+    Ok(if passed && modelled { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The models, in a directory of their own: everything is compiled differently for them.
+fn models() -> Command {
+    let mut command = cargo_test();
+    command.env("RUSTFLAGS", "--cfg loom").args(["--package", "mm", "--lib", "--target-dir"]);
+    command.arg(target_directory().join("loom")).arg("loom");
+    command
+}
+
+fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+fn cargo_test() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace()).arg("test");
+    command
+}
+
+fn succeeds(mut command: Command) -> anyhow::Result<bool> {
+    Ok(command.status().context("cannot run cargo")?.success())
 }
