@@ -12,7 +12,8 @@ use super::{
 use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::desc::owner_word::OwnerWord;
-use crate::host::{Fired, HostMachine};
+use crate::faults::Fired;
+use crate::host::HostMachine;
 use crate::invariant::Invariant;
 use crate::page::{FreeError, PageAllocator, Request};
 use crate::slab::{CacheSpec, KmemCaches};
