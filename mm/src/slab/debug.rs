@@ -18,6 +18,9 @@ mod anatomy;
 mod corruption;
 mod long_way;
 mod spec;
+#[cfg(test)]
+#[expect(unsafe_code, reason = "writes where nobody may")]
+mod tests;
 mod track;
 mod watch;
 
