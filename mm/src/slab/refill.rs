@@ -30,14 +30,17 @@ impl<M: Machine> KmemCaches<'_, M> {
             Some(watch) => self.find_debugged(cache, watch, caller),
             None => self.find(cache).inspect(|&slot| unmark(slot)),
         };
+        let mut grown = Ok(());
         loop {
-            if let Some(slot) = find() {
-                return Ok(slot);
+            match (find(), grown) {
+                (Some(slot), _) => return Ok(slot),
+                (None, Err(no_memory)) => return Err(no_memory),
+                (None, Ok(())) => {}
             }
-            if self.grow(cache).is_err() {
+            grown = self.grow(cache);
+            if grown.is_err() {
                 // What stands in other CPUs' sheaves is free as well.
                 self.gather(cache);
-                return find().ok_or(NoMemory);
             }
         }
     }
@@ -61,7 +64,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         if let Some(watch) = &cache.watch {
             if let Err(error) = self.free_debugged(cache, watch, slot, Location::caller()) {
                 // Whoever frees what he owns asks for no answer.
-                machine.report(&error);
+                self.report_bug(&error);
             }
             return;
         }

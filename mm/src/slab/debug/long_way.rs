@@ -85,7 +85,7 @@ impl<M: Machine> KmemCaches<'_, M> {
                     self.trace(cache, watch, "alloc", slot, track);
                     return Some(slot);
                 }
-                Err(corruption) => self.pages.machine().report(&corruption),
+                Err(corruption) => self.report_bug(&corruption),
             }
         }
     }
@@ -167,6 +167,11 @@ impl<M: Machine> KmemCaches<'_, M> {
         corruption
     }
 
+    /// Tells the machine of what nobody else is told of.
+    pub(in crate::slab) fn report_bug(&self, bug: &dyn fmt::Display) {
+        self.pages.machine().report(&format_args!("BUG: {bug}"));
+    }
+
     fn trace(&self, cache: &Cache, watch: &Watch, what: &'static str, slot: Slot, track: Track) {
         if watch.flags.contains(DebugFlags::TRACE) {
             let object = Address::of(cache.object(slot));
@@ -182,7 +187,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         let Some(watch) = &cache.watch else { return Ok(()) };
         let mut first = Ok(());
         while let Some(corruption) = self.with_slabs(cache, |slabs| self.find_corruption(cache, watch, slabs)) {
-            self.pages.machine().report(&corruption);
+            self.report_bug(&corruption);
             first = first.and(Err(corruption));
         }
         first

@@ -152,7 +152,7 @@ fn every_byte_in_and_around_a_free_object_that_changes_is_found_and_the_object_n
         }
     });
     let named = |name: &str| reports.iter().filter(|report| report.starts_with(name)).count();
-    let poison = named("poison overwritten: written to after it was freed: object 0x");
+    let poison = named("BUG: poison overwritten: written to after it was freed: object 0x");
     assert_eq!(poison, 3 * (1 + 7 + 8 + 24 + 33 + 64 + 100 + 24 + 200));
 }
 
@@ -173,7 +173,7 @@ fn every_byte_behind_the_last_object_of_a_slab_is_watched() {
         }
         assert_eq!(free(&cache, object), Ok(()));
     });
-    assert!(reports.iter().all(|report| report.starts_with("slab padding overwritten: ")));
+    assert!(reports.iter().all(|report| report.starts_with("BUG: slab padding overwritten: ")));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn an_owned_object_that_was_overrun_is_reported_when_it_drops_and_counts_as_leak
         assert!(leaked.cache.destroy().is_ok());
     });
     assert_eq!(reports.len(), 1);
-    assert!(reports[0].starts_with("left red zone overwritten: object 0x"), "{}", reports[0]);
+    assert!(reports[0].starts_with("BUG: left red zone overwritten: object 0x"), "{}", reports[0]);
 }
 
 #[test]
