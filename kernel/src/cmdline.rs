@@ -9,6 +9,7 @@ use core::fmt;
 use core::num::{NonZeroU8, NonZeroU64};
 
 use mm::boot_map::{Region, RegionKind};
+use mm::slab::{SlabDebug, SlabDebugError};
 use mm::units::{NodeId, PhysAddr};
 
 use crate::selection::Selection;
@@ -93,6 +94,8 @@ pub struct CommandLine {
     pub nodes: Option<NonZeroU8>,
     /// `memmap=`: what is to be reserved.
     pub reserved: Vec<Region>,
+    /// `slub_debug`, `slub_debug=`: which caches are debugged, and how; none by default.
+    pub slab_debug: SlabDebug,
     /// `check=`: after how many operations of a replay everything is checked; 50 000 by default, and at the end.
     pub check_every: NonZeroU64,
     /// `dump=`: the reports to print when all is done, in this order; none by default.
@@ -129,11 +132,14 @@ pub enum Reason {
     NoDollar,
     /// A range that ends above the highest address.
     TooHigh,
+    /// The text does not say which caches are debugged.
+    SlabDebug(SlabDebugError),
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::SlabDebug(error) => return error.fmt(f),
             Self::Unknown => "unknown word",
             Self::Twice => "given twice",
             Self::Empty => "no value",
@@ -178,6 +184,7 @@ impl CommandLine {
             lowmem: words.lowmem,
             nodes: words.nodes,
             reserved: words.reserved,
+            slab_debug: words.slab_debug.unwrap_or(SlabDebug::NONE),
             check_every: words.check_every.unwrap_or(CHECK_EVERY),
             dump: words.dump,
         }
@@ -198,12 +205,15 @@ struct Words<'l> {
     lowmem: Option<PhysAddr>,
     nodes: Option<NonZeroU8>,
     reserved: Vec<Region>,
+    slab_debug: Option<SlabDebug>,
     check_every: Option<NonZeroU64>,
     dump: Vec<Report>,
 }
 
 impl<'l> Words<'l> {
     fn take(&mut self, word: &'l str) -> Result<(), Reason> {
+        // As in Linux, the word may stand alone.
+        let word = if word == "slub_debug" { "slub_debug=" } else { word };
         let (key, value) = word.split_once('=').ok_or(Reason::Unknown)?;
         match key {
             "run" => once(&mut self.run, run(value)),
@@ -214,6 +224,7 @@ impl<'l> Words<'l> {
             "lowmem" => once(&mut self.lowmem, size(value).and_then(non_zero).map(|end| PhysAddr(end.get()))),
             "numa" => once(&mut self.nodes, fake_nodes(value)),
             "memmap" => self.reserve(value),
+            "slub_debug" => once(&mut self.slab_debug, SlabDebug::parse(value).map_err(Reason::SlabDebug)),
             "check" => once(&mut self.check_every, decimal(value).and_then(non_zero)),
             _ => Err(Reason::Unknown),
         }
@@ -341,6 +352,7 @@ mod tests {
             lowmem: None,
             nodes: None,
             reserved: Vec::new(),
+            slab_debug: SlabDebug::NONE,
             check_every: NonZeroU64::new(50_000).unwrap(),
             dump: Vec::new(),
         }
@@ -358,7 +370,8 @@ mod tests {
     fn every_word_of_a_full_line_arrives() {
         let (parsed, ignored) = parse(
             "run=replay filter=order exact=a/b after=a/a seed=18446744073709551615 lowmem=64M numa=fake=2 check=1000 \
-             memmap=4K$0x10000,0x1M$3G memmap=1$5 dump=meminfo",
+             memmap=4K$0x10000,0x1M$3G memmap=1$5 dump=meminfo \
+             slub_debug=FZ;-,kmalloc-*",
         );
         assert_eq!(
             parsed,
@@ -373,6 +386,7 @@ mod tests {
                 lowmem: Some(PhysAddr(64 << 20)),
                 nodes: NonZeroU8::new(2),
                 reserved: vec![reserved(0x1_0000, 0x1_1000), reserved(3 << 30, (3 << 30) + (1 << 20)), reserved(5, 6)],
+                slab_debug: SlabDebug::parse("FZ;-,kmalloc-*").unwrap(),
                 check_every: NonZeroU64::new(1000).unwrap(),
                 dump: vec![Report::Meminfo],
             }
@@ -407,6 +421,7 @@ mod tests {
             ("memmap=4K$0xfffffffffffffff0", Reason::TooHigh),
             ("check=0", Reason::Zero),
             ("dump=", Reason::Empty),
+            ("slub_debug=FX", Reason::SlabDebug(SlabDebugError::NoSuchFlag('X'))),
         ];
         for (word, reason) in malformed {
             let (parsed, ignored) = parse(&alloc::format!("{word} run=bench"));
@@ -450,6 +465,16 @@ mod tests {
         let (parsed, ignored) = parse("run=list run=bench seed=1 seed=2");
         assert_eq!((parsed.run, parsed.seed), (Run::List, Seed(1)));
         assert_eq!(ignored, [("run=bench".into(), Reason::Twice), ("seed=2".into(), Reason::Twice)]);
+    }
+
+    #[test]
+    fn slub_debug_alone_is_all_that_is_usual_for_every_cache() {
+        for line in ["slub_debug", "slub_debug=", "slub_debug=FZPU"] {
+            let (parsed, ignored) = parse(line);
+            assert_eq!(parsed.slab_debug, SlabDebug::parse("FZPU").unwrap(), "{line}");
+            assert!(ignored.is_empty());
+        }
+        assert_eq!(parse("slub_debug slub_debug=F").1, [("slub_debug=F".into(), Reason::Twice)]);
     }
 
     #[test]

@@ -69,7 +69,9 @@ pub(crate) fn init(
         allocator.metadata().total() >> 10,
     );
     let allocator = &ALLOCATOR.call_once(|| (allocator, Setup { ticks, usable_pages })).0;
-    let caches = CACHES.call_once(|| KmemCaches::new(allocator).unwrap_or_else(|error| panic!("slab: {error}")));
+    let caches = CACHES.call_once(|| {
+        KmemCaches::new_with(allocator, words.slab_debug).unwrap_or_else(|error| panic!("slab: {error}"))
+    });
     OWNERS.call_once(|| Owners::new(caches).unwrap_or_else(|error| panic!("owners: {error}")));
     (allocator, caches)
 }

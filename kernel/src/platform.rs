@@ -3,6 +3,7 @@
 //! HIGH-1 is asserted here: slots of a CPU nest, last in, first out, at most three deep, and hold only frames that
 //! have no permanent mapping.
 
+use core::fmt;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,7 @@ use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
 
 use crate::kmap::WINDOW;
+use crate::serial::println;
 
 /// The machine's door for `mm`.
 #[derive(Debug)]
@@ -155,6 +157,10 @@ unsafe impl Machine for Platform {
     #[inline(always)]
     fn allocation_fault(&self) -> Option<InjectedFault> {
         if self.faults_fire() { FAULTS.next() } else { None }
+    }
+
+    fn report(&self, report: &dyn fmt::Display) {
+        println!("# slab: {report}");
     }
 
     fn heavy_barrier(&self) {

@@ -19,6 +19,7 @@ use core::num::NonZeroU16;
 use core::ptr::NonNull;
 use std::boxed::Box;
 use std::io;
+use std::string::{String, ToString};
 use std::thread::{self, ThreadId};
 use std::vec::Vec;
 
@@ -43,6 +44,7 @@ pub struct HostMachine<G: Geometry = Standard> {
     cpus: Box<[Mutex<Slots>]>,
     cpu_count: NonZeroU16,
     faults: Faults,
+    reports: Mutex<Vec<String>>,
     geometry: PhantomData<fn() -> G>,
 }
 
@@ -90,12 +92,24 @@ impl<G: Geometry> HostMachine<G> {
         membarrier(MembarrierCommand::RegisterPrivateExpedited)?;
         let memory = Memory::new(memory_end, direct_map_end, usize::from(cpus.get()) * SLOTS)?;
         let slots = (0..cpus.get()).map(|_| Mutex::default()).collect();
-        Ok(Self { memory, cpus: slots, cpu_count: cpus, faults: Faults::none(), geometry: PhantomData })
+        Ok(Self {
+            memory,
+            cpus: slots,
+            cpu_count: cpus,
+            faults: Faults::none(),
+            reports: Mutex::default(),
+            geometry: PhantomData,
+        })
     }
 
     /// The allocations that are to fail.
     pub fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    /// Takes what was reported so far.
+    pub fn take_reports(&self) -> Vec<String> {
+        core::mem::take(&mut self.reports.lock())
     }
 
     /// One past the last frame.
@@ -217,6 +231,10 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
         if let Err(error) = membarrier(MembarrierCommand::PrivateExpedited) {
             panic!("no barrier on every thread, though it was registered: {error}");
         }
+    }
+
+    fn report(&self, report: &dyn fmt::Display) {
+        self.reports.lock().push(report.to_string());
     }
 
     #[inline]

@@ -32,6 +32,8 @@ pub enum Invariant {
     Slab2,
     /// A slab is on the list of its place.
     Slab3,
+    /// No byte of a debugged slab is written but by its cache, and by owners of objects in them.
+    Slab4,
     /// Every charge group's counter is the sum of the blocks that name it, and all groups together are the used pages.
     Acct2,
 }
@@ -50,6 +52,7 @@ impl fmt::Display for Invariant {
             Self::Desc1 => "DESC-1",
             Self::Slab2 => "SLAB-2",
             Self::Slab3 => "SLAB-3",
+            Self::Slab4 => "SLAB-4",
             Self::Acct2 => "ACCT-2",
         })
     }

@@ -5,6 +5,7 @@
 //! highmem, reachable only through a `kmap_local` slot (HIGH-1).
 #![expect(unsafe_code, reason = "the door itself: implementing it is a promise")]
 
+use core::fmt;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
 
@@ -99,6 +100,12 @@ pub unsafe trait Machine: Sync {
     /// this returns, and what the caller did before is seen by whatever any of them does after. An interprocessor
     /// interrupt, or membarrier(2).
     fn heavy_barrier(&self);
+
+    /// Told what is wrong where nobody is there to take an error: who reads it can find a bug. It must not
+    /// allocate, nor call back: locks may be held.
+    fn report(&self, report: &dyn fmt::Display) {
+        let _ = report;
+    }
 
     /// Asked before every allocation of pages or of an object whether it is to fail.
     #[inline(always)]

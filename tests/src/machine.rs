@@ -18,6 +18,8 @@ pub struct Machine {
     pub nodes: Option<NonZeroU32>,
     /// What the kernel has to keep its hands off.
     pub reserved: &'static [Reserved],
+    /// Which caches of objects the kernel debugs, and how; `None`: none.
+    pub slab_debug: Option<&'static str>,
 }
 
 /// A physical range that is nobody's memory, wherever it starts and ends.
@@ -33,7 +35,7 @@ impl Machine {
     /// One CPU and this much memory, all of it in the direct map.
     #[must_use]
     pub const fn with_memory(memory: Size) -> Machine {
-        Machine { memory, cpus: NonZeroU32::MIN, lowmem: None, nodes: None, reserved: &[] }
+        Machine { memory, cpus: NonZeroU32::MIN, lowmem: None, nodes: None, reserved: &[], slab_debug: None }
     }
 
     /// The same machine with highmem from `lowmem` on.
@@ -52,6 +54,7 @@ impl Machine {
             let ranges: Vec<_> = self.reserved.iter().map(|range| format!("{}${}", range.size, range.start)).collect();
             words.push(format!("memmap={}", ranges.join(",")));
         }
+        words.extend(self.slab_debug.map(|debug| format!("slub_debug={debug}")));
         words
     }
 }

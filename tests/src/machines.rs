@@ -21,6 +21,10 @@ pub const MACHINES: &[Named] = &[
     Named { name: "8G", machine: Machine::with_memory(Size::gib(8)) },
     Named { name: "8G-lowmem64M", machine: Machine::with_memory(Size::gib(8)).with_lowmem(Size::mib(64)) },
     Named { name: "1G-2nodes", machine: Machine { nodes: NonZeroU32::new(2), ..Machine::with_memory(Size::gib(1)) } },
+    Named {
+        name: "512M-slubdebug",
+        machine: Machine { slab_debug: Some("FZPU"), ..Machine::with_memory(Size::mib(512)) },
+    },
     Named { name: "512M-ragged", machine: Machine { reserved: RAGGED, ..Machine::with_memory(Size::mib(512)) } },
 ];
 
@@ -61,6 +65,7 @@ mod tests {
         assert_eq!(of("16M"), "16M");
         assert_eq!(of("8G-lowmem64M"), "8G lowmem=64M");
         assert_eq!(of("1G-2nodes"), "1G numa=fake=2");
+        assert_eq!(of("512M-slubdebug"), "512M slub_debug=FZPU");
         assert!(of("512M-ragged").starts_with("512M memmap=1$67112959,4K$73730K,12K$98292K,20481$96M,"));
     }
 }

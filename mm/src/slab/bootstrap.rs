@@ -12,6 +12,7 @@ use spin::Mutex;
 use super::cache::Cache;
 use super::caches::{AllCaches, CacheSpec, CreateError, First, KmemCaches, NoMemory, live, unborn};
 use super::cpu::CpuSheaf;
+use super::debug::SlabDebug;
 use super::descriptor::{Slab, SlabPointer};
 use super::kmalloc::{self, LargeBlocks};
 use super::lists::Slabs;
@@ -26,6 +27,14 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
     /// # Errors
     /// There is no memory for them; nothing is lost.
     pub fn new(pages: &'a PageAllocator<'a, M>) -> Result<Self, CreateError> {
+        Self::new_with(pages, SlabDebug::NONE)
+    }
+
+    /// The same, some of which are debugged; those that the others are made of are not.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn new_with(pages: &'a PageAllocator<'a, M>, debug: SlabDebug) -> Result<Self, CreateError> {
         let machine = pages.machine();
         let cpus = machine.cpus();
         let planned = [
@@ -74,6 +83,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
             large: LargeBlocks::none(),
             all: Mutex::new(all),
             gate: WalkGate::new(),
+            debug,
         };
         // SAFETY: the first caches live as long as `this`.
         let [of_caches, of_slabs, of_cpus] = [of_caches, of_slabs, of_cpus].map(|cache| unsafe { live(cache) });

@@ -20,6 +20,7 @@ use arrayvec::ArrayString;
 use spin::Mutex;
 
 use super::cpu::{CpuSheaf, Slot};
+use super::debug::Watch;
 use super::layout::SlabLayout;
 use super::lists::Slabs;
 use crate::page::Request;
@@ -53,6 +54,8 @@ pub(super) struct Cache {
     pub(super) request: Request,
     /// Objects in a sheaf; none if no CPU has one, since objects are checked one by one.
     pub(super) sheaf_objects: u32,
+    /// How it is debugged, if it is: then it has no sheaves.
+    pub(super) watch: Option<Watch>,
     pub(super) slabs: Mutex<Slabs>,
     /// Held while other CPUs' sheaves are emptied: one at a time does.
     pub(super) closing: Mutex<()>,

@@ -6,6 +6,7 @@
 
 use core::fmt;
 use core::num::NonZeroU16;
+use core::panic::Location;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -14,9 +15,10 @@ use thiserror::Error;
 
 use super::cache::{Cache, CacheName, Constructor, Stability, is_marked, mark, unmark};
 use super::cpu::{CpuSheaf, Slot};
+use super::debug::{Anatomy, Corruption, DebugFlags, Growth, History, SlabDebug, Watch};
 use super::descriptor::{Slab, SlabPointer};
 use super::kmalloc::{CLASSES, LargeBlocks};
-use super::layout::{SlabLayout, WhileFree};
+use super::layout::{Around, MARK, SlabLayout, WhileFree};
 use super::lists::Slabs;
 use super::sheaf::{self, Sheaf};
 use crate::OwnerKind;
@@ -39,13 +41,14 @@ pub struct CacheSpec<'s> {
     pub(super) constructor: Option<Constructor>,
     pub(super) request: Request,
     pub(super) stability: Stability,
+    pub(super) debug: DebugFlags,
 }
 
 impl<'s> CacheSpec<'s> {
     /// A cache of objects of `size` bytes, aligned to eight.
     pub const fn new(name: &'s str, size: u32) -> Self {
-        let (constructor, request) = (None, Request::new(Order::ZERO));
-        Self { name, size, align: 8, constructor, request, stability: Stability::Ordinary }
+        let (constructor, request, debug) = (None, Request::new(Order::ZERO), DebugFlags::empty());
+        Self { name, size, align: 8, constructor, request, stability: Stability::Ordinary, debug }
     }
 
     /// The same, aligned to `align` bytes: a power of two up to the size of a slab.
@@ -65,6 +68,12 @@ impl<'s> CacheSpec<'s> {
     #[must_use]
     pub const fn from(self, request: Request) -> Self {
         Self { request, ..self }
+    }
+
+    /// The same, debugged, whatever else is asked for all caches.
+    #[must_use]
+    pub const fn debugged(self, flags: DebugFlags) -> Self {
+        Self { debug: self.debug.union(flags), ..self }
     }
 
     /// The same, for descriptors.
@@ -124,13 +133,18 @@ pub enum FreeObjectError {
         cache: CacheName,
     },
     /// The object is free.
-    #[error("double free: {address:?} of cache {cache} is free already")]
+    #[error("double free: {address:?} of cache {cache} is free already{history}")]
     DoubleFree {
         /// What was to be freed.
         address: Address,
         /// Its cache.
         cache: CacheName,
+        /// Who had it, if that was recorded.
+        history: History,
     },
+    /// The object is allocated, but somebody wrote where he may not; that is put right.
+    #[error(transparent)]
+    Corrupt(#[from] Corruption),
 }
 
 /// All caches of a machine.
@@ -144,6 +158,8 @@ pub struct KmemCaches<'a, M: Machine> {
     pub(super) large: LargeBlocks,
     pub(super) all: Mutex<AllCaches>,
     pub(crate) gate: WalkGate,
+    /// Which caches are debugged.
+    pub(super) debug: SlabDebug,
 }
 
 // SAFETY: caches are `Sync`, and live as long as this.
@@ -235,7 +251,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// # Errors
     /// No slab holds such an object, or there is no memory.
     pub(super) fn new_cache(&self, spec: &CacheSpec<'_>) -> Result<NonNull<Cache>, CreateError> {
-        let mut cache = Self::plan(spec)?;
+        let mut cache = self.plan_debugged(spec)?;
         let place = self.alloc_for(self.first.caches)?.cast::<Cache>();
         match self.cpu_sides(&cache) {
             Ok(cpus) => cache.cpus = cpus,
@@ -250,11 +266,27 @@ impl<M: Machine> KmemCaches<'_, M> {
         Ok(place)
     }
 
+    /// What a cache will be that may be one of those to debug. Where no slab holds objects with all that is asked for
+    /// around them, or only a larger one than may be, there is less around them.
+    fn plan_debugged(&self, spec: &CacheSpec<'_>) -> Result<Cache, CreateError> {
+        let wanted = self.debug.wanted(spec.name);
+        let plain = Self::plan(&spec.debugged(wanted.in_place()))?;
+        match Self::plan(&spec.debugged(wanted.flags)) {
+            Ok(debugged) if wanted.growth == Growth::Allowed || debugged.layout.order <= plain.layout.order => {
+                Ok(debugged)
+            }
+            _ => Ok(plain),
+        }
+    }
+
     /// What a cache will be, but for its CPUs' sides.
     pub(super) fn plan(spec: &CacheSpec<'_>) -> Result<Cache, CreateError> {
-        let CacheSpec { name, size, align, constructor, request, stability } = *spec;
-        let contents = if constructor.is_some() { WhileFree::Kept } else { WhileFree::Forgotten };
-        let layout = SlabLayout::new(size, align, contents, M::Geometry::MAX_ORDER);
+        let CacheSpec { name, size, align, constructor, request, stability, debug } = *spec;
+        let around = Anatomy::around(debug, align.max(MARK));
+        // A mark in a smaller object than itself would lie in what is behind.
+        let kept = constructor.is_some() || (around != Around::default() && size < MARK);
+        let contents = if kept { WhileFree::Kept } else { WhileFree::Forgotten };
+        let layout = SlabLayout::new(size, align, contents, around, M::Geometry::MAX_ORDER);
         let layout = layout.ok_or(CreateError::Impossible { size, align })?;
         let name = name.chars().fold(CacheName::new(), |mut short, next| {
             // What is too long for a name is left out of it.
@@ -268,7 +300,8 @@ impl<M: Machine> KmemCaches<'_, M> {
             constructor,
             stability,
             request: request.with_order(layout.order),
-            sheaf_objects: sheaf::capacity(layout.stride),
+            sheaf_objects: if debug.is_empty() { sheaf::capacity(layout.stride) } else { 0 },
+            watch: (!debug.is_empty()).then(|| Watch::new(&layout, debug, constructor)),
             slabs: Mutex::new(Slabs::new(0)),
             closing: Mutex::new(()),
             next: AtomicPtr::new(core::ptr::null_mut()),
@@ -280,7 +313,9 @@ impl<M: Machine> KmemCaches<'_, M> {
         let sheaf_objects = cache.sheaf_objects;
         let sides = self.alloc_for(self.first.cpus)?.cast::<CpuSheaf>();
         for cpu in 0..usize::from(self.cpus.get()) {
-            let mut side = CpuSheaf::closed(cache.layout.address_mask());
+            // Addresses in a debugged cache are all looked at closely.
+            let mask = if cache.watch.is_some() { u32::MAX } else { cache.layout.address_mask() };
+            let mut side = CpuSheaf::closed(mask);
             if sheaf_objects > 0 {
                 let Ok(sheaf) = self.new_sheaf() else {
                     self.free_cpu_sides(sides, cpu);
@@ -332,12 +367,14 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     /// Allocates an object of a cache.
     #[inline(always)]
+    #[track_caller]
     pub(super) fn alloc_from(&self, cache: &Cache) -> Result<NonNull<u8>, NoMemory> {
         Ok(cache.object(self.alloc_slot(cache)?))
     }
 
     /// Allocates an object of a cache, and gives its slot.
     #[inline(always)]
+    #[track_caller]
     pub(super) fn alloc_slot(&self, cache: &Cache) -> Result<Slot, NoMemory> {
         let machine = self.pages.machine();
         if machine.allocation_fault().is_some() {
@@ -354,12 +391,14 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     /// Takes back an object that is known to be the cache's, and allocated.
     #[inline(always)]
+    #[track_caller]
     pub(super) fn free_to(&self, cache: &Cache, object: NonNull<u8>) {
         self.free_slot(cache.slot(object), cache.cpu(self.pages.machine().cpu()), || cache);
     }
 
     /// Takes back a slot of the cache that this is a side of.
     #[inline(always)]
+    #[track_caller]
     fn free_slot<'c>(&self, slot: Slot, cpu: &CpuSheaf, cache: impl FnOnce() -> &'c Cache) {
         mark(slot);
         if let Err(slot) = cpu.put(slot) {
@@ -391,6 +430,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// # Safety
     /// Nobody uses the object any more; if it is none, what is in its memory need only be readable.
     #[inline(always)]
+    #[track_caller]
     pub(super) unsafe fn free_at(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {
         let foreign = FreeObjectError::Foreign(Address::of(address));
         let owner = self.pages.page_at(self.pages.machine().physical(address)).ok_or(foreign)?.owner();
@@ -418,6 +458,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     ///
     /// # Safety
     /// As for [`free_at`](Self::free_at).
+    #[track_caller]
     pub(super) unsafe fn free_of(&self, address: NonNull<u8>, expected: &Cache) -> Result<(), FreeObjectError> {
         let slab = self.slab_of(address).ok_or(FreeObjectError::Foreign(Address::of(address)))?;
         // SAFETY: the caller's promise: an object of the slab is its own, so the slab stays.
@@ -435,6 +476,7 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     /// Takes back what stands at `address` in a slab, once it is sure that it is an object, and not free.
     #[inline(never)]
+    #[track_caller]
     fn free_checked(&self, slab: &Slab, address: NonNull<u8>) -> Result<(), FreeObjectError> {
         // SAFETY: a cache with a slab is alive.
         let cache = unsafe { live(slab.cache()) };
@@ -443,8 +485,11 @@ impl<M: Machine> KmemCaches<'_, M> {
         if cache.layout.slot_at(slab.offset(slot)).is_none() {
             return Err(FreeObjectError::Misaligned { address, cache: cache.name });
         }
+        if let Some(watch) = &cache.watch {
+            return self.free_debugged(cache, watch, slot, Location::caller());
+        }
         if is_marked(slot) && self.is_free(cache, slot) {
-            return Err(FreeObjectError::DoubleFree { address, cache: cache.name });
+            return Err(FreeObjectError::DoubleFree { address, cache: cache.name, history: History::default() });
         }
         self.free_slot(slot, cache.cpu(self.pages.machine().cpu()), || cache);
         Ok(())

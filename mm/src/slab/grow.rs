@@ -56,7 +56,12 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Makes a fresh block the objects of a cache, and gives the first slot.
     pub(super) fn construct_all(&self, cache: &Cache, head: Pfn) -> Slot {
         let layout = &cache.layout;
-        let first = cache.slot(self.pages.machine().direct_map(head));
+        let start = self.pages.machine().direct_map(head);
+        if let Some(watch) = &cache.watch {
+            self.surround_all(cache, watch, head);
+        }
+        // SAFETY: the block, which the caller has just allocated, starts with that much in front of an object.
+        let first = cache.slot(unsafe { start.add(layout.front as usize) });
         for slot in 0..layout.objects {
             // SAFETY: the slots lie in the block, which the caller has just allocated.
             cache.construct(unsafe { first.add((slot * layout.stride) as usize) });

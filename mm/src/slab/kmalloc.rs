@@ -136,6 +136,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// # Errors
     /// There is no memory, or no block is that large.
     #[inline]
+    #[track_caller]
     pub fn kmalloc(&self, Bytes(size): Bytes) -> Result<NonNull<u8>, NoMemory> {
         match class(size) {
             // Their objects have no constructor, so a slot is an object.
@@ -153,6 +154,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// # Safety
     /// Nobody uses the memory any more.
     #[inline]
+    #[track_caller]
     pub unsafe fn kfree(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {
         // SAFETY: the caller's promise.
         match unsafe { self.free_at(address) } {
@@ -189,6 +191,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     ///
     /// # Safety
     /// The memory at `address` is the caller's, and if it moves, nobody uses the old place any more.
+    #[track_caller]
     pub unsafe fn krealloc(&self, address: NonNull<u8>, size: Bytes) -> Result<NonNull<u8>, ReallocError> {
         let old = self.ksize(address)?;
         if fits_as_it_is(old, size) {

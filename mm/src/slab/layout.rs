@@ -5,6 +5,8 @@
 //! may be overwritten while it is free is its first eight bytes. A constructed object keeps what it is, so its mark
 //! stands behind it.
 //!
+//! A debugged cache has bytes of its own around each object (`debug`): a red zone in front, and more behind.
+//!
 //! Cost: the slot of an address is one multiplication and one rotation, which also tell an address that is no object's.
 //! Source: D. Lemire, O. Kaser, N. Kurz, "Faster remainder by direct computation", 2019 (divisibility by a constant);
 //! H. Warren, "Hacker's Delight", section 10-17.
@@ -18,13 +20,24 @@ pub(super) const MAX_OBJECTS: u32 = 512;
 const PREFERRED_ORDER: usize = 3;
 
 /// Bytes of a mark.
-const MARK: u32 = 8;
+pub(super) const MARK: u32 = 8;
 
 /// Whether an object keeps its contents while it is free.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum WhileFree {
     Forgotten,
     Kept,
+}
+
+/// Bytes that a cache keeps around each object, besides its mark.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Around {
+    /// In front: a multiple of the alignment.
+    pub(super) front: u32,
+    /// Behind the object, and in front of a mark that stands there.
+    pub(super) zone: u32,
+    /// Behind that.
+    pub(super) records: u32,
 }
 
 /// Where objects lie in a slab.
@@ -34,6 +47,8 @@ pub(super) struct SlabLayout {
     pub(super) stride: u32,
     /// From an object's start to its mark, in bytes.
     pub(super) mark: u32,
+    /// From the start of a slab to that of its first object, in bytes.
+    pub(super) front: u32,
     /// Bytes of an object.
     pub(super) size: u32,
     /// Slots of a slab.
@@ -49,24 +64,25 @@ pub(super) struct SlabLayout {
 impl SlabLayout {
     /// Objects of `size` bytes, aligned to `align`. `None` if not even one fits into a block of `largest` order, or the
     /// alignment is none.
-    pub(super) fn new(size: u32, align: u32, contents: WhileFree, largest: Order) -> Option<Self> {
+    pub(super) fn new(size: u32, align: u32, contents: WhileFree, around: Around, largest: Order) -> Option<Self> {
         let align = align.max(MARK);
         if size == 0 || !align.is_power_of_two() {
             return None;
         }
         let rounded = size.checked_next_multiple_of(MARK)?;
+        let (front, zone_end) = (around.front, rounded.checked_add(around.zone)?);
         let (mark, bytes) = match contents {
-            WhileFree::Forgotten => (0, rounded),
-            WhileFree::Kept => (rounded, rounded.checked_add(MARK)?),
+            WhileFree::Forgotten => (0, zone_end),
+            WhileFree::Kept => (zone_end, zone_end.checked_add(MARK)?),
         };
-        let stride = bytes.checked_next_multiple_of(align)?;
+        let stride = bytes.checked_add(around.records)?.checked_add(front)?.checked_next_multiple_of(align)?;
         let order = Self::best_order(stride, largest)?;
         if align > order_bytes(order) {
             return None;
         }
         let objects = (order_bytes(order) / stride).min(MAX_OBJECTS);
         let shift = stride.trailing_zeros();
-        Some(Self { stride, mark, size, objects, order, inverse: inverse_of(stride >> shift), shift })
+        Some(Self { stride, mark, front, size, objects, order, inverse: inverse_of(stride >> shift), shift })
     }
 
     /// The bits that are clear in every object's address and in no other's, of those in a slab; all bits if there are
@@ -99,7 +115,7 @@ impl SlabLayout {
     }
 }
 
-const fn order_bytes(order: Order) -> u32 {
+pub(super) const fn order_bytes(order: Order) -> u32 {
     order.pages() << PAGE_SHIFT
 }
 
@@ -122,7 +138,7 @@ mod tests {
     const LARGEST: Order = Order::of(10);
 
     fn plain(size: u32) -> SlabLayout {
-        SlabLayout::new(size, 8, WhileFree::Forgotten, LARGEST).expect("an object fits")
+        SlabLayout::new(size, 8, WhileFree::Forgotten, Around::default(), LARGEST).expect("an object fits")
     }
 
     #[test]
@@ -163,7 +179,11 @@ mod tests {
         assert_eq!([1024, 4096, 8192].map(shape), [(2, 16), (3, 8), (3, 4)]);
         assert_eq!(shape(4 << 20), (10, 1));
         for (size, align) in [((4 << 20) + 8, 8), (0, 8), (8, 24), (8, 8 << 20), (u32::MAX, 8)] {
-            assert_eq!(SlabLayout::new(size, align, WhileFree::Forgotten, LARGEST), None, "{size} {align}");
+            assert_eq!(
+                SlabLayout::new(size, align, WhileFree::Forgotten, Around::default(), LARGEST),
+                None,
+                "{size} {align}"
+            );
         }
     }
 
@@ -177,7 +197,7 @@ mod tests {
                 assert_eq!(offset & mask == 0, layout.slot_at(offset).is_some(), "{size}: {offset}");
             }
         }
-        let kept = SlabLayout::new(64, 64, WhileFree::Kept, LARGEST).expect("an object fits");
+        let kept = SlabLayout::new(64, 64, WhileFree::Kept, Around::default(), LARGEST).expect("an object fits");
         assert_eq!((kept.address_mask(), kept.mark, kept.stride), (u32::MAX, 64, 128));
     }
 }

@@ -185,6 +185,11 @@ impl Slabs {
         self.with_state(slab, layout, |state| state.put(slot));
     }
 
+    /// Takes the object of `slot` out of its slab, which may have it or not.
+    pub(super) fn take_slot(&mut self, slab: SlabPointer, slot: u32, layout: &SlabLayout) {
+        self.with_state(slab, layout, |state| state.take_slot(slot));
+    }
+
     /// Whether the object of `slot` is in its slab.
     pub(super) fn has(&mut self, slab: SlabPointer, slot: u32) -> Presence {
         // SAFETY: the lists are borrowed, and the slab is on one of them.

@@ -10,8 +10,10 @@ use core::slice;
 use thiserror::Error;
 
 use super::cache::{Cache, CacheName};
-use super::caches::{CacheSpec, CreateError, FreeObjectError, KmemCaches, NoMemory, live};
+use super::caches::{Address, CacheSpec, CreateError, FreeObjectError, KmemCaches, NoMemory, live};
+use super::debug::{Corruption, History};
 use super::sheaf::{SHEAF_OBJECTS, Sheaf, SheafStack};
+use super::shrink::Leak;
 use crate::machine::Machine;
 use crate::units::Count;
 
@@ -58,6 +60,7 @@ impl<'a, M: Machine> KmemCache<'a, M> {
     /// # Errors
     /// There is no memory.
     #[inline]
+    #[track_caller]
     pub fn alloc(&self) -> Result<Object<'_, 'a, M>, NoMemory> {
         Ok(Object { cache: self, address: self.alloc_raw()? })
     }
@@ -68,6 +71,7 @@ impl<'a, M: Machine> KmemCache<'a, M> {
     /// # Errors
     /// There is no memory.
     #[inline]
+    #[track_caller]
     pub fn alloc_raw(&self) -> Result<NonNull<u8>, NoMemory> {
         self.caches.alloc_from(self.cache())
     }
@@ -80,6 +84,7 @@ impl<'a, M: Machine> KmemCache<'a, M> {
     /// # Safety
     /// Nobody uses the object any more.
     #[inline]
+    #[track_caller]
     pub unsafe fn free_raw(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {
         // SAFETY: the caller's promise.
         unsafe { self.caches.free_of(address, self.cache()) }
@@ -89,6 +94,7 @@ impl<'a, M: Machine> KmemCache<'a, M> {
     ///
     /// # Errors
     /// There is no memory for all of them; nothing is set aside.
+    #[track_caller]
     pub fn prefill(&self, Count(count): Count) -> Result<Prefilled<'_, 'a, M>, NoMemory> {
         let mut filled = Prefilled { cache: self, sheaves: None, emptied: SheafStack::new(), left: 0 };
         while filled.left < count {
@@ -108,6 +114,15 @@ impl<'a, M: Machine> KmemCache<'a, M> {
         Count(self.caches.shrink_cache(self.cache()))
     }
 
+    /// Checks every object of a debugged cache. The machine is told of all that was overwritten, and it is put right;
+    /// a free object that was is never allocated again. Of other caches there is nothing to check.
+    ///
+    /// # Errors
+    /// The first that was found.
+    pub fn validate(&self) -> Result<(), Corruption> {
+        self.caches.validate_cache(self.cache())
+    }
+
     /// Gives up the cache.
     ///
     /// # Errors
@@ -116,9 +131,9 @@ impl<'a, M: Machine> KmemCache<'a, M> {
         let this = core::mem::ManuallyDrop::new(self);
         match this.caches.destroy_cache(this.cache) {
             Ok(()) => Ok(()),
-            Err((objects, first)) => {
+            Err(Leak { objects, first, history }) => {
                 let cache = Self { caches: this.caches, cache: this.cache };
-                Err(LeakedObjects { cache, objects, first })
+                Err(LeakedObjects { cache, objects, first, history })
             }
         }
     }
@@ -139,14 +154,16 @@ impl<M: Machine> fmt::Debug for KmemCache<'_, M> {
 
 /// A cache that cannot go because some of its objects are still allocated.
 #[derive(Debug, Error)]
-#[error("cache {} has {objects} objects left, the first at {first:?}", cache.name())]
+#[error("cache {} has {objects} objects left, the first at {first:?}{history}", cache.name())]
 pub struct LeakedObjects<'a, M: Machine> {
     /// The cache, as it was.
     pub cache: KmemCache<'a, M>,
     /// How many.
     pub objects: u32,
     /// One of them.
-    pub first: super::caches::Address,
+    pub first: Address,
+    /// Who has that one, if it was recorded.
+    pub history: History,
 }
 
 /// An allocated object. Dropping it frees it.

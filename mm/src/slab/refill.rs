@@ -3,6 +3,7 @@
 //! Cost: one lock; a sheaf changes hands, or at most a sheaf of objects goes out of or into slabs.
 #![expect(unsafe_code, reason = "reaches slabs and sheaves by bare pointers")]
 
+use core::panic::Location;
 use core::ptr::NonNull;
 
 use arrayvec::ArrayVec;
@@ -22,18 +23,24 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Allocates an object when none is at hand; gives its slot.
     #[cold]
     #[inline(never)]
+    #[track_caller]
     pub(super) fn alloc_slowly(&self, cache: &Cache) -> Result<Slot, NoMemory> {
+        let caller = Location::caller();
+        let find = || match &cache.watch {
+            Some(watch) => self.find_debugged(cache, watch, caller),
+            None => self.find(cache).inspect(|&slot| unmark(slot)),
+        };
+        let mut grown = Ok(());
         loop {
-            if let Some(slot) = self.find(cache) {
-                unmark(slot);
-                return Ok(slot);
+            match (find(), grown) {
+                (Some(slot), _) => return Ok(slot),
+                (None, Err(no_memory)) => return Err(no_memory),
+                (None, Ok(())) => {}
             }
-            if self.grow(cache).is_err() {
+            grown = self.grow(cache);
+            if grown.is_err() {
                 // What stands in other CPUs' sheaves is free as well.
                 self.gather(cache);
-                let slot = self.find(cache).ok_or(NoMemory)?;
-                unmark(slot);
-                return Ok(slot);
             }
         }
     }
@@ -51,8 +58,16 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Takes back an object when there is no room at hand.
     #[cold]
     #[inline(never)]
+    #[track_caller]
     pub(super) fn free_slowly(&self, cache: &Cache, slot: Slot) {
         let machine = self.pages.machine();
+        if let Some(watch) = &cache.watch {
+            if let Err(error) = self.free_debugged(cache, watch, slot, Location::caller()) {
+                // Whoever frees what he owns asks for no answer.
+                self.report_bug(&error);
+            }
+            return;
+        }
         let mut discarded = SlabList::new();
         {
             let _interrupts = machine.disable_interrupts();
@@ -126,7 +141,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     ///
     /// # Panics
     /// SLAB-3 is broken: it is none.
-    fn slab_and_number(&self, cache: &Cache, slot: Slot) -> (SlabPointer, u32) {
+    pub(super) fn slab_and_number(&self, cache: &Cache, slot: Slot) -> (SlabPointer, u32) {
         let found = self.slab_of(slot).and_then(|slab| {
             // SAFETY: SLAB-1, an object outside its slab keeps the slab from being given back.
             let descriptor = unsafe { slab.as_ref() };

@@ -8,7 +8,8 @@ use core::ptr::NonNull;
 
 use super::cache::{Cache, Stability};
 use super::caches::{Address, KmemCaches, live};
-use super::lists::{Place, Presence, SlabList};
+use super::debug::{History, Watch};
+use super::lists::{Place, SlabList};
 use super::sheaf::SheafStack;
 use crate::desc::owner_word::OwnerWord;
 use crate::machine::Machine;
@@ -56,35 +57,41 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Gives up a cache whose handle goes.
     ///
     /// # Errors
-    /// Objects of it are allocated: how many, and where one is.
-    pub(super) fn destroy_cache(&self, place: NonNull<Cache>) -> Result<(), (u32, Address)> {
+    /// Objects of it are allocated.
+    pub(super) fn destroy_cache(&self, place: NonNull<Cache>) -> Result<(), Leak> {
         // SAFETY: the caller has the cache's handle.
         let cache = unsafe { live(place) };
         self.shrink_cache(cache);
-        if let Some(leaked) = self.leaked(cache) {
-            return Err(leaked);
+        if let Some(leak) = self.leak(cache) {
+            return Err(leak);
         }
+        self.release_isolated(cache);
+        self.shrink_cache(cache);
         self.all.lock().remove(place);
         self.free_cpu_sides(cache.cpus, usize::from(self.cpus.get()));
         self.free_for(self.first.caches, place.cast());
         Ok(())
     }
 
-    /// Objects that are allocated once nothing is in sheaves: how many, and where one is.
-    fn leaked(&self, cache: &Cache) -> Option<(u32, Address)> {
+    /// Objects that are allocated once nothing is in sheaves.
+    fn leak(&self, cache: &Cache) -> Option<Leak> {
         self.with_slabs(cache, |slabs| {
-            let taken = slabs.taken;
-            let slab = [Place::Partial, Place::Full].into_iter().find_map(|place| slabs.list(place).iter().next());
-            let slab = slab?;
-            // SAFETY: the slab is on a list of this cache, whose lock is held.
-            let descriptor = unsafe { slab.as_ref() };
-            // SAFETY: as above.
-            let owner = unsafe { descriptor.owner() };
-            let first = cache.object(owner.first());
-            let slot = (0..cache.layout.objects).find(|&slot| slabs.has(slab, slot) == Presence::Elsewhere)?;
-            Some((taken, Address(first.addr().get() + (slot * cache.layout.stride) as usize)))
+            let objects = slabs.taken - cache.watch.as_ref().map_or(0, Watch::isolated);
+            let (first, history) = self.first_allocated(cache, slabs)?;
+            Some(Leak { objects, first, history })
         })
     }
+}
+
+/// Objects that somebody has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leak {
+    /// How many.
+    pub(super) objects: u32,
+    /// Where one is.
+    pub(super) first: Address,
+    /// Who has that, if it was recorded.
+    pub(super) history: History,
 }
 
 impl<M: Machine> Drop for KmemCaches<'_, M> {

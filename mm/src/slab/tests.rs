@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::vec::Vec;
 
-use super::{CacheSpec, Census, FreeObjectError, KmemCaches};
+use super::{CacheSpec, Census, FreeObjectError, KmemCache, KmemCaches, SlabDebug};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::faults::Fired;
 use crate::host::{HostMachine, on_cpu};
@@ -19,7 +19,7 @@ const CPUS: u16 = 4;
 type Pages<'m> = PageAllocator<'m, HostMachine>;
 
 /// A machine with 32 MiB, the upper half highmem.
-fn with_pages<R>(test: impl FnOnce(&Pages<'_>) -> R) -> R {
+pub(super) fn with_pages<R>(test: impl FnOnce(&Pages<'_>) -> R) -> R {
     let cpus = NonZeroU16::new(CPUS).expect("not zero");
     let machine = HostMachine::new(Pfn::new(0x2000), Pfn::new(0x1000), cpus).expect("the host lends memory");
     let memory = Region { start: PhysAddr(0), len: 32 * MIB, kind: RegionKind::Usable, node: NodeId(0) };
@@ -32,14 +32,23 @@ fn with_pages<R>(test: impl FnOnce(&Pages<'_>) -> R) -> R {
     result
 }
 
-fn with_caches<R>(test: impl FnOnce(&KmemCaches<'_, HostMachine>) -> R) -> R {
-    with_pages(|pages| {
-        let caches = KmemCaches::new(pages).expect("there is memory");
-        caches.verify().expect("all is well at first");
-        let result = test(&caches);
-        caches.verify().expect("all is well at last");
-        result
-    })
+/// Runs a test as it is, and with all that it allocates debugged: then there is nothing to report either.
+fn with_caches(test: impl Fn(&KmemCaches<'_, HostMachine>)) {
+    for debug in [SlabDebug::NONE, SlabDebug::parse("FZPU").expect("these are flags")] {
+        with_pages(|pages| {
+            let caches = KmemCaches::new_with(pages, debug).expect("there is memory");
+            caches.verify().expect("all is well at first");
+            test(&caches);
+            caches.verify().expect("all is well at last");
+            assert_eq!(pages.machine().take_reports(), [""; 0]);
+        });
+    }
+}
+
+/// Frees an object that nobody uses any more, or what is none and is refused.
+pub(super) fn free(cache: &KmemCache<'_, HostMachine>, address: NonNull<u8>) -> Result<(), FreeObjectError> {
+    // SAFETY: every caller in these tests is done with the object.
+    unsafe { cache.free_raw(address) }
 }
 
 /// Objects allocated and not freed, but for the descriptors of slabs: sheaves may come to lie scattered.
@@ -122,29 +131,27 @@ fn every_wrong_free_is_named_and_changes_nothing() {
     with_caches(|caches| {
         let [one, other] = ["one", "other"].map(|name| caches.create(CacheSpec::new(name, 96)).expect("it fits"));
         let object = one.alloc_raw().expect("there is memory");
-        // SAFETY: nobody uses the object, and every wrong free is refused.
-        unsafe {
-            let wrong = other.free_raw(object);
-            assert!(matches!(wrong, Err(FreeObjectError::WrongCache { .. })), "{wrong:?}");
-            for offset in [1, 8, 95] {
-                let misaligned = one.free_raw(object.add(offset));
-                assert!(matches!(misaligned, Err(FreeObjectError::Misaligned { .. })), "{offset}: {misaligned:?}");
-            }
-            assert_eq!(one.free_raw(object), Ok(()));
-            for _ in 0..3 {
-                let twice = one.free_raw(object);
-                assert!(matches!(twice, Err(FreeObjectError::DoubleFree { .. })), "{twice:?}");
-            }
-            // In its slab again, it is still free.
-            one.shrink();
-            let keeper = one.alloc_raw().expect("there is memory");
-            let neighbour = one.alloc_raw().expect("there is memory");
-            assert_eq!(one.free_raw(neighbour), Ok(()));
-            caches.gather_all();
-            let twice = one.free_raw(neighbour);
-            assert!(matches!(twice, Err(FreeObjectError::DoubleFree { .. })), "{twice:?}");
-            assert_eq!(one.free_raw(keeper), Ok(()));
+        let wrong = free(&other, object);
+        assert!(matches!(wrong, Err(FreeObjectError::WrongCache { .. })), "{wrong:?}");
+        for offset in [1, 8, 95] {
+            // SAFETY: the object is that large.
+            let misaligned = free(&one, unsafe { object.add(offset) });
+            assert!(matches!(misaligned, Err(FreeObjectError::Misaligned { .. })), "{offset}: {misaligned:?}");
         }
+        assert_eq!(free(&one, object), Ok(()));
+        for _ in 0..3 {
+            let twice = free(&one, object);
+            assert!(matches!(twice, Err(FreeObjectError::DoubleFree { .. })), "{twice:?}");
+        }
+        // In its slab again, it is still free.
+        one.shrink();
+        let keeper = one.alloc_raw().expect("there is memory");
+        let neighbour = one.alloc_raw().expect("there is memory");
+        assert_eq!(free(&one, neighbour), Ok(()));
+        caches.gather_all();
+        let twice = free(&one, neighbour);
+        assert!(matches!(twice, Err(FreeObjectError::DoubleFree { .. })), "{twice:?}");
+        assert_eq!(free(&one, keeper), Ok(()));
         let page = caches.pages.alloc(Request::new(Order::of(1))).expect("there is memory");
         let bytes = caches.pages.machine();
         for place in [

@@ -10,12 +10,16 @@ use crate::invariant::{Invariant, Violation};
 use crate::machine::Machine;
 
 impl<M: Machine> KmemCaches<'_, M> {
-    /// Checks SLAB-2, SLAB-3 and DESC-1 of every slab. Cost: a pass over all slabs, with each cache's lock held in turn.
+    /// Checks SLAB-2, SLAB-3 and DESC-1 of every slab, and SLAB-4 of those that are debugged; the machine is told who
+    /// broke that. Cost: a pass over all slabs, with each cache's lock held in turn.
     ///
     /// # Errors
     /// The first violation found.
     pub fn verify(&self) -> Result<(), Violation> {
-        self.try_for_each_cache(|cache| self.with_slabs(cache, |slabs| self.verify_cache(cache, slabs)))
+        self.try_for_each_cache(|cache| {
+            self.with_slabs(cache, |slabs| self.verify_cache(cache, slabs))?;
+            self.validate_cache(cache).map_err(|found| Violation::of(Invariant::Slab4, None, found.part.name()))
+        })
     }
 
     fn verify_cache(&self, cache: &Cache, slabs: &mut Slabs) -> Result<(), Violation> {
