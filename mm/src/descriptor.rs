@@ -140,8 +140,8 @@ impl Life {
     pub(crate) fn put_only(&self) -> Put {
         let state = self.state.load(Ordering::Relaxed);
         let only = state & !REFERENCES | 1;
-        // As in `put`.
-        match self.state.compare_exchange(only, only - 1, Ordering::AcqRel, Ordering::Relaxed) {
+        // Acquire pairs with the releases in `put`: whoever had one is done with it.
+        match self.state.compare_exchange(only, only - 1, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Put::Last,
             Err(_) => Put::Others,
         }

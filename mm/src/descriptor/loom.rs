@@ -101,7 +101,8 @@ impl World {
     }
 }
 
-/// Rests on: both fences and the acquire in `look`, both releases in `begin`, the orderings of `put`.
+/// Rests on: both fences and the acquire in `look`, both releases in `begin`, the orderings of `put`, the
+/// generation in `try_get`. The acquire in `try_get` is for who has not looked before.
 #[test]
 fn a_walker_finds_the_owner_that_a_block_has_while_its_descriptor_goes_to_another() {
     model(|| {
@@ -121,7 +122,7 @@ fn a_walker_finds_the_owner_that_a_block_has_while_its_descriptor_goes_to_anothe
     });
 }
 
-/// Rests on: the orderings of `put` and `put_only`.
+/// Rests on: the orderings of `put`, the acquire in `put_only`.
 #[test]
 fn the_last_of_several_references_frees_once_and_nothing_is_had_after_it() {
     model(|| {
