@@ -241,7 +241,9 @@ fn nobody_but_its_owner_frees_a_block() {
         let pages = owners.pages();
         let refused = |pfn: Pfn| {
             // SAFETY: every one of these must be refused; that it is, is what is tested.
-            let (freed, owned) = unsafe { (pages.free_raw(pfn), pages.from_raw(pfn).map(core::mem::forget)) };
+            let freed = unsafe { pages.free_raw(pfn) };
+            // SAFETY: as above.
+            let owned = unsafe { pages.from_raw(pfn) }.map(core::mem::forget);
             assert_eq!(freed, owned);
             freed.expect_err("the block is somebody's")
         };

@@ -199,7 +199,9 @@ fn memory_by_size_has_that_size_and_can_change_it() {
                 let kept = (*size).min(new);
                 for at in [0, kept / 2, kept - 1].into_iter().filter(|&at| at < *size / 2 + 1) {
                     // SAFETY: the object is that large.
-                    let byte = unsafe { object.add(at).read() };
+                    let place = unsafe { object.add(at) };
+                    // SAFETY: as above.
+                    let byte = unsafe { place.read() };
                     assert_eq!(byte, size.to_le_bytes()[0], "{size} to {new}");
                 }
             }

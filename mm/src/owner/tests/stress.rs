@@ -119,7 +119,7 @@ fn churn(owners: &Owners<'_, HostMachine>, seed: u64, rounds: u32) {
                 change(owners, one, &mut rng, &mut held);
             }
             _ if !held.is_empty() && (full || rng.bool()) => {
-                release(owners, held.swap_remove(rng.usize(0..held.len())))
+                release(owners, &held.swap_remove(rng.usize(0..held.len())));
             }
             _ => {}
         }
@@ -127,13 +127,13 @@ fn churn(owners: &Owners<'_, HostMachine>, seed: u64, rounds: u32) {
             owners.caches.shrink();
         }
     }
-    held.into_iter().for_each(|one| release(owners, one));
+    held.into_iter().for_each(|one| release(owners, &one));
 }
 
-fn release(owners: &Owners<'_, HostMachine>, held: Held<'_>) {
+fn release(owners: &Owners<'_, HostMachine>, held: &Held<'_>) {
     if let Held::Object(object) = held {
         // SAFETY: the object is this thread's, and nobody uses it.
-        assert_eq!(unsafe { owners.caches.kfree(object) }, Ok(()));
+        assert_eq!(unsafe { owners.caches.kfree(*object) }, Ok(()));
     }
 }
 
@@ -183,7 +183,7 @@ fn no_walker_ever_sees_a_wrong_owner_while_everything_churns() {
     let (got, lost) = (AtomicU64::new(0), AtomicU64::new(0));
     with_owners(|owners| {
         let stop = AtomicBool::new(false);
-        let (owners, stop, got, lost) = (&*owners, &stop, &got, &lost);
+        let (owners, stop, got, lost) = (owners, &stop, &got, &lost);
         thread::scope(|scope| {
             for cpu in 0..3 {
                 scope.spawn(move || on_cpu(CpuId(cpu), || walk_on(owners, cpu.into(), stop, got, lost)));
