@@ -6,7 +6,6 @@
 use core::fmt::{self, Write};
 
 use kernel_core::cmdline::Report;
-use mm::OwnerKind;
 use mm::machine::{Geometry, Machine};
 use mm::report::{
     BuddyInfo, ByOwner, MemInfo, PageTypeInfo, PageTypes, Pages, SlabInfo, Totals, Usage, VmStat, ZoneInfo,
@@ -64,26 +63,17 @@ impl Write for Pieces {
 
 /// What memory is used for.
 fn usage(allocator: &Allocator) -> Usage {
-    let owners = allocator.owners();
+    let owners = memory::owners();
+    let types = owners.map(|owners| owners.walk().page_types()).unwrap_or_default();
+    let descriptors = |kind| {
+        let report = owners.and_then(|owners| owners.reports().find(|report| report.kind == kind));
+        report.map_or(Bytes(0), |report| report.descriptors)
+    };
     Usage {
         lowmem: Totals::of(allocator.zones().filter(|zone| zone.kind != ZoneKind::Highmem)),
         highmem: Totals::of(allocator.zones().filter(|zone| zone.kind == ZoneKind::Highmem)),
-        allocated: ByOwner::new(|kind| Pages(owners[kind as usize].into())),
+        allocated: ByOwner::new(|kind| Pages(types.allocated(kind).pages().0.into())),
         metadata: allocator.metadata(),
-        descriptors: ByOwner::new(descriptor_bytes),
+        descriptors: ByOwner::new(descriptors),
     }
-}
-
-/// What the descriptors of owners of this kind take, those in reserve included.
-fn descriptor_bytes(kind: OwnerKind) -> Bytes {
-    let mut bytes = Bytes(0);
-    if let Some(caches) = memory::caches() {
-        caches.for_each_report(|cache| {
-            // Descriptors of a kind come from a cache that has its name.
-            if cache.name.as_str() == kind.name() {
-                bytes.0 += cache.objects.0 as usize * cache.stride.0;
-            }
-        });
-    }
-    bytes
 }

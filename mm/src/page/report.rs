@@ -1,7 +1,6 @@
 //! What the allocator says about itself.
 
 use super::allocator::PageAllocator;
-use crate::OwnerKind;
 use crate::desc::word::PageState;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
@@ -34,19 +33,6 @@ impl<M: Machine> PageAllocator<'_, M> {
         })
     }
 
-    /// Allocated pages by the kind of their owner, in the order of the kinds' codes. Cost, under the lock of each zone in
-    /// turn: a look at every block of its span.
-    pub fn owners(&self) -> [u32; OwnerKind::ALL.len()] {
-        let mut counts = [0; OwnerKind::ALL.len()];
-        for cell in self.zones {
-            self.with_buddy(cell, |buddy| {
-                let ZoneReport { id, span, .. } = buddy.report();
-                self.count_owners(id, span, &mut counts);
-            });
-        }
-        counts
-    }
-
     /// Free pages in all zones.
     pub fn free_pages(&self) -> u32 {
         self.zones().map(|zone| zone.free).sum()
@@ -70,29 +56,6 @@ impl<M: Machine> PageAllocator<'_, M> {
             at = pageblock.end;
         }
         counts
-    }
-
-    /// The caller holds the zone's lock, so that its blocks stay what they are; those of others never reach into it.
-    fn count_owners(&self, zone: ZoneId, span: PfnRange, counts: &mut [u32; OwnerKind::ALL.len()]) {
-        let mut at = span.start;
-        while at < span.end {
-            if !self.map.is_populated(at) {
-                at = at.plus(1).align_up(M::Geometry::MAX_ORDER);
-                continue;
-            }
-            let page = self.map.page(at);
-            let word = page.word();
-            let pages = match word.state() {
-                Some(PageState::Free | PageState::Allocated) => word.order().pages(),
-                _ => 1,
-            };
-            if word.is_allocated_in(zone)
-                && let Some(kind) = page.owner().kind()
-            {
-                counts[kind as usize] += pages;
-            }
-            at = at.plus(pages);
-        }
     }
 
     /// The zone that the block around `pfn` names.

@@ -12,6 +12,7 @@ use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::HostMachine;
 use crate::machine::{Geometry, Standard};
 use crate::migratetype::Migratetype;
+use crate::owner::Owners;
 use crate::page::{PageAllocator, PageblockReport, Request};
 use crate::slab::{CacheName, CacheReport, CacheSpec, KmemCaches};
 use crate::units::{Bytes, Count, NodeId, Order, Pfn, PfnRange, PhysAddr, ZoneId};
@@ -397,24 +398,20 @@ fn every_allocated_page_counts_for_the_kind_of_its_owner_once() {
     let memory = Region { start: PhysAddr(0), len: end.address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the region makes a map");
     let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
-    let owners = || pages.owners();
-    assert_eq!(owners(), [0; OwnerKind::ALL.len()]);
     let plain: Vec<_> = [10, 3, 0, 0].map(|order| pages.alloc(Request::movable(Order::of(order)))).into();
-    {
-        let caches = KmemCaches::new(&pages).expect("there is room");
-        let cache = caches.create(CacheSpec::new("objects", 900)).expect("there is room");
-        let objects: Vec<_> = (0..1000).map(|_| cache.alloc().expect("there is room")).collect();
-        let mut slab_pages = 0;
-        caches.for_each_report(|report| slab_pages += report.pages().0);
-        let counts = owners();
-        assert_eq!(counts[OwnerKind::Plain as usize], 1024 + 8 + 1 + 1);
-        assert_eq!(counts[OwnerKind::Slab as usize], slab_pages);
-        assert!(slab_pages > 200, "{slab_pages}");
-        let managed: u32 = pages.zones().map(|zone| zone.managed).sum();
-        assert_eq!(counts.iter().sum::<u32>(), managed - pages.free_pages(), "ACCT-1");
-        drop(objects);
-        cache.destroy().expect("nothing leaks");
-    }
-    drop(plain);
-    assert_eq!(owners(), [0; OwnerKind::ALL.len()]);
+    let caches = KmemCaches::new(&pages).expect("there is room");
+    let owners = Owners::new(&caches).expect("there is room");
+    let cache = caches.create(CacheSpec::new("objects", 900)).expect("there is room");
+    let objects: Vec<_> = (0..1000).map(|_| cache.alloc().expect("there is room")).collect();
+    let mut slab_pages = 0;
+    caches.for_each_report(|report| slab_pages += report.pages().0);
+    let types = owners.walk().page_types();
+    let allocated = |kind| types.allocated(kind).pages().0;
+    assert_eq!((allocated(OwnerKind::Plain), allocated(OwnerKind::Slab)), (1024 + 8 + 1 + 1, slab_pages));
+    assert!(slab_pages > 200, "{slab_pages}");
+    let managed: u32 = pages.zones().map(|zone| zone.managed).sum();
+    let all: u32 = OwnerKind::ALL.iter().map(|&kind| allocated(kind)).sum();
+    assert_eq!(all, managed - pages.free_pages(), "ACCT-1");
+    drop((objects, plain));
+    cache.destroy().expect("nothing leaks");
 }
