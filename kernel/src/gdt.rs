@@ -9,6 +9,7 @@ use x86_64::structures::tss::TaskStateSegment;
 
 use crate::stacks::{self, ExceptionStack};
 
+#[derive(Debug)]
 struct Segments {
     table: GlobalDescriptorTable,
     code: SegmentSelector,
@@ -16,25 +17,47 @@ struct Segments {
     task: SegmentSelector,
 }
 
-static TASK: Once<TaskStateSegment> = Once::new();
-static SEGMENTS: Once<Segments> = Once::new();
+/// What a CPU has of them; stays where it is once it is loaded.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    task: Once<TaskStateSegment>,
+    segments: Once<Segments>,
+}
 
-/// Loads the kernel's own segments on this CPU.
+/// The boot CPU's, until it has an area of its own.
+static EARLY: Tables = Tables::new();
+
+/// Loads the kernel's own segments on the boot CPU, with the exception stacks of the image.
 pub(crate) fn init() {
-    let task = TASK.call_once(|| {
-        let mut task = TaskStateSegment::new();
-        for stack in ExceptionStack::ALL {
-            task.interrupt_stack_table[stack as usize] = VirtAddr::new(stacks::exception_stack(stack).range.end);
-        }
-        task
-    });
-    let segments = SEGMENTS.call_once(|| {
-        let mut table = GlobalDescriptorTable::new();
-        let code = table.append(Descriptor::kernel_code_segment());
-        let data = table.append(Descriptor::kernel_data_segment());
-        let task = table.append(Descriptor::tss_segment(task));
-        Segments { table, code, data, task }
-    });
+    EARLY.load(ExceptionStack::ALL.map(|which| VirtAddr::new_truncate(stacks::early_stack(which).range.end)));
+}
+
+impl Tables {
+    pub(crate) const fn new() -> Self {
+        Self { task: Once::new(), segments: Once::new() }
+    }
+
+    /// Loads them on this CPU, whose exceptions run on the stacks that end at `stacks` from then on. The stacks of the
+    /// first call count.
+    pub(crate) fn load(&'static self, stacks: [VirtAddr; ExceptionStack::ALL.len()]) {
+        let task = self.task.call_once(|| {
+            let mut task = TaskStateSegment::new();
+            for (which, end) in ExceptionStack::ALL.into_iter().zip(stacks) {
+                task.interrupt_stack_table[which as usize] = end;
+            }
+            task
+        });
+        load(self.segments.call_once(|| {
+            let mut table = GlobalDescriptorTable::new();
+            let code = table.append(Descriptor::kernel_code_segment());
+            let data = table.append(Descriptor::kernel_data_segment());
+            let task = table.append(Descriptor::tss_segment(task));
+            Segments { table, code, data, task }
+        }));
+    }
+}
+
+fn load(segments: &'static Segments) {
     segments.table.load();
     // SAFETY: the selector names the 64-bit code segment of the table just loaded.
     unsafe { CS::set_reg(segments.code) };

@@ -17,10 +17,10 @@ use mm::units::{Count, PAGE_SIZE};
 use spin::Once;
 
 use self::boot::Fate;
-pub(crate) use self::boot::addresses as boot_heap_addresses;
 use crate::ktest::{check, ktest};
 use crate::memory::{self, Allocator, Caches};
-use crate::paging::live;
+use crate::paging::space::{self, Space};
+use crate::paging::{live, retire};
 use crate::platform::Platform;
 use crate::serial::println;
 
@@ -46,17 +46,12 @@ pub(crate) fn serve_from(caches: &'static Caches) {
 
 /// The end of boot: what the boot heap still holds is accounted for, and if that is nothing, its memory becomes the page
 /// allocator's.
-pub(crate) fn retire_boot_heap(allocator: &'static Allocator) {
-    let fate = *BOOT_HEAPS_FATE.call_once(|| boot::give_back(allocator));
+pub(crate) fn retire_boot_heap(space: &Space, allocator: &'static Allocator) {
+    let fate = *BOOT_HEAPS_FATE.call_once(|| boot::give_back(space, allocator));
     match fate {
         Fate::Adopted(Count(pages)) => println!("boot heap: retired empty, its {pages} pages are free memory now"),
         Fate::Kept(held) => println!("boot heap: retired with {held}"),
     }
-}
-
-/// Whether the boot heap's memory is the page allocator's, and no longer mapped in the image.
-pub(crate) fn boot_heap_is_gone() -> bool {
-    matches!(BOOT_HEAPS_FATE.get(), Some(Fate::Adopted(_)))
 }
 
 /// What is allocated and not freed, in objects of all caches and large blocks, to the object; what the boot heap still
@@ -135,6 +130,7 @@ ktest!(
     fn the_boot_heap_is_empty_after_boot_and_its_memory_is_free_and_counted() {
         let (allocator, setup) = memory::allocator().zip(memory::setup()).ok_or("the page allocator is not up")?;
         let platform = Platform::get().ok_or("the platform is not up")?;
+        let space = space::kernel().ok_or("page tables have no owners")?;
         let fate = BOOT_HEAPS_FATE.get().ok_or("the boot heap was not retired")?;
         let Fate::Adopted(Count(pages)) = *fate else {
             check!(false, "the boot heap was not empty: {fate:?}");
@@ -148,7 +144,8 @@ ktest!(
         check!(boot::held().allocations == Count(0), "it holds {}", boot::held());
         let managed: u32 = allocator.zones().map(|zone| zone.managed).sum();
         let tables = allocator.metadata().total() / PAGE_SIZE as u64;
-        let given = u64::from(setup.usable_pages) - tables + u64::from(pages);
+        let adopted = space.adopted().0 + retire::given_back().0;
+        let given = u64::from(setup.usable_pages) - tables + u64::from(adopted);
         check!(u64::from(managed) == given, "{managed} pages are managed, and {given} were given");
         Ok(())
     }

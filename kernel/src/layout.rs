@@ -4,14 +4,17 @@
 //! |---|---|
 //! | `0xffff_8000_0000_0000` | the direct map: physical memory below the lowmem boundary |
 //! | `0xffff_a000_0000_0000` | one 2 MiB window of `kmap_local` slots |
+//! | `0xffff_b000_0000_0000` | the vmap area: pages mapped one by one, the kernel's stacks first |
 //! | `0xffff_c000_0000_0000` | the kernel image, its stack, and what the loader passes |
 //!
 //! The slots of a CPU are every other page of an 8-page stride, so an unmapped page lies on both sides of each slot
-//! and a run-over faults.
+//! and a run-over faults. Stacks have slots of their own, too; each leaves the slot's ends free, so that the pages
+//! below it and above it are unmapped.
 
 use core::fmt;
+use core::ops::Range;
 
-use mm::units::{CpuId, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr};
+use mm::units::{CpuId, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr};
 
 /// Where frame 0 stands in the direct map.
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
@@ -19,6 +22,8 @@ pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 pub const DIRECT_MAP_LIMIT: u64 = DIRECT_MAP + ((Pfn::LIMIT.number() as u64) << PAGE_SHIFT);
 /// The window of `kmap_local` slots; one page table maps it.
 pub const KMAP_LOCAL: u64 = 0xffff_a000_0000_0000;
+/// The vmap area, mapped a page at a time by whoever needs addresses in a row.
+pub const VMAP: Range<u64> = 0xffff_b000_0000_0000..KERNEL;
 /// The lowest address at which a loader may place the kernel.
 pub const KERNEL: u64 = 0xffff_c000_0000_0000;
 
@@ -33,6 +38,46 @@ pub const CPUS: usize = TABLE_ENTRIES / KMAP_STRIDE;
 
 const _: () = assert!(2 * KMAP_SLOTS < KMAP_STRIDE);
 
+/// Stacks that the vmap area has slots for.
+pub const STACK_SLOTS: usize = 512;
+/// log2 of a stack slot's pages.
+const STACK_SLOT_SHIFT: u32 = 6;
+/// The largest stack: half of its slot.
+pub const LARGEST_STACK: Order = Order::of(STACK_SLOT_SHIFT as usize - 1);
+/// Where pages begin that are nobody's stack.
+pub const BEHIND_STACKS: u64 = VMAP.start + ((STACK_SLOTS as u64) << (STACK_SLOT_SHIFT + PAGE_SHIFT));
+
+const _: () = assert!(BEHIND_STACKS < VMAP.end);
+
+/// The place of a stack in the vmap area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StackSlot(usize);
+
+impl StackSlot {
+    /// Slot `number`; `None` if there are not so many.
+    pub const fn new(number: usize) -> Option<Self> {
+        if number < STACK_SLOTS { Some(Self(number)) } else { None }
+    }
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..STACK_SLOTS).map(Self)
+    }
+
+    /// The number.
+    pub const fn number(self) -> usize {
+        self.0
+    }
+
+    /// The addresses of a stack of `1 << order` pages, up to [`LARGEST_STACK`]: the upper end of the slot's lower three
+    /// quarters.
+    pub const fn stack(self, order: Order) -> Range<u64> {
+        let slot = VMAP.start + ((self.0 as u64) << (STACK_SLOT_SHIFT + PAGE_SHIFT));
+        let end = slot + (3 << (STACK_SLOT_SHIFT + PAGE_SHIFT) >> 2);
+        end - ((PAGE_SIZE as u64) << order.number())..end
+    }
+}
+
 /// The page of the window that is slot `slot` of `cpu`.
 pub const fn kmap_entry(cpu: CpuId, slot: usize) -> usize {
     cpu.0 as usize * KMAP_STRIDE + 2 * slot + 1
@@ -41,6 +86,11 @@ pub const fn kmap_entry(cpu: CpuId, slot: usize) -> usize {
 /// The address of a page of the window.
 pub const fn kmap_address(entry: usize) -> u64 {
     KMAP_LOCAL + (entry * PAGE_SIZE) as u64
+}
+
+/// Sign-extends a 48-bit address.
+pub const fn canonical(address: u64) -> u64 {
+    (address << 16).cast_signed().wrapping_shr(16).cast_unsigned()
 }
 
 /// A page that is left unmapped so that running into it faults, and what it guards.
@@ -71,6 +121,8 @@ pub enum Place {
     Kernel,
     /// No address of this machine: the upper bits are not the sign of the rest.
     NonCanonical,
+    /// In the vmap area.
+    Vmap,
     /// None of these.
     Nowhere,
 }
@@ -93,6 +145,7 @@ impl Place {
             },
             KMAP_LOCAL.. if address < kmap_address(TABLE_ENTRIES) => Self::of_window_entry(page - KMAP_LOCAL),
             KERNEL.. => Self::Kernel,
+            _ if VMAP.contains(&address) => Self::Vmap,
             _ => Self::Nowhere,
         }
     }
@@ -116,6 +169,7 @@ impl fmt::Display for Place {
             Self::Highmem(frame) => write!(f, "unmapped highmem (HIGH-1): {frame:?} is above the direct map's end"),
             Self::KmapSlot(cpu, slot) => write!(f, "kmap_local slot {slot} of CPU {}", cpu.0),
             Self::KmapGuard => f.write_str("a guard page of the kmap_local window"),
+            Self::Vmap => f.write_str("the vmap area, where nothing is mapped so"),
             Self::Kernel => f.write_str("the kernel's image, stack or boot data"),
             Self::NonCanonical => f.write_str("a non-canonical address"),
             Self::Nowhere => f.write_str("no part of the kernel's address space"),
@@ -153,6 +207,28 @@ mod tests {
             }
         }
         assert_eq!(place(kmap_address(TABLE_ENTRIES)), Place::Nowhere);
+    }
+
+    #[test]
+    fn stacks_of_any_size_end_alike_and_leave_room_on_both_sides_also_to_the_next_slots_stack() {
+        let orders = || (0..=LARGEST_STACK.index()).map(Order::of);
+        let mut below = VMAP.start;
+        for slot in StackSlot::all() {
+            let largest = slot.stack(LARGEST_STACK);
+            assert!(largest.start - below >= PAGE_SIZE as u64, "{slot:?} touches what is below");
+            for order in orders() {
+                let stack = slot.stack(order);
+                assert_eq!((stack.end - stack.start, stack.end), ((PAGE_SIZE as u64) << order.number(), largest.end));
+                assert!(stack.start.is_multiple_of(PAGE_SIZE as u64));
+                assert_eq!(place(stack.start), Place::Vmap);
+            }
+            below = largest.end;
+        }
+        assert!(below < BEHIND_STACKS);
+        assert_eq!(
+            (StackSlot::new(STACK_SLOTS - 1).map(StackSlot::number), StackSlot::new(STACK_SLOTS)),
+            (Some(511), None)
+        );
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
 //! output and the way out; the image and its stacks; reports of failures; page tables; this machine for `mm`;
-//! firmware files; the clock; memory; its reports; the heap; tests, benchmarks, the replay of traces, and a foreign
-//! client of the heap.
+//! firmware files; the clock; memory; stacks and areas of CPUs in it; its reports; the heap; tests, benchmarks, the
+//! replay of traces, and a foreign client of the heap.
 #![no_std]
 #![no_main]
 
@@ -34,6 +34,9 @@ mod boot_memory;
 mod machine_name;
 mod memory;
 
+mod cpu_area;
+mod kernel_stack;
+
 mod dump;
 
 mod heap;
@@ -44,22 +47,27 @@ mod replay;
 
 mod client;
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::ops::Range;
 
 use bootloader_api::config::Mapping;
 use bootloader_api::{BootInfo, BootloaderConfig, entry_point};
 use kernel_core::cmdline::{CommandLine, Run};
-use kernel_core::layout;
+use kernel_core::layout::{self, LARGEST_STACK};
 use mm::boot_map::BootMap;
-use mm::units::Pfn;
+use mm::units::{Count, Pfn};
 
 use crate::exit::{Exit, exit};
 use crate::fw_cfg::FileError;
-use crate::memory::Allocator;
+use crate::kernel_stack::{BOOT_TASK, MappedStack};
+use crate::memory::{Allocator, MachineOwners};
 use crate::paging::build::{self, Loader};
+use crate::paging::space::Space;
+use crate::paging::{adopt, retire};
 use crate::platform::Platform;
 use crate::serial::println;
+use crate::stacks::{ExceptionStack, StackUse};
 
 /// The fw_cfg file that holds the command line.
 const CMDLINE_FILE: &str = "opt/mm/cmdline";
@@ -79,13 +87,25 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
     image::set_slide(boot_info.kernel_image_offset);
     serial::init();
     let stack = boot_info.kernel_stack_bottom..boot_info.kernel_stack_bottom + boot_info.kernel_stack_len;
-    stacks::set_kernel_stack(stack.clone());
+    stacks::set_loaders_stack(stack.clone());
     gdt::init();
     idt::init();
     heap::init();
 
-    let Booted { allocator, words, machine } = boot(boot_info, stack);
-    heap::retire_boot_heap(allocator);
+    let booted = Box::new(boot(boot_info, stack));
+    let stack = MappedStack::new(booted.space, booted.owners, LARGEST_STACK, StackUse::Kernel, BOOT_TASK);
+    stack.unwrap_or_else(|error| panic!("kernel stack: {error}")).leave_for(run, booted)
+}
+
+/// What the kernel is here for, on a stack of its own: nothing of the loader's or of boot's is needed any more.
+fn run(booted: Box<Booted>) -> ! {
+    let Booted { allocator, owners: _, space, words, machine } = *booted;
+    if let Some(stack) = stacks::retire_loaders_stack() {
+        // SAFETY: whoever ran on the loader's stack has left it and does not come back.
+        let Count(pages) = unsafe { retire::give_back(space, allocator, stack) };
+        println!("boot stack: its {pages} pages are free memory now");
+    }
+    heap::retire_boot_heap(space, allocator);
 
     let status = match words.run {
         Run::List => exit(list(&words)),
@@ -102,6 +122,8 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
 #[derive(Debug)]
 struct Booted {
     allocator: &'static Allocator,
+    owners: &'static MachineOwners,
+    space: &'static Space,
     words: CommandLine,
     machine: String,
 }
@@ -113,8 +135,10 @@ fn boot(boot_info: &'static mut BootInfo, stack: Range<u64>) -> Booted {
     let (platform, map) = leave_loader(boot_info, stack, &words);
     let machine = machine_name::of(&map, &words);
     let (allocator, caches) = memory::init(platform, map, &words);
+    let owners = memory::owners().expect("memory was set up with owners");
+    let space = own_boot_memory(platform, allocator, owners);
     heap::serve_from(caches);
-    Booted { allocator, words: words.clone(), machine: machine.clone() }
+    Booted { allocator, owners, space, words: words.clone(), machine: machine.clone() }
 }
 
 fn read_command_line() -> CommandLine {
@@ -161,6 +185,27 @@ fn leave_loader(
     // SAFETY: these tables are live, and were built with this end.
     let platform = unsafe { Platform::init(direct_map_end) };
     (platform, map)
+}
+
+/// What boot has made without an allocator gets owners, or goes: page tables, and the boot CPU's tables and stacks.
+///
+/// # Panics
+/// If there is no memory even for that: there is nothing to go on with.
+fn own_boot_memory(
+    platform: &'static Platform,
+    allocator: &'static Allocator,
+    owners: &'static MachineOwners,
+) -> &'static Space {
+    // SAFETY: `leave_loader` carved the tables out of what the allocator then got, and has done with them.
+    let space = unsafe { adopt::adopt(platform, allocator, owners) };
+    let space = space.unwrap_or_else(|error| panic!("page tables: {error}")).install();
+    cpu_area::init(platform, space, owners).unwrap_or_else(|error| panic!("CPU 0: {error}"));
+    let stacks = ExceptionStack::ALL.map(|which| {
+        // SAFETY: the CPU's tables name other stacks now.
+        unsafe { retire::give_back(space, allocator, stacks::early_stack(which).range) }.0
+    });
+    println!("exception stacks of boot: {} of their pages are free memory now", stacks.iter().sum::<u32>());
+    space
 }
 
 fn list(words: &CommandLine) -> Exit {

@@ -3,13 +3,13 @@
 use core::fmt;
 
 use kernel_core::cmdline::CommandLine;
-use mm::PageState;
 use mm::boot_map::BootMap;
 use mm::machine::{Geometry, Machine};
 use mm::owner::Owners;
 use mm::page::PageAllocator;
 use mm::slab::KmemCaches;
 use mm::units::{Order, PAGE_SHIFT, Pfn, PfnRange};
+use mm::{OwnerKind, PageState};
 use spin::Once;
 
 use crate::clock::Stopwatch;
@@ -166,17 +166,27 @@ fn used_pages(allocator: &Allocator, place: PfnRange) -> Option<u32> {
     Some(used)
 }
 
+/// Pages of owners that are no slabs.
+pub(crate) fn owned_pages(owners: &MachineOwners) -> u32 {
+    owners.reports().filter(|report| report.kind != OwnerKind::Slab).map(|report| report.pages.0).sum()
+}
+
 ktest!(
     "memory",
-    fn every_page_that_is_not_free_is_a_slab_or_a_large_block_and_every_invariant_holds() {
+    fn every_page_that_is_not_free_is_the_caches_or_has_an_owner_and_every_invariant_holds() {
         let (allocator, caches) = allocator().zip(caches()).ok_or("the allocators are not up")?;
         allocator.verify()?;
         allocator.verify_charges()?;
         caches.verify()?;
         let (managed, free) =
             allocator.zones().fold((0, 0), |(managed, free), zone| (managed + zone.managed, free + zone.free));
-        let held = caches.pages_held().0;
-        check!(managed > 0 && free + held == managed, "of {managed} pages {free} are free and {held} the caches'");
+        let owners = owners().ok_or("there are no owners")?;
+        owners.verify()?;
+        let (held, owned) = (caches.pages_held().0, owned_pages(owners));
+        check!(
+            managed > 0 && free + held + owned == managed,
+            "of {managed} pages {free} are free, {held} the caches' and {owned} of other owners"
+        );
         Ok(())
     }
 );

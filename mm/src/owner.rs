@@ -13,8 +13,8 @@
 //! visible before it is whole: a descriptor is had first, then pages, then the two are made known to each other; what
 //! fails in between gives back what there was, the owner's value too.
 //!
-//! `kinds` is what owners keep, `owners` the descriptors and the ways in, `owned` and `reference` what is held, `walker`
-//! the look at any frame, `blocks` the walk over all, `verify` the checker.
+//! `kinds` and `page_table` are what owners keep, `owners` the descriptors and the ways in, `owned`, `raw` and `reference`
+//! what is held, `walker` the look at any frame, `blocks` the walk over all, `verify` the checker.
 //!
 //! Invariants: DESC-1 (an allocated page has exactly one owner; a descriptor and its pages name each other), DESC-2 (an
 //! owner is looked at only under a reference).
@@ -26,6 +26,8 @@ mod blocks;
 mod kinds;
 mod owned;
 mod owners;
+mod page_table;
+mod raw;
 mod reference;
 #[cfg(test)]
 #[expect(unsafe_code, reason = "frees what must not be freed, and what it took raw")]
@@ -34,8 +36,9 @@ mod verify;
 mod walker;
 
 pub use blocks::{Blocks, PageTypes, Tally};
-pub use kinds::{CompressedStore, Folio, KernelStack, PageTable, PerCpuArea, TableLevel, TaskId, UsedEntries};
+pub use kinds::{CompressedStore, Folio, KernelStack, PerCpuArea, TaskId};
 pub use owned::Owned;
 pub use owners::{OwnError, Owner, OwnerReport, Owners};
+pub use page_table::{PageTable, TableGuard, TableLevel, TablesOfLevel, UsedEntries};
 pub use reference::{Reference, Shared};
 pub use walker::{Seen, Sighting, Walker};

@@ -13,12 +13,13 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use linked_list_allocator::Heap;
-use mm::units::{Bytes, Count, PAGE_SIZE, PfnRange};
+use mm::units::{Bytes, Count};
 use spin::Mutex;
 use x86_64::instructions::interrupts;
 
 use crate::memory::Allocator;
-use crate::paging::live;
+use crate::paging::retire;
+use crate::paging::space::Space;
 
 const SIZE: usize = 1024 * 1024;
 
@@ -121,20 +122,11 @@ pub(crate) fn held() -> Held {
 
 /// Gives the memory to the page allocator, unless something is still allocated there. Whoever has called this must have
 /// seen to it that nothing new comes from here.
-pub(super) fn give_back(allocator: &'static Allocator) -> Fate {
+pub(super) fn give_back(space: &Space, allocator: &'static Allocator) -> Fate {
     let empty = with(|boot| if boot.allocations == 0 { boot.heap.take() } else { None });
     if empty.is_none() {
         return Fate::Kept(held());
     }
-    let mut adopted = 0;
-    for page in addresses().step_by(PAGE_SIZE) {
-        // SAFETY: BOOT-HEAP, there is no heap any more, and nobody else ever touches its memory in the image.
-        let Some(frame) = (unsafe { live::unmap(page) }) else { continue };
-        // SAFETY: the frame was part of the image, so it is memory that is nobody's but the image's, which has just lost
-        // it; no table of the allocator is in it.
-        let taken_in = unsafe { allocator.adopt(PfnRange::new(frame, frame.plus(1))) };
-        // What the machine has no zone for stays reserved. What is taken in is freed as this drops.
-        adopted += u32::from(taken_in.is_ok());
-    }
-    Fate::Adopted(Count(adopted))
+    // SAFETY: BOOT-HEAP, there is no heap any more, and nobody else ever touches its memory in the image.
+    Fate::Adopted(unsafe { retire::give_back(space, allocator, addresses()) })
 }

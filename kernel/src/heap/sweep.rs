@@ -8,13 +8,19 @@
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 
+use kernel_core::layout::VMAP;
 use mm::faults::Fired;
+use mm::owner::TaskId;
 use mm::page::{AllocError, Request};
 use mm::slab::{CacheSpec, CreateError, FreeObjectError, NoMemory, ReallocError};
 use mm::units::{Bytes, Count, Order, PAGE_SIZE};
 
+use crate::image::Protection;
+use crate::kernel_stack::{MappedStack, StackError};
 use crate::ktest::{check, diagnostic, ktest, skip};
-use crate::memory::{self, Allocator, Caches};
+use crate::memory::{self, Allocator, Caches, MachineOwners};
+use crate::paging::space::{self, MapError, Space, page_at};
+use crate::stacks::StackUse;
 
 /// How a script ends early.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -57,6 +63,25 @@ impl From<CreateError> for Stopped {
     }
 }
 
+impl From<MapError> for Stopped {
+    fn from(error: MapError) -> Self {
+        match error {
+            MapError::NoTable(_) => Self::NoMemory,
+            MapError::Outside(_) | MapError::Taken(_) => Self::Wrong("a page of the vmap area cannot be mapped"),
+        }
+    }
+}
+
+impl From<StackError> for Stopped {
+    fn from(error: StackError) -> Self {
+        match error {
+            StackError::NoMemory(_) => Self::NoMemory,
+            StackError::NotMapped(error) => error.into(),
+            StackError::TooLarge | StackError::NoSlot => Self::Wrong("there is no slot for a stack"),
+        }
+    }
+}
+
 impl From<ReallocError> for Stopped {
     fn from(error: ReallocError) -> Self {
         match error {
@@ -70,6 +95,8 @@ impl From<ReallocError> for Stopped {
 struct Memory {
     allocator: &'static Allocator,
     caches: &'static Caches,
+    owners: &'static MachineOwners,
+    space: &'static Space,
 }
 
 /// The steps that are to run while a step holds what it has.
@@ -91,6 +118,7 @@ const SCRIPT: &[Step] = &[
     a_cache_with_objects_and_some_set_aside,
     memory_by_size_that_changes_it,
     lists_that_grow_on_the_heap,
+    a_stack_and_a_page_far_from_all_others,
 ];
 
 fn pages_of_several_orders(memory: Memory, rest: Rest<'_>) -> Result<(), Stopped> {
@@ -192,6 +220,18 @@ fn lists_that_grow_on_the_heap(memory: Memory, rest: Rest<'_>) -> Result<(), Sto
     if intact { Ok(()) } else { Err(Stopped::Wrong("a list has lost its contents")) }
 }
 
+fn a_stack_and_a_page_far_from_all_others(memory: Memory, rest: Rest<'_>) -> Result<(), Stopped> {
+    let mut stack = MappedStack::new(memory.space, memory.owners, Order::of(3), StackUse::Task, TaskId(1))?;
+    let frame = memory.allocator.alloc(Request::movable(Order::ZERO))?;
+    let page = page_at(VMAP.end - PAGE_SIZE as u64);
+    memory.space.map(page, frame.head(), Protection::ReadWrite)?;
+    let outcome = stack.run(|| rest.run(memory));
+    // SAFETY: nobody looks at the page.
+    let unmapped = unsafe { memory.space.unmap(page) };
+    outcome?;
+    if unmapped == Ok(frame.head()) { Ok(()) } else { Err(Stopped::Wrong("a page is not mapped as it was")) }
+}
+
 ktest!(
     "heap",
     fn the_nth_allocation_may_fail_for_every_n_and_all_that_came_before_unwinds() {
@@ -199,7 +239,8 @@ ktest!(
         const BUDGET: u64 = 1 << 24;
 
         let (allocator, caches) = memory::allocator().zip(memory::caches()).ok_or("the allocators are not up")?;
-        let memory = Memory { allocator, caches };
+        let (owners, space) = memory::owners().zip(space::kernel()).ok_or("page tables have no owners")?;
+        let memory = Memory { allocator, caches, owners, space };
         let platform = allocator.machine();
         if !platform.faults_fire() {
             return skip("nothing fails in a build that is measured", "no debug assertions");
@@ -207,7 +248,7 @@ ktest!(
         let managed: u32 = allocator.zones().map(|zone| zone.managed).sum();
         let faults = platform.faults();
         let (mut looked_at, mut reported, mut absorbed) = (0, 0, 0);
-        let before = caches.census();
+        let (before, owned) = (caches.census(), memory::owned_pages(owners));
         for n in 1.. {
             // Whatever is at hand would hide that memory is short.
             caches.shrink();
@@ -217,7 +258,7 @@ ktest!(
             let census = caches.census();
             check!(census == before, "allocation {n} failed: {before} became {census}");
             caches.verify()?;
-            let (free, held) = (allocator.free_pages(), caches.pages_held().0);
+            let (free, held) = (allocator.free_pages(), caches.pages_held().0 + owned);
             check!(free + held == managed, "allocation {n} failed: {free} pages free, {held} held, of {managed}");
             looked_at += u64::from(managed);
             if looked_at < BUDGET || fired == Fired::No {

@@ -3,13 +3,20 @@
 use core::arch::asm;
 use core::hint::black_box;
 
-use kernel_core::layout::{DIRECT_MAP, kmap_address, kmap_entry};
+use kernel_core::layout::{BEHIND_STACKS, DIRECT_MAP, kmap_address, kmap_entry};
 use mm::machine::Machine;
-use mm::units::{CpuId, Pfn};
+use mm::owner::TaskId;
+use mm::page::Request;
+use mm::units::{CpuId, Order, Pfn};
 use x86_64::VirtAddr;
 
+use super::space::Live;
 use super::{NotPassed, Outcome, ktest};
+use crate::image::Protection;
+use crate::kernel_stack::MappedStack;
+use crate::paging::space::page_at;
 use crate::platform::Platform;
+use crate::stacks::StackUse;
 
 const NON_CANONICAL: u64 = 1 << 63;
 const SURVIVED: &str = "the kernel goes on";
@@ -32,6 +39,12 @@ fn write(address: u64) -> Outcome {
     // SAFETY: the access faults, and the fault ends the kernel.
     unsafe { pointer.write_volatile(0) };
     Err(SURVIVED.into())
+}
+
+/// Calls itself until the stack is full.
+fn deeper(level: u64) -> u64 {
+    let frame = black_box([level; 64]);
+    if level == u64::MAX { level } else { deeper(level + 1) + black_box(frame)[7] }
 }
 
 ktest!(
@@ -82,11 +95,34 @@ ktest!(
     WhenNamed,
     "crash",
     fn stack() {
-        fn deeper(level: u64) -> u64 {
-            let frame = black_box([level; 64]);
-            if level == u64::MAX { level } else { deeper(level + 1) + black_box(frame)[7] }
-        }
         Err(alloc::format!("{SURVIVED} after {} calls", deeper(0)).into())
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn owned_stack() {
+        let live = Live::get().ok_or("memory is not up")?;
+        let mut stack = MappedStack::new(live.space, live.owners, Order::of(2), StackUse::Task, TaskId(1))?;
+        let deep = stack.run(|| deeper(0));
+        Err(alloc::format!("{SURVIVED} after {deep} calls").into())
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn vmap_after_unmap() {
+        let live = Live::get().ok_or("memory is not up")?;
+        let page = live.allocator.alloc(Request::movable(Order::ZERO))?;
+        let address = BEHIND_STACKS + 0x5000;
+        live.space.map(page_at(address), page.head(), Protection::ReadWrite)?;
+        // SAFETY: the page is mapped, and the test's.
+        unsafe { VirtAddr::new_truncate(address).as_mut_ptr::<u8>().write_volatile(1) };
+        // SAFETY: nobody refers to the page but the fault to come.
+        unsafe { live.space.unmap(page_at(address)) }?;
+        read(address)
     }
 );
 

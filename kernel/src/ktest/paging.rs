@@ -9,9 +9,9 @@ use x86_64::registers::control::{Cr0, Cr0Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
 use super::{NotPassed, check, diagnostic, ktest};
-use crate::heap;
 use crate::image::{Protection, Segments};
 use crate::paging::live::{self, Leaf, Permission};
+use crate::paging::retire;
 use crate::platform::Platform;
 use crate::stacks;
 
@@ -68,8 +68,8 @@ ktest!(
                     check!(leaf.is_none(), "the guard page at {address:#x} is mapped");
                     continue;
                 }
-                if heap::boot_heap_is_gone() && heap::boot_heap_addresses().contains(&address) {
-                    check!(leaf.is_none(), "the boot heap's page at {address:#x} is mapped, and free memory as well");
+                if retire::is_retired(address) || stacks::early_guards().any(|guard| guard == address) {
+                    check!(leaf.is_none(), "the page at {address:#x} is mapped, and was given back");
                     continue;
                 }
                 let found = leaf.as_ref().and_then(protection_of);

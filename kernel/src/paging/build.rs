@@ -22,14 +22,10 @@ use x86_64::structures::paging::{
 };
 use x86_64::{PhysAddr, VirtAddr};
 
+use super::entry::{TABLE, page_flags};
 use crate::image::{Protection, Segments};
 use crate::kmap::WINDOW;
 use crate::stacks;
-
-const TABLE: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
-const READ: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::NO_EXECUTE);
-const READ_WRITE: PageTableFlags = READ.union(PageTableFlags::WRITABLE);
-const READ_EXECUTE: PageTableFlags = PageTableFlags::PRESENT;
 
 /// Why the page tables could not be built.
 #[derive(Clone, Copy, Debug)]
@@ -142,11 +138,7 @@ impl<'t> Builder<'t, '_> {
         let guarded = |address| stacks::guards().any(|guard| guard.page == address);
         for segment in Segments::of_kernel().map_err(BuildError::Image)?.iter() {
             let segment = segment.map_err(BuildError::Image)?;
-            let flags = match segment.protection {
-                Protection::Read => READ,
-                Protection::ReadWrite => READ_WRITE,
-                Protection::ReadExecute => READ_EXECUTE,
-            };
+            let flags = page_flags(segment.protection);
             for address in pages(&(segment.start..segment.end)).filter(|&address| !guarded(address)) {
                 self.keep(address, flags)?;
             }
@@ -156,7 +148,7 @@ impl<'t> Builder<'t, '_> {
 
     fn map_stack(&mut self, stack: &Range<u64>) -> Result<(), BuildError> {
         for address in pages(stack) {
-            self.keep(address, READ_WRITE)?;
+            self.keep(address, page_flags(Protection::ReadWrite))?;
         }
         Ok(())
     }
@@ -177,15 +169,16 @@ impl<'t> Builder<'t, '_> {
         let mut address = run.start.address().0;
         let end = run.end.address().0;
         let fits = |address: u64, size: u64| address.is_multiple_of(size) && end - address >= size;
+        let flags = page_flags(Protection::ReadWrite);
         let gigabyte_pages = has_gigabyte_pages();
         while address < end {
             let (virt, phys) = (VirtAddr::new_truncate(DIRECT_MAP + address), PhysAddr::new_truncate(address));
             address += if gigabyte_pages && fits(address, Size1GiB::SIZE) {
-                self.map::<Size1GiB>(virt, phys, READ_WRITE)?
+                self.map::<Size1GiB>(virt, phys, flags)?
             } else if fits(address, Size2MiB::SIZE) {
-                self.map::<Size2MiB>(virt, phys, READ_WRITE)?
+                self.map::<Size2MiB>(virt, phys, flags)?
             } else {
-                self.map::<Size4KiB>(virt, phys, READ_WRITE)?
+                self.map::<Size4KiB>(virt, phys, flags)?
             };
         }
         Ok(())

@@ -1,16 +1,14 @@
-//! Reads the live page tables, and takes pages out of them. The `kmap_local` window's own is part of the image, which may lie above the direct map:
+//! Reads the live page tables. The `kmap_local` window's own is part of the image, which may lie above the direct map:
 //! such a table is read through a slot, entry by entry.
 
 use core::ops::Range;
 
-use kernel_core::layout::{DIRECT_MAP, TABLE_ENTRIES};
+use kernel_core::layout::{TABLE_ENTRIES, canonical};
 use mm::machine::Machine;
 use mm::units::{PAGE_SHIFT, Pfn, PhysAddr};
-use x86_64::VirtAddr;
 use x86_64::registers::control::Cr3;
-use x86_64::structures::paging::mapper::Mapper;
+use x86_64::structures::paging::PageTableFlags;
 use x86_64::structures::paging::page_table::PageTableEntry;
-use x86_64::structures::paging::{OffsetPageTable, Page, PageTable, PageTableFlags, Size4KiB};
 
 use crate::platform::Platform;
 
@@ -52,24 +50,6 @@ pub(crate) fn find(platform: &Platform, address: u64) -> Option<Leaf> {
     let mut found = None;
     for_each_leaf(platform, address..address.saturating_add(1), |leaf| found = Some(leaf));
     found
-}
-
-/// Unmaps the 4 KiB page at `address`, which is not in the `kmap_local` window, and gives the frame that was there;
-/// `None` if there was no such page.
-///
-/// # Safety
-/// Nobody touches the page any more, and only one CPU has ever used these tables.
-pub(crate) unsafe fn unmap(address: u64) -> Option<Pfn> {
-    let direct_map = VirtAddr::new_truncate(DIRECT_MAP);
-    let root = (direct_map + Cr3::read().0.start_address().as_u64()).as_mut_ptr::<PageTable>();
-    // SAFETY: the kernel's tables are carved below the direct map's end, and nobody else borrows one: walks copy entries.
-    let root = unsafe { &mut *root };
-    // SAFETY: so are the tables that it leads to, but for the window's.
-    let mut tables = unsafe { OffsetPageTable::new(root, direct_map) };
-    let page = Page::<Size4KiB>::containing_address(VirtAddr::new_truncate(address));
-    let (frame, flush) = tables.unmap(page).ok()?;
-    flush.flush();
-    Pfn::containing(PhysAddr(frame.start_address().as_u64()))
 }
 
 /// Visits every page that the live tables map and that `range` touches, in the order of addresses.
@@ -131,9 +111,4 @@ impl Walk<'_> {
         unsafe { self.platform.kunmap_local(page) };
         entry
     }
-}
-
-/// Sign-extends a 48-bit address.
-fn canonical(address: u64) -> u64 {
-    (address << 16).cast_signed().wrapping_shr(16).cast_unsigned()
 }

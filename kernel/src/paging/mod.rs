@@ -1,7 +1,16 @@
-//! The kernel's own page tables: built from early frames while the loader's still stand, and walked when live.
+//! The kernel's own page tables: built from early frames while the loader's still stand, walked when live, owned once
+//! there is an allocator, and from then on changed a page at a time.
 //!
 //! They map, and nothing else: the image with its segments' protections, the kernel's stack, the direct map, the
-//! `kmap_local` window. No page is writable and executable.
+//! `kmap_local` window, and what is mapped in the vmap area. No page is writable and executable.
+
+mod entry;
 
 pub(crate) mod build;
 pub(crate) mod live;
+pub(crate) mod tables;
+
+pub(crate) mod space;
+
+pub(crate) mod adopt;
+pub(crate) mod retire;

@@ -2,45 +2,11 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use spin::{Mutex, MutexGuard};
-
 use crate::units::{Bytes, Count, CpuId};
 
 /// A folio. Its references are its descriptor's.
 #[derive(Debug)]
 pub struct Folio;
-
-/// How far a page table stands above the pages it leads to: 1 leads to pages itself.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct TableLevel(pub u8);
-
-/// Entries of a page table that lead somewhere.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct UsedEntries(pub u16);
-
-/// A page table. Its lock guards the entries and how many of them are used.
-#[derive(Debug)]
-pub struct PageTable {
-    level: TableLevel,
-    used: Mutex<UsedEntries>,
-}
-
-impl PageTable {
-    /// An empty table.
-    pub const fn new(level: TableLevel) -> Self {
-        Self { level, used: Mutex::new(UsedEntries(0)) }
-    }
-
-    /// How far above pages it stands.
-    pub const fn level(&self) -> TableLevel {
-        self.level
-    }
-
-    /// Locks the table: whoever holds the guard alone changes entries, and counts them.
-    pub fn lock(&self) -> MutexGuard<'_, UsedEntries> {
-        self.used.lock()
-    }
-}
 
 /// A block of compressed pages, all of one size class.
 #[derive(Debug)]

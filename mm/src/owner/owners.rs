@@ -8,8 +8,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use thiserror::Error;
 
-use super::kinds::{CompressedStore, Folio, KernelStack, PageTable, PerCpuArea};
+use super::kinds::{CompressedStore, Folio, KernelStack, PerCpuArea};
 use super::owned::Owned;
+use super::page_table::PageTable;
 use super::reference::Shared;
 use crate::OwnerKind;
 use crate::desc::owner_word::{OwnerWord, with_owners};

@@ -5,8 +5,9 @@ use core::fmt;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use super::kinds::{CompressedStore, Folio, KernelStack, PageTable, PerCpuArea};
+use super::kinds::{CompressedStore, Folio, KernelStack, PerCpuArea};
 use super::owners::{Owners, sealed::Described};
+use super::page_table::PageTable;
 use crate::OwnerKind;
 use crate::desc::owner_word::with_owners;
 use crate::descriptor::{self, Descriptor, Life, Put};

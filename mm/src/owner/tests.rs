@@ -20,6 +20,7 @@ use crate::slab::{CacheSpec, KmemCaches};
 use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PfnRange, PhysAddr};
 
 mod stress;
+mod tables;
 
 const MIB: u64 = 1 << 20;
 const CPUS: u16 = 6;

@@ -1,6 +1,7 @@
 //! The second word of allocated blocks, for those who give them owners.
 
 use super::allocator::PageAllocator;
+use super::block::Block;
 use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
 use crate::machine::Machine;
@@ -32,6 +33,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// All frames that may have descriptors.
     pub(crate) fn frames(&self) -> PfnRange {
         PfnRange::new(Pfn::new(0), self.map.end())
+    }
+
+    /// The block that `head` heads: the caller has taken it from its owner.
+    pub(crate) fn own_described(&self, head: Pfn) -> Block<'_, M> {
+        Block::own(self, head, self.map.page(head).word().order())
     }
 
     /// Says in the head of an allocated block, which the caller owns, who owns the block.

@@ -19,6 +19,8 @@ const CRASHES: &[(&str, &[&str])] = &[
     ("crash/text_write", &["EXCEPTION: ", "page fault", "write"]),
     ("crash/data_execute", &["EXCEPTION: ", "page fault", "execute"]),
     ("crash/stack", &["EXCEPTION: "]),
+    ("crash/owned_stack", &["EXCEPTION: ", "page fault", "guard page of the task stack"]),
+    ("crash/vmap_after_unmap", &["EXCEPTION: ", "page fault", "not present", "vmap area"]),
     ("crash/doublefault", &["EXCEPTION: ", "double fault"]),
     ("crash/heap_double_free", &["PANIC: ", "heap: double free", "kmalloc-64"]),
     ("crash/invalid_opcode", &["EXCEPTION: ", "invalid opcode"]),

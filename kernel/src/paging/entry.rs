@@ -1,0 +1,95 @@
+//! An entry of a page table, as the processor reads it.
+//!
+//! Source: Intel SDM volume 3, section 5.5, "4-level paging and 5-level paging".
+
+use mm::owner::TableLevel;
+use mm::units::{Pfn, PhysAddr};
+use x86_64::structures::paging::PageTableFlags;
+
+use crate::image::Protection;
+
+/// What entries that lead to tables allow: everything, so that the last one decides.
+pub(super) const TABLE: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
+const READ: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::NO_EXECUTE);
+const READ_WRITE: PageTableFlags = READ.union(PageTableFlags::WRITABLE);
+const READ_EXECUTE: PageTableFlags = PageTableFlags::PRESENT;
+
+/// Where the address stands in an entry.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// The flags of a page.
+pub(super) const fn page_flags(protection: Protection) -> PageTableFlags {
+    match protection {
+        Protection::Read => READ,
+        Protection::ReadWrite => READ_WRITE,
+        Protection::ReadExecute => READ_EXECUTE,
+    }
+}
+
+/// An entry's value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry(u64);
+
+/// What an entry leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Target {
+    /// Nothing: it is not present.
+    Nothing,
+    /// The next table.
+    Table(Pfn),
+    /// A 4 KiB page.
+    Page(Pfn),
+    /// A larger page, which no entry of a table below stands for.
+    LargePage,
+}
+
+impl Entry {
+    /// Leads nowhere.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// Leads to a 4 KiB page.
+    pub(crate) const fn page(frame: Pfn, protection: Protection) -> Self {
+        Self(frame.address().0 | page_flags(protection).bits())
+    }
+
+    /// Leads to a table.
+    pub(crate) const fn table(frame: Pfn) -> Self {
+        Self(frame.address().0 | TABLE.bits())
+    }
+
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn flags(self) -> PageTableFlags {
+        PageTableFlags::from_bits_retain(self.0 & !ADDRESS)
+    }
+
+    pub(crate) const fn is_present(self) -> bool {
+        self.flags().contains(PageTableFlags::PRESENT)
+    }
+
+    /// The physical address in it; a large page's has more flags at its lower end.
+    pub(crate) const fn address(self) -> PhysAddr {
+        PhysAddr(self.0 & ADDRESS)
+    }
+
+    /// What it leads to, in a table of this level.
+    ///
+    /// # Panics
+    /// It leads beyond all memory that this kernel knows of.
+    pub(crate) fn target(self, level: TableLevel) -> Target {
+        if !self.is_present() {
+            return Target::Nothing;
+        }
+        if level != TableLevel::LEAF && self.flags().contains(PageTableFlags::HUGE_PAGE) {
+            return Target::LargePage;
+        }
+        let frame = Pfn::containing(self.address()).expect("page tables lead to memory below 16 TiB");
+        if level == TableLevel::LEAF { Target::Page(frame) } else { Target::Table(frame) }
+    }
+}

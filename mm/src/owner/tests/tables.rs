@@ -1,0 +1,50 @@
+//! Page tables as the machine holds them: by their frames, with no value that stands for them.
+
+use std::vec::Vec;
+
+use super::with_owners;
+use crate::OwnerKind;
+use crate::owner::{KernelStack, PageTable, Reference, TableLevel, UsedEntries};
+use crate::page::Request;
+use crate::units::{Count, Order, Pfn};
+
+#[test]
+fn tables_given_up_to_the_machine_are_found_counted_by_level_and_taken_back() {
+    with_owners(|owners| {
+        let mut given_up: Vec<Pfn> = Vec::new();
+        for (level, used) in [(1, 3), (1, 512), (2, 2), (4, 1)] {
+            let owner = PageTable::adopted(TableLevel(level), UsedEntries(used));
+            let table = owners.alloc(Request::new(Order::ZERO), owner).map_err(|(_, error)| error);
+            given_up.push(table.expect("there is memory").into_raw());
+        }
+        owners.verify().expect("an owner whose value was given up still is one");
+        let walker = owners.walk();
+        for (level, tables, entries) in [(1, 2, 515), (2, 1, 2), (3, 0, 0), (4, 1, 1)] {
+            let found = walker.page_tables(TableLevel(level));
+            assert_eq!((found.tables, found.entries), (Count(tables), Count(entries)), "level {level}");
+        }
+        let report = owners.reports().find(|report| report.kind == OwnerKind::PageTable).expect("it is reported");
+        assert_eq!(report.pages, Count(4));
+        // One that is looked at meanwhile stays until the look is over.
+        let seen = walker.look(given_up[1]).get();
+        for head in given_up {
+            // SAFETY: each was given up above, and is taken back once.
+            drop(unsafe { owners.from_raw::<PageTable>(head) });
+        }
+        assert_eq!(walker.page_tables(TableLevel::LEAF).entries, Count(512));
+        assert!(matches!(&seen, Some(Reference::PageTable(table)) if table.lock().0 == 512));
+        drop(seen);
+        assert_eq!(walker.page_tables(TableLevel::LEAF).tables, Count(0));
+    });
+}
+
+#[test]
+#[should_panic(expected = "DESC-1")]
+fn taking_back_as_another_kind_is_noticed() {
+    with_owners(|owners| {
+        let table = owners.alloc(Request::new(Order::ZERO), PageTable::new(TableLevel::LEAF));
+        let head = table.map_err(|(_, error)| error).expect("there is memory").into_raw();
+        // SAFETY: it is refused.
+        drop(unsafe { owners.from_raw::<KernelStack>(head) });
+    });
+}
