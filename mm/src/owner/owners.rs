@@ -140,8 +140,7 @@ pub enum OwnError {
     Foreign,
 }
 
-/// The owners of a machine's blocks: one for an allocator, on its only caches. What belongs to others may be looked at
-/// only while those do not change.
+/// The owners of a machine's blocks. Dropping it waits until nobody walks.
 #[derive(Debug)]
 pub struct Owners<'a, M: Machine> {
     pub(super) caches: &'a KmemCaches<'a, M>,

@@ -107,7 +107,7 @@ impl Found {
 impl<M: Machine> Owners<'_, M> {
     /// Begins a walk.
     pub fn walk(&self) -> Walker<'_, M> {
-        Walker { owners: self, _walking: self.caches.gate.enter() }
+        Walker { owners: self, _walking: self.pages().gate().enter() }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::buddy::{Buddy, ContigError};
 use crate::charge::{ChargeError, ChargeGroups};
 use crate::desc::map::PageMap;
 use crate::desc::word::{AllocatorWord, Page, PageState};
+use crate::descriptor::WalkGate;
 use crate::early::MetadataBytes;
 use crate::invariant::Violation;
 use crate::machine::{Geometry, Machine};
@@ -40,6 +41,8 @@ pub struct PageAllocator<'m, M: Machine> {
     pub(super) zones: &'m [ZoneCell<M::Geometry>],
     pub(super) groups: ChargeGroups<'m>,
     pub(super) metadata: MetadataBytes,
+    /// Who follows owner words without a lock.
+    pub(super) gate: WalkGate,
 }
 
 /// Why no block was allocated.

@@ -4,6 +4,7 @@ use super::allocator::PageAllocator;
 use super::block::Block;
 use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
+use crate::descriptor::WalkGate;
 use crate::machine::Machine;
 use crate::units::{Pfn, PfnRange, PhysAddr};
 
@@ -18,6 +19,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     #[inline(always)]
     pub(crate) fn page_at(&self, address: PhysAddr) -> Option<&'m Page> {
         self.map.at(address)
+    }
+
+    /// Who follows owner words without a lock passes here.
+    pub(crate) fn gate(&self) -> &WalkGate {
+        &self.gate
     }
 
     /// The nearest page at or below `pfn` that heads something, as [`PageMap::head_of`](crate::desc::map::PageMap::head_of).

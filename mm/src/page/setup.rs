@@ -12,6 +12,7 @@ use super::allocator::{PageAllocator, ZoneCell};
 use crate::boot_map::{BootMap, CarveError};
 use crate::charge::ChargeGroups;
 use crate::desc::map::PageMap;
+use crate::descriptor::WalkGate;
 use crate::early::{MetadataBytes, carve_slice};
 use crate::machine::{Geometry, Machine};
 use crate::units::{NodeId, Order, PfnRange, ZoneId};
@@ -39,7 +40,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let zones = carve_zones(machine, boot_map, &mut metadata)?;
         let groups = ChargeGroups::carve(machine, boot_map, &mut metadata)?;
         map.fill(boot_map.extents());
-        let allocator = Self { machine, map, zones, groups, metadata };
+        let allocator = Self { machine, map, zones, groups, metadata, gate: WalkGate::new() };
         for cell in allocator.zones {
             let frames = cell.kind.frames(machine.direct_map_end());
             // The smallest blocks first, so that no whole one is broken for the first nodes.

@@ -17,7 +17,7 @@ use super::descriptor::{Slab, SlabPointer};
 use super::kmalloc::{self, LargeBlocks};
 use super::lists::Slabs;
 use super::sheaf::Sheaf;
-use crate::descriptor::{Descriptor, WalkGate};
+use crate::descriptor::Descriptor;
 use crate::machine::Machine;
 use crate::page::PageAllocator;
 
@@ -61,7 +61,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
             // SAFETY: the block's first object has room for a side of each CPU.
             let place = unsafe { sides.add(cpu) };
             // SAFETY: the block was just allocated.
-            unsafe { place.write(CpuSheaf::closed(u32::MAX)) };
+            unsafe { place.write(CpuSheaf::closed(usize::MAX)) };
         }
         let mut places = [machine.direct_map(caches_head).cast::<Cache>(); 4];
         let stride = of_caches.layout.stride as usize;
@@ -82,7 +82,6 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
             kmalloc: [NonNull::dangling(); kmalloc::CLASSES],
             large: LargeBlocks::none(),
             all: Mutex::new(all),
-            gate: WalkGate::new(),
             debug,
         };
         // SAFETY: the first caches live as long as `this`.

@@ -22,7 +22,7 @@ use super::layout::{Around, MARK, SlabLayout, WhileFree};
 use super::lists::Slabs;
 use super::sheaf::{self, Sheaf};
 use crate::OwnerKind;
-use crate::descriptor::{Descriptor, WalkGate};
+use crate::descriptor::Descriptor;
 use crate::machine::{Geometry, Machine};
 use crate::page::{PageAllocator, Request};
 use crate::units::{Order, PfnRange};
@@ -157,7 +157,6 @@ pub struct KmemCaches<'a, M: Machine> {
     pub(super) kmalloc: [NonNull<Cache>; CLASSES],
     pub(super) large: LargeBlocks,
     pub(super) all: Mutex<AllCaches>,
-    pub(crate) gate: WalkGate,
     /// Which caches are debugged.
     pub(super) debug: SlabDebug,
 }
@@ -314,7 +313,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         let sides = self.alloc_for(self.first.cpus)?.cast::<CpuSheaf>();
         for cpu in 0..usize::from(self.cpus.get()) {
             // Addresses in a debugged cache are all looked at closely.
-            let mask = if cache.watch.is_some() { u32::MAX } else { cache.layout.address_mask() };
+            let mask = if cache.watch.is_some() { usize::MAX } else { cache.layout.address_mask() };
             let mut side = CpuSheaf::closed(mask);
             if sheaf_objects > 0 {
                 let Ok(sheaf) = self.new_sheaf() else {
@@ -418,7 +417,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// The pages of the slab that an address lies in, at this moment; `None` if it is in none.
     #[inline]
     pub fn slab_pages(&self, address: NonNull<u8>) -> Option<PfnRange> {
-        let _walking = self.gate.enter();
+        let _walking = self.pages.gate().enter();
         let slab = self.slab_of(address)?;
         // SAFETY: descriptors are type-stable while somebody walks.
         let described = unsafe { slab.as_ref() }.life().look()?;
@@ -444,8 +443,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         // SAFETY: as above.
         let slab = unsafe { slab.owner() };
         let cpu = slab.cpu(self.pages.machine().cpu());
-        #[expect(clippy::cast_possible_truncation, reason = "a mask of 32 bits")]
-        let exact = address.addr().get() as u32 & cpu.address_mask == 0;
+        let exact = address.addr().get() & cpu.address_mask == 0;
         if !exact || is_marked(address) {
             return self.free_checked(slab, address);
         }

@@ -36,7 +36,7 @@ pub(super) type Slot = NonNull<u8>;
 pub(super) struct CpuSheaf {
     busy: AtomicU32,
     /// What [`SlabLayout::address_mask`](super::layout::SlabLayout::address_mask) says, at hand.
-    pub(super) address_mask: u32,
+    pub(super) address_mask: usize,
     /// There are slots to take while the top is above this address.
     lower: AtomicUsize,
     /// There is room while the top is below this address.
@@ -67,7 +67,7 @@ unsafe impl Send for CpuSheaf {}
 
 impl CpuSheaf {
     /// A CPU without a sheaf.
-    pub(super) fn closed(address_mask: u32) -> Self {
+    pub(super) fn closed(address_mask: usize) -> Self {
         let held = Held { top: NonNull::dangling(), main: None, spare: None };
         Self {
             busy: AtomicU32::new(0),

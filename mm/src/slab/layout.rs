@@ -87,9 +87,13 @@ impl SlabLayout {
 
     /// The bits that are clear in every object's address and in no other's, of those in a slab; all bits if there are
     /// no such bits.
-    pub(super) const fn address_mask(&self) -> u32 {
+    pub(super) const fn address_mask(&self) -> usize {
         let exact = self.stride.is_power_of_two() && self.mark == 0;
-        if exact && self.objects * self.stride == order_bytes(self.order) { self.stride - 1 } else { u32::MAX }
+        if exact && self.objects * self.stride == order_bytes(self.order) {
+            self.stride as usize - 1
+        } else {
+            usize::MAX
+        }
     }
 
     /// The smallest block that holds enough objects and wastes little; else the smallest that holds one.
@@ -192,12 +196,12 @@ mod tests {
         for size in (8..=700).step_by(8).chain([1024, 2048, 4096, 8192]) {
             let layout = plain(size);
             let mask = layout.address_mask();
-            assert_eq!(mask == u32::MAX, !size.is_power_of_two(), "{size}");
-            for offset in (0..order_bytes(layout.order)).filter(|_| mask != u32::MAX) {
-                assert_eq!(offset & mask == 0, layout.slot_at(offset).is_some(), "{size}: {offset}");
+            assert_eq!(mask == usize::MAX, !size.is_power_of_two(), "{size}");
+            for offset in (0..order_bytes(layout.order)).filter(|_| mask != usize::MAX) {
+                assert_eq!(offset as usize & mask == 0, layout.slot_at(offset).is_some(), "{size}: {offset}");
             }
         }
         let kept = SlabLayout::new(64, 64, WhileFree::Kept, Around::default(), LARGEST).expect("an object fits");
-        assert_eq!((kept.address_mask(), kept.mark, kept.stride), (u32::MAX, 64, 128));
+        assert_eq!((kept.address_mask(), kept.mark, kept.stride), (usize::MAX, 64, 128));
     }
 }

@@ -9,9 +9,11 @@ use core::ptr::NonNull;
 use super::cache::{Cache, Stability};
 use super::caches::{Address, KmemCaches, live};
 use super::debug::{History, Watch};
+use super::descriptor::SlabPointer;
 use super::lists::{Place, SlabList};
 use super::sheaf::SheafStack;
 use crate::desc::owner_word::OwnerWord;
+use crate::descriptor::Described;
 use crate::machine::Machine;
 use crate::units::Count;
 
@@ -42,7 +44,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         self.with_slabs(cache, |slabs| slabs.take_empty(0, &mut empty));
         if cache.stability == Stability::TypeStable {
             // No page names a descriptor of these slabs: each was cleared before its descriptor was freed.
-            if !self.gate.is_quiet() {
+            if !self.pages.gate().is_quiet() {
                 self.with_slabs(cache, |slabs| {
                     while let Some(slab) = empty.pop() {
                         slabs.add(slab, &cache.layout);
@@ -66,7 +68,10 @@ impl<M: Machine> KmemCaches<'_, M> {
             return Err(leak);
         }
         self.release_isolated(cache);
-        self.shrink_cache(cache);
+        // Slabs of descriptors stay as long as anybody walks, and so must their cache.
+        while self.shrink_cache(cache) == 0 && self.with_slabs(cache, |slabs| slabs.count()) > 0 {
+            core::hint::spin_loop();
+        }
         self.all.lock().remove(place);
         self.free_cpu_sides(cache.cpus, usize::from(self.cpus.get()));
         self.free_for(self.first.caches, place.cast());
@@ -94,9 +99,16 @@ pub(super) struct Leak {
     pub(super) history: History,
 }
 
+/// What a slab says of itself, whose descriptor's own page has not been freed yet.
+fn described(slab: SlabPointer) -> Option<Described> {
+    // SAFETY: the slab was on a list of its cache.
+    unsafe { slab.as_ref() }.life().look()
+}
+
 impl<M: Machine> Drop for KmemCaches<'_, M> {
-    /// Every page of every slab goes back. The slabs of descriptors come last, and those of caches before them: what the
-    /// others say of themselves stands there.
+    /// Every page of every slab goes back, once nobody walks; but for the slabs of descriptors that an owner still has,
+    /// who was forgotten: pages lead there. The slabs of slabs' descriptors come last, and those of caches before them:
+    /// what the others say of themselves stands there.
     fn drop(&mut self) {
         let mut others = SlabList::new();
         let mut of_caches = SlabList::new();
@@ -110,18 +122,24 @@ impl<M: Machine> Drop for KmemCaches<'_, M> {
                 _ => &mut others,
             };
             let mut slabs = cache.slabs.lock();
+            let forgotten = cache.stability == Stability::TypeStable && place != self.first.slabs;
             for place in [Place::Empty, Place::Partial, Place::Full] {
                 while let Some(slab) = slabs.list(place).pop() {
-                    list.push(slab);
+                    if let Some(described) = described(slab) {
+                        self.pages.set_owner(described.range(), OwnerWord::PLAIN);
+                    }
+                    if place == Place::Empty || !forgotten {
+                        list.push(slab);
+                    }
                 }
             }
         }
+        while !self.pages.gate().is_quiet() {
+            core::hint::spin_loop();
+        }
         for mut list in [others, of_caches, of_slabs] {
             while let Some(slab) = list.pop() {
-                // SAFETY: the descriptor's own page has not been freed yet.
-                let described = unsafe { slab.as_ref() }.life().look();
-                let Some(described) = described else { continue };
-                self.pages.set_owner(described.range(), OwnerWord::PLAIN);
+                let Some(described) = described(slab) else { continue };
                 // SAFETY: nothing can refer to these caches' objects any more.
                 let freed = unsafe { self.pages.free_raw(described.head) };
                 debug_assert_eq!(freed, Ok(()), "invariant DESC-1 broken: a slab's block cannot be freed");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::vec::Vec;
 
-use super::{CacheSpec, Census, FreeObjectError, KmemCache, KmemCaches, SlabDebug};
+use super::{CacheReport, CacheSpec, Census, FreeObjectError, KmemCache, KmemCaches, SlabDebug};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::faults::Fired;
 use crate::host::{HostMachine, on_cpu};
@@ -424,4 +424,24 @@ fn script(pages: &Pages<'_>) -> Result<(), std::string::String> {
     })();
     caches.verify().map_err(|violation| text(&violation))?;
     outcome
+}
+
+#[test]
+fn a_group_pays_for_the_slabs_of_a_cache_and_gets_its_charge_back() {
+    with_caches(|caches| {
+        let group = caches.pages.groups().create(Some(12)).expect("there is a group");
+        let request = Request::new(Order::ZERO).charged_to(group.id());
+        let cache = caches.create(CacheSpec::new("charged", 2048).from(request)).expect("it fits");
+        let held: Vec<_> = core::iter::from_fn(|| cache.alloc().ok()).collect();
+        let CacheReport { slabs, objects, .. } = cache.report();
+        let pages = cache.report().pages().0;
+        assert_eq!((held.len(), group.report().usage), (objects.0 as usize, pages));
+        assert!(pages <= 12 && pages + pages / slabs.0 > 12, "{pages} pages, but one more slab was within the limit");
+        caches.pages.verify_charges().expect("the charges add up");
+        drop(held);
+        cache.shrink();
+        assert_eq!(group.report().usage, 0);
+        assert!(cache.destroy().is_ok());
+        assert!(group.destroy().is_ok());
+    });
 }

@@ -28,7 +28,7 @@ unsafe impl Send for Side {}
 
 impl Side {
     fn with(objects: &[usize]) -> Arc<Self> {
-        let mut cpu = CpuSheaf::closed(u32::MAX);
+        let mut cpu = CpuSheaf::closed(usize::MAX);
         cpu.start(sheaf(objects), CAPACITY);
         Arc::new(Self { cpu, inside: Cell::new(0) })
     }
