@@ -31,8 +31,9 @@ mod verify;
 pub use contig::ContigError;
 
 use crate::block::FreeBlock;
+use crate::desc::allocator_word::ListId;
 use crate::desc::map::PageMap;
-use crate::desc::word::{ListId, Page};
+use crate::desc::word::Page;
 use crate::freelist::{ListContext, Nodes, Released};
 use crate::machine::Machine;
 use crate::migratetype::Migratetype;

@@ -31,8 +31,9 @@ pub(crate) use node::Nodes;
 use stack::Stack;
 
 use crate::block::{FreeBlock, Pending};
+use crate::desc::allocator_word::{End, ListId};
 use crate::desc::map::PageMap;
-use crate::desc::word::{End, ListId, NodePlace, Page, Position};
+use crate::desc::word::{NodePlace, Page, Position};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Order, Pfn, ZoneId};

@@ -96,6 +96,6 @@ pub mod units;
 pub mod zone;
 
 pub use buddy::ContigError;
+pub use desc::allocator_word::PageState;
 pub use desc::owner_word::OwnerKind;
-pub use desc::word::PageState;
 pub use early::MetadataBytes;

@@ -6,12 +6,16 @@
 //! ```
 //!
 //! `layout` is how objects lie in a slab, `descriptor` a slab, `lists` a cache's slabs, `sheaf` and `cpu` what stands in
-//! front of them, `cache` one cache, `caches` all of them and the way to any by an address, `bootstrap` the first ones,
-//! `refill` and `grow` the long ways, `kmalloc` the classes of sizes, `shrink` the way back, `object` owned memory,
-//! `verify` the checker, `debug` caches that are watched.
+//! front of them, `cache` one cache, `spec` what it is to be, `caches` all of them, `roster` their list, `bootstrap` the
+//! first ones, `refill` and `grow` the long ways, `free` the way back by an address, `kmalloc` the classes of sizes,
+//! `shrink` the way back to pages, `object` owned memory, `verify` the checker, `debug` caches that are watched.
 //!
 //! Invariants: SLAB-1 (an object is in one place: its slab, a sheaf, or a user's hands), SLAB-2 (a slab's counts are
-//! right), SLAB-3 (a slab is on the list of its place, and it and its pages name each other), SHEAF-1 (`cpu`), SLAB-4 (`debug`).
+//! right), SLAB-3 (a slab is on the list of its place, and it and its pages name each other), SLAB-4 (`debug`),
+//! SHEAF-1 (`cpu`).
+//!
+//! Lock order: the list of all caches; then, of one cache at a time, whose turn it is to close CPUs; then its slabs.
+//! Under the last two nothing is allocated and no page given back.
 //! Source: J. Bonwick, "The Slab Allocator", USENIX 1994; J. Bonwick, J. Adams, "Magazines and Vmem", USENIX 2001.
 
 mod bootstrap;
@@ -20,6 +24,7 @@ mod caches;
 mod cpu;
 mod debug;
 mod descriptor;
+mod free;
 mod grow;
 mod kmalloc;
 mod layout;
@@ -27,8 +32,10 @@ mod lists;
 mod object;
 mod refill;
 mod report;
+mod roster;
 mod sheaf;
 mod shrink;
+mod spec;
 #[cfg(test)]
 #[expect(unsafe_code, reason = "frees what must not be freed, and reads what was written")]
 mod tests;
@@ -36,9 +43,11 @@ mod verify;
 
 pub(crate) use bootstrap::descriptors;
 pub use cache::{CacheName, Constructor};
-pub use caches::{CacheSpec, CreateError, FreeObjectError, KmemCaches, NoMemory};
+pub use caches::{KmemCaches, NoMemory};
 pub use debug::{Byte, Corruption, DebugFlags, History, Part, SlabDebug, SlabDebugError, Track};
 pub use descriptor::Slab;
+pub use free::FreeObjectError;
 pub use kmalloc::{ReallocError, size_for};
 pub use object::{KmemCache, LeakedObjects, Object, Prefilled};
 pub use report::{CacheReport, Census};
+pub use spec::{CacheSpec, CreateError};

@@ -2,8 +2,8 @@
 
 use super::Buddy;
 use crate::block::FreeBlock;
+use crate::desc::allocator_word::End;
 use crate::desc::map::Section;
-use crate::desc::word::End;
 use crate::machine::Machine;
 use crate::migratetype::Migratetype;
 use crate::units::{Order, Pfn};

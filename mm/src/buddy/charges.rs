@@ -1,7 +1,7 @@
 //! The zone's blocks in use, one after the other: what the charges are counted against.
 
 use super::Buddy;
-use crate::desc::word::{AllocatorWord, PageState};
+use crate::desc::allocator_word::{AllocatorWord, PageState};
 use crate::machine::{Geometry, Machine};
 use crate::units::Pfn;
 

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::Buddy;
 use crate::block::FreeBlock;
-use crate::desc::word::PageState;
+use crate::desc::allocator_word::PageState;
 use crate::machine::{Geometry, Machine};
 use crate::units::{Order, Pfn, PfnRange};
 

@@ -5,7 +5,7 @@
 
 use super::Buddy;
 use crate::block::FreeBlock;
-use crate::desc::word::PageState;
+use crate::desc::allocator_word::PageState;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Order, PfnRange};

@@ -2,8 +2,8 @@
 
 use super::Buddy;
 use crate::block::FreeBlock;
+use crate::desc::allocator_word::{AllocatorWord, End, ListId, Mergeable};
 use crate::desc::map::Section;
-use crate::desc::word::{AllocatorWord, End, ListId, Mergeable};
 use crate::freelist::{ListContext, NeedsNode};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;

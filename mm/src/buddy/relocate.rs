@@ -16,8 +16,8 @@ use arrayvec::ArrayVec;
 
 use super::Buddy;
 use crate::block::FreeBlock;
+use crate::desc::allocator_word::{AllocatorWord, PageState};
 use crate::desc::map::Section;
-use crate::desc::word::{AllocatorWord, PageState};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Order, Pfn, PfnRange};

@@ -8,7 +8,7 @@
 //! Cost: every descriptor of the zone's span and every entry of its lists, once.
 
 use super::{Buddy, relocate};
-use crate::desc::word::{End, PageState};
+use crate::desc::allocator_word::{End, PageState};
 use crate::freelist::Freelists;
 use crate::invariant::{Invariant, Violation};
 use crate::machine::{Geometry, Machine};

@@ -17,7 +17,8 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::word::{AllocatorWord, End, ListId, Page};
+use super::allocator_word::{AllocatorWord, End, ListId};
+use super::word::Page;
 use crate::boot_map::{BootMap, CarveError, Extent, RegionKind};
 use crate::early::{MetadataBytes, carve_slice};
 use crate::machine::{Geometry, Machine};

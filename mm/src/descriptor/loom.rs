@@ -10,8 +10,9 @@ use ::loom::thread;
 
 use super::*;
 use crate::OwnerKind;
+use crate::desc::allocator_word::{AllocatorWord, End, ListId, PageState};
 use crate::desc::owner_word::OwnerWord;
-use crate::desc::word::{AllocatorWord, End, ListId, Page, PageState, Position};
+use crate::desc::word::{Page, Position};
 use crate::migratetype::Migratetype;
 use crate::units::ZoneId;
 use core::ptr::NonNull;

@@ -2,7 +2,8 @@
 
 use super::node::NodePointer;
 use super::{Freelists, ListContext};
-use crate::desc::word::{ListId, NodePlace, PageState, Position};
+use crate::desc::allocator_word::{ListId, PageState};
+use crate::desc::word::{NodePlace, Position};
 use crate::invariant::{Invariant, Violation};
 use crate::machine::{Geometry, Machine};
 use crate::units::Pfn;

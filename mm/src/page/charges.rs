@@ -9,7 +9,7 @@
 use super::allocator::{AllocError, PageAllocator};
 use super::request::Request;
 use crate::charge::{ChargeError, ChargeGroups, GroupId};
-use crate::desc::word::AllocatorWord;
+use crate::desc::allocator_word::AllocatorWord;
 use crate::invariant::{Invariant, Violation};
 use crate::machine::Machine;
 use crate::units::{Order, Pfn, ZoneId};

@@ -1,7 +1,7 @@
 //! What the allocator says about itself.
 
 use super::allocator::PageAllocator;
-use crate::desc::word::PageState;
+use crate::desc::allocator_word::PageState;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Pfn, PfnRange, ZoneId};

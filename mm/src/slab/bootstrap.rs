@@ -10,13 +10,15 @@ use core::ptr::NonNull;
 use spin::Mutex;
 
 use super::cache::Cache;
-use super::caches::{AllCaches, CacheSpec, CreateError, First, KmemCaches, NoMemory, live, unborn};
+use super::caches::{First, KmemCaches, NoMemory, live, unborn};
 use super::cpu::CpuSheaf;
 use super::debug::SlabDebug;
 use super::descriptor::{Slab, SlabPointer};
 use super::kmalloc::{self, LargeBlocks};
 use super::lists::Slabs;
+use super::roster::AllCaches;
 use super::sheaf::Sheaf;
+use super::spec::{CacheSpec, CreateError};
 use crate::descriptor::Descriptor;
 use crate::machine::Machine;
 use crate::page::PageAllocator;

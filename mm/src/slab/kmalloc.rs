@@ -9,7 +9,9 @@ use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
 use super::cache::Cache;
-use super::caches::{Address, CacheSpec, CreateError, FreeObjectError, KmemCaches, NoMemory, live};
+use super::caches::{KmemCaches, NoMemory, live};
+use super::free::{Address, FreeObjectError};
+use super::spec::{CacheSpec, CreateError};
 use crate::OwnerKind;
 use crate::desc::owner_word::OwnerWord;
 use crate::machine::Machine;

@@ -10,10 +10,12 @@ use core::slice;
 use thiserror::Error;
 
 use super::cache::{Cache, CacheName};
-use super::caches::{Address, CacheSpec, CreateError, FreeObjectError, KmemCaches, NoMemory, live};
+use super::caches::{KmemCaches, NoMemory, live};
 use super::debug::{Corruption, History};
+use super::free::{Address, FreeObjectError};
 use super::sheaf::{SHEAF_OBJECTS, Sheaf, SheafStack};
 use super::shrink::Leak;
+use super::spec::{CacheSpec, CreateError};
 use crate::machine::Machine;
 use crate::units::Count;
 

@@ -7,9 +7,10 @@ use core::convert::Infallible;
 use core::ptr::NonNull;
 
 use super::cache::{Cache, Stability};
-use super::caches::{Address, KmemCaches, live};
+use super::caches::{KmemCaches, live};
 use super::debug::{History, Watch};
 use super::descriptor::SlabPointer;
+use super::free::Address;
 use super::lists::{Place, SlabList};
 use super::sheaf::SheafStack;
 use crate::desc::owner_word::OwnerWord;

@@ -1,4 +1,6 @@
 use super::*;
+use crate::desc::allocator_word::{End, PageState};
+use crate::migratetype::Migratetype;
 
 fn lists() -> impl Iterator<Item = ListId> {
     Migratetype::ALL.into_iter().flat_map(|migratetype| {

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::track::History;
 use crate::slab::cache::CacheName;
-use crate::slab::caches::Address;
+use crate::slab::free::Address;
 
 /// What was overwritten.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

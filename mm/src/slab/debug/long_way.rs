@@ -13,9 +13,10 @@ use super::track::{History, Track};
 use super::watch::{Finding, Use, Watch, Where};
 use crate::machine::Machine;
 use crate::slab::cache::{Cache, CacheName};
-use crate::slab::caches::{Address, FreeObjectError, KmemCaches};
+use crate::slab::caches::KmemCaches;
 use crate::slab::cpu::Slot;
 use crate::slab::descriptor::SlabPointer;
+use crate::slab::free::{Address, FreeObjectError};
 use crate::slab::lists::{Place, Presence, SlabList, Slabs};
 use crate::units::Pfn;
 

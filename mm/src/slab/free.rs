@@ -1,0 +1,145 @@
+//! Freeing by address, and every way in which that can be wrong.
+//!
+//! Cost: the look-up of the page's owner, two dependent loads of tables and two of descriptors; one mask for an object of a
+//! power of two, one multiplication for any other.
+#![expect(unsafe_code, reason = "follows an address to its slab")]
+
+use core::fmt;
+use core::panic::Location;
+use core::ptr::NonNull;
+
+use thiserror::Error;
+
+use super::cache::{Cache, CacheName, is_marked};
+use super::caches::{KmemCaches, live};
+use super::debug::{Corruption, History};
+use super::descriptor::{Slab, SlabPointer};
+use crate::OwnerKind;
+use crate::machine::Machine;
+
+/// An address, as reports name it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Address(pub(super) usize);
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// Why an object was not freed; everything is as before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum FreeObjectError {
+    /// Nothing there belongs to any cache.
+    #[error("foreign pointer: {0:?} is no object's, of any cache")]
+    Foreign(Address),
+    /// The object is of another cache.
+    #[error("wrong cache: {address:?} is of cache {found}, not of {expected}")]
+    WrongCache {
+        /// What was to be freed.
+        address: Address,
+        /// The cache that was to take it.
+        expected: CacheName,
+        /// The cache that it is of.
+        found: CacheName,
+    },
+    /// The address is in a slab, but no object starts there.
+    #[error("misaligned pointer: no object of cache {cache} starts at {address:?}")]
+    Misaligned {
+        /// What was to be freed.
+        address: Address,
+        /// The cache whose slab it is in.
+        cache: CacheName,
+    },
+    /// The object is free.
+    #[error("double free: {address:?} of cache {cache} is free already{history}")]
+    DoubleFree {
+        /// What was to be freed.
+        address: Address,
+        /// Its cache.
+        cache: CacheName,
+        /// Who had it, if that was recorded.
+        history: History,
+    },
+    /// The object is allocated, but somebody wrote where he may not; that is put right.
+    #[error(transparent)]
+    Corrupt(#[from] Corruption),
+}
+
+impl Address {
+    #[inline(always)]
+    pub(super) fn of(address: NonNull<u8>) -> Self {
+        Self(address.addr().get())
+    }
+}
+
+impl<M: Machine> KmemCaches<'_, M> {
+    /// Takes back whatever stands at `address`, of any cache.
+    ///
+    /// # Safety
+    /// Nobody uses the object any more; if it is none, what is in its memory need only be readable.
+    #[inline(always)]
+    #[track_caller]
+    pub(super) unsafe fn free_at(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {
+        let foreign = FreeObjectError::Foreign(Address::of(address));
+        let owner = self.pages.page_at(self.pages.machine().physical(address)).ok_or(foreign)?.owner();
+        if !owner.is(OwnerKind::Slab) {
+            return Err(foreign);
+        }
+        // SAFETY: just looked.
+        let slab: SlabPointer = unsafe { owner.descriptor_of(OwnerKind::Slab) };
+        // SAFETY: the caller's promise: an object of the slab is its own, so the slab stays.
+        let slab = unsafe { slab.as_ref() };
+        // SAFETY: as above.
+        let slab = unsafe { slab.owner() };
+        let cpu = slab.cpu(self.pages.machine().cpu());
+        let exact = address.addr().get() & cpu.address_mask == 0;
+        if !exact || is_marked(address) {
+            return self.free_checked(slab, address);
+        }
+        // SAFETY: a cache with a slab is alive.
+        self.free_slot(address, cpu, || unsafe { live(slab.cache()) });
+        Ok(())
+    }
+
+    /// Takes back what stands at `address`, of this cache.
+    ///
+    /// # Safety
+    /// As for [`free_at`](Self::free_at).
+    #[track_caller]
+    pub(super) unsafe fn free_of(&self, address: NonNull<u8>, expected: &Cache) -> Result<(), FreeObjectError> {
+        let slab = self.slab_of(address).ok_or(FreeObjectError::Foreign(Address::of(address)))?;
+        // SAFETY: the caller's promise: an object of the slab is its own, so the slab stays.
+        let slab = unsafe { slab.as_ref() };
+        // SAFETY: as above.
+        let slab = unsafe { slab.owner() };
+        // SAFETY: a cache with a slab is alive.
+        let found = unsafe { live(slab.cache()) };
+        if !core::ptr::eq(expected, found) {
+            let (expected, found) = (expected.name, found.name);
+            return Err(FreeObjectError::WrongCache { address: Address::of(address), expected, found });
+        }
+        self.free_checked(slab, address)
+    }
+
+    /// Takes back what stands at `address` in a slab, once it is sure that it is an object, and not free.
+    #[inline(never)]
+    #[track_caller]
+    fn free_checked(&self, slab: &Slab, address: NonNull<u8>) -> Result<(), FreeObjectError> {
+        // SAFETY: a cache with a slab is alive.
+        let cache = unsafe { live(slab.cache()) };
+        let slot = address.map_addr(|address| address.saturating_add(cache.layout.mark as usize));
+        let address = Address::of(address);
+        if cache.layout.slot_at(slab.offset(slot)).is_none() {
+            return Err(FreeObjectError::Misaligned { address, cache: cache.name });
+        }
+        if let Some(watch) = &cache.watch {
+            return self.free_debugged(cache, watch, slot, Location::caller());
+        }
+        if is_marked(slot) && self.is_free(cache, slot) {
+            return Err(FreeObjectError::DoubleFree { address, cache: cache.name, history: History::default() });
+        }
+        self.free_slot(slot, cache.cpu(self.pages.machine().cpu()), || cache);
+        Ok(())
+    }
+}
