@@ -10,10 +10,10 @@ use alloc::vec::Vec;
 
 use kernel_core::layout::VMAP;
 use mm::faults::Fired;
-use mm::owner::TaskId;
+use mm::owner::{CompressedStore, Folio, OwnError, PageTable, PerCpuArea, TableLevel, TaskId};
 use mm::page::{AllocError, Request};
 use mm::slab::{CacheSpec, CreateError, FreeObjectError, NoMemory, ReallocError};
-use mm::units::{Bytes, Count, Order, PAGE_SIZE};
+use mm::units::{Bytes, Count, CpuId, Order, PAGE_SIZE};
 
 use crate::image::Protection;
 use crate::kernel_stack::{MappedStack, StackError};
@@ -118,6 +118,7 @@ const SCRIPT: &[Step] = &[
     a_cache_with_objects_and_some_set_aside,
     memory_by_size_that_changes_it,
     lists_that_grow_on_the_heap,
+    owners_of_every_kind_that_a_group_pays_for,
     a_stack_and_a_page_far_from_all_others,
 ];
 
@@ -218,6 +219,37 @@ fn lists_that_grow_on_the_heap(memory: Memory, rest: Rest<'_>) -> Result<(), Sto
     let kept = |list: &Vec<u64>| list.iter().zip(0..).all(|(&found, number)| found == number);
     let intact = kept(&numbers) && lists.iter().all(kept);
     if intact { Ok(()) } else { Err(Stopped::Wrong("a list has lost its contents")) }
+}
+
+/// Blocks with owners, one that was plain before, and a reference that outlives its owner.
+fn owners_of_every_kind_that_a_group_pays_for(memory: Memory, rest: Rest<'_>) -> Result<(), Stopped> {
+    let Memory { allocator, owners, .. } = memory;
+    let group = allocator.groups().create(None).map_err(|_| Stopped::Wrong("there is no group"))?;
+    let request = |order| Request::new(Order::of(order)).charged_to(group.id());
+    let table = owners.alloc(request(0), PageTable::new(TableLevel(1))).map_err(no_owner)?;
+    let store = owners.alloc(request(2), CompressedStore::new(Bytes(96))).map_err(no_owner)?;
+    let area = owners.alloc(request(1), PerCpuArea { cpu: CpuId(0) }).map_err(no_owner)?;
+    let plain = allocator.alloc(request(4))?;
+    let folio = owners.adopt(plain, Folio).map_err(|(block, folio, error)| {
+        drop(block);
+        no_owner((folio, error))
+    })?;
+    let reference = owners.walk().look(store.head().plus(3)).get();
+    drop(store);
+    rest.run(memory)?;
+    let charged = group.report().usage;
+    if charged != 1 + 4 + 2 + 16 {
+        return Err(Stopped::Wrong("a group does not pay for what its owners and a reference hold"));
+    }
+    drop((table, area, folio, reference));
+    group.destroy().map_err(|_| Stopped::Wrong("a group pays for what is free"))
+}
+
+fn no_owner<T>((_, error): (T, OwnError)) -> Stopped {
+    match error {
+        OwnError::Descriptor(_) | OwnError::Pages(_) => Stopped::NoMemory,
+        OwnError::Foreign => Stopped::Wrong("a block is another allocator's"),
+    }
 }
 
 fn a_stack_and_a_page_far_from_all_others(memory: Memory, rest: Rest<'_>) -> Result<(), Stopped> {
