@@ -43,6 +43,7 @@
 //! | `early` | typed memory before there is an allocator |
 //! | [`charge`] | who pays for how many pages |
 //! | `desc` | the two words, and where a frame's descriptor is |
+//! | `descriptor` | owners' descriptors: their life, and the gate of those who walk |
 //! | `block` | free blocks on their way between lists |
 //! | `freelist` | two stacks a list, on trees of freed pages |
 //! | [`zone`] | memory that serves the same requests |

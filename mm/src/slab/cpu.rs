@@ -16,6 +16,8 @@
 //!
 //! One of them sees the other. Invariants: SHEAF-1 (`len`, `slots` and the two sheaves belong to whoever is busy, or
 //! has closed the CPU and has seen it idle).
+//! Until it is compared with a bound, the top may be another's who has closed the CPU: it is read then, and not used.
+//!
 //! Cost: seven memory accesses an object, all in one cache line but for the object's slot.
 #![expect(unsafe_code, reason = "state that belongs to whoever is busy")]
 
