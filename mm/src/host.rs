@@ -32,6 +32,8 @@ use crate::machine::{Geometry, InjectedFault, Machine, Standard};
 use crate::units::{CpuId, Pfn, PfnRange, PhysAddr};
 
 mod memory;
+#[cfg(test)]
+pub(crate) mod sweep;
 
 use memory::Memory;
 

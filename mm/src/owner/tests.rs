@@ -14,6 +14,7 @@ use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::desc::owner_word::OwnerWord;
 use crate::faults::Fired;
 use crate::host::HostMachine;
+use crate::host::sweep::fail_each_once;
 use crate::invariant::Invariant;
 use crate::page::{FreeError, PageAllocator, Request};
 use crate::slab::{CacheSpec, KmemCaches};
@@ -329,24 +330,8 @@ fn a_conversion_that_fails_hands_back_block_and_owner() {
 #[test]
 fn the_nth_allocation_may_fail_for_every_n_and_nothing_is_lost() {
     with_pages(|pages| {
-        let faults = pages.machine().faults();
-        let free = pages.free_pages();
-        let mut helped_itself = 0;
-        for n in 1.. {
-            faults.fail_nth(n);
-            let outcome = script(pages);
-            let fired = faults.stop();
-            assert_eq!(pages.free_pages(), free, "{n}: pages were lost");
-            pages.verify().expect("the page allocator is sound");
-            match fired {
-                Fired::Yes => helped_itself += u32::from(outcome.is_ok()),
-                Fired::No => {
-                    outcome.expect("nothing failed");
-                    assert!(n > 300 && helped_itself < 20, "{n} allocations, {helped_itself} were not missed");
-                    return;
-                }
-            }
-        }
+        let swept = fail_each_once(pages, || script(pages));
+        assert!(swept.allocations >= 300 && swept.absorbed < 20, "{swept:?}");
     });
 }
 

@@ -8,7 +8,7 @@ use std::vec::Vec;
 
 use super::{CacheReport, CacheSpec, Census, FreeObjectError, KmemCache, KmemCaches, SlabDebug};
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::faults::Fired;
+use crate::host::sweep::fail_each_once;
 use crate::host::{HostMachine, on_cpu};
 use crate::page::{PageAllocator, Request};
 use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PhysAddr};
@@ -382,25 +382,8 @@ fn memory_in_other_cpus_sheaves_is_found_by_whoever_needs_it() {
 #[test]
 fn the_nth_allocation_may_fail_for_every_n_and_nothing_is_lost() {
     with_pages(|pages| {
-        let faults = pages.machine().faults();
-        let free = pages.free_pages();
-        // A free may ask for an empty sheaf, and goes on without.
-        let mut helped_itself = 0;
-        for n in 1.. {
-            faults.fail_nth(n);
-            let outcome = script(pages);
-            let fired = faults.stop();
-            assert_eq!(pages.free_pages(), free, "{n}: pages were lost");
-            pages.verify().expect("the page allocator is sound");
-            match fired {
-                Fired::Yes => helped_itself += u32::from(outcome.is_ok()),
-                Fired::No => {
-                    outcome.expect("nothing failed");
-                    assert!(n > 200 && helped_itself < 5, "{n} allocations, {helped_itself} were not missed");
-                    return;
-                }
-            }
-        }
+        let swept = fail_each_once(pages, || script(pages));
+        assert!(swept.allocations >= 200 && swept.absorbed < 5, "{swept:?}");
     });
 }
 
