@@ -8,7 +8,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use thiserror::Error;
 
-use super::kinds::{CompressedStore, Folio, KernelStack, PerCpuArea};
+use super::folio::Folio;
+use super::kinds::{CompressedStore, KernelStack, PerCpuArea};
 use super::owned::Owned;
 use super::page_table::PageTable;
 use super::reference::Shared;
@@ -260,6 +261,21 @@ impl<'a, M: Machine> Owners<'a, M> {
         kept.pages.fetch_sub(last.order().pages(), Ordering::Relaxed);
         self.free_descriptor(last.descriptor());
         owner
+    }
+
+    pub(super) const fn cache_of<T: Owner>(&self) -> &KmemCache<'a, M> {
+        &self.kept[T::INDEX].cache
+    }
+
+    /// Counts a block that has become two.
+    pub(super) fn count_halved<T: Owner>(&self) {
+        self.kept[T::INDEX].blocks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts two blocks that have become one, and takes back the descriptor that is not needed any more.
+    pub(super) fn count_joined<T: Owner>(&self, descriptor: NonNull<Descriptor<T>>) {
+        self.kept[T::INDEX].blocks.fetch_sub(1, Ordering::Relaxed);
+        self.free_descriptor(descriptor);
     }
 
     fn new_descriptor<T: Owner>(&self) -> Result<NonNull<Descriptor<T>>, NoMemory> {
