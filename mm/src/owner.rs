@@ -40,7 +40,7 @@ mod verify;
 mod walker;
 
 pub use blocks::{Blocks, PageTypes, Tally};
-pub use folio::{Folio, FolioFlags, FolioLock, FolioRef, PinnedFolio};
+pub use folio::{Folio, FolioFlags, FolioRef, PinnedFolio};
 pub(crate) use frozen::{Descriptors, Frozen};
 pub use kinds::{CompressedStore, KernelStack, PerCpuArea, TaskId};
 pub use mapcount::{MappedBy, Mappings, TooManyMappings};

@@ -100,24 +100,6 @@ impl Folio {
         FolioFlags::from_bits_retain(self.flags.fetch_and(!flags.bits(), Ordering::AcqRel))
     }
 
-    /// Locks the folio, unless somebody holds the lock.
-    pub fn try_lock(&self) -> Option<FolioLock<'_>> {
-        let before = self.set(FolioFlags::LOCKED);
-        (!before.contains(FolioFlags::LOCKED)).then_some(FolioLock(self))
-    }
-
-    /// Locks the folio. Spins.
-    pub fn lock(&self) -> FolioLock<'_> {
-        loop {
-            if let Some(lock) = self.try_lock() {
-                return lock;
-            }
-            while self.flags().contains(FolioFlags::LOCKED) {
-                core::hint::spin_loop();
-            }
-        }
-    }
-
     /// How it is mapped.
     pub fn mappings(&self) -> Mappings {
         self.mapcount.get()
@@ -144,17 +126,6 @@ impl Folio {
     pub(crate) fn set_place(&self, mapping: *mut (), index: PageIndex) {
         self.index.store(index.0, Ordering::Relaxed);
         self.mapping.store(mapping, Ordering::Release);
-    }
-}
-
-/// The lock of a folio, held until this drops.
-#[derive(Debug)]
-#[must_use = "the folio is unlocked when this drops"]
-pub struct FolioLock<'f>(&'f Folio);
-
-impl Drop for FolioLock<'_> {
-    fn drop(&mut self) {
-        self.0.clear(FolioFlags::LOCKED);
     }
 }
 

@@ -144,12 +144,12 @@ pub enum OwnError {
 /// The owners of a machine's blocks. Dropping it waits until nobody walks.
 #[derive(Debug)]
 pub struct Owners<'a, M: Machine> {
-    pub(super) caches: &'a KmemCaches<'a, M>,
+    pub(crate) caches: &'a KmemCaches<'a, M>,
     pub(super) kept: [Kept<'a, M>; KEPT],
 }
 
 impl<'a, M: Machine> Owners<'a, M> {
-    pub(super) const fn pages(&self) -> &'a PageAllocator<'a, M> {
+    pub(crate) const fn pages(&self) -> &'a PageAllocator<'a, M> {
         self.caches.pages
     }
 

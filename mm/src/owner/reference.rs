@@ -44,7 +44,7 @@ impl<'a, M: Machine, T: Described> Shared<'a, M, T> {
         Self { owners, descriptor, head, order }
     }
 
-    pub(super) const fn owners(&self) -> &'a Owners<'a, M> {
+    pub(crate) const fn owners(&self) -> &'a Owners<'a, M> {
         self.owners
     }
 
