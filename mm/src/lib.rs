@@ -51,6 +51,7 @@
 //! | [`page`] | requests in, owned blocks out |
 //! | [`slab`] | objects smaller than a page |
 //! | [`owner`] | typed owners of blocks, and the walk over all pages |
+//! | `tree` | radix trees from a page's index in a mapping to what stands there |
 //! | [`report`] | what memory is used for, in the columns of Linux's `/proc` |
 //! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
 //!
@@ -93,6 +94,8 @@ pub mod report;
 pub mod slab;
 mod sync;
 pub mod trace;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "what keeps folios in it comes next"))]
+mod tree;
 pub mod units;
 pub mod zone;
 

@@ -118,6 +118,11 @@ impl fmt::Debug for Pfn {
     }
 }
 
+/// A page's place in a mapping, in base pages from its start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct PageIndex(pub u64);
+
 /// log2 of a block's size in pages: 0 is one page, 10 is 4 MiB.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
