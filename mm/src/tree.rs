@@ -31,6 +31,9 @@
 
 mod edit;
 mod find;
+#[cfg(all(test, loom))]
+#[expect(unsafe_code, reason = "gives its nodes back")]
+mod loom;
 mod node;
 #[cfg(test)]
 mod tests;
@@ -47,8 +50,8 @@ pub(crate) use edit::{CollapseError, InsertError, NodesLacking, NotOne};
 pub(crate) use find::Found;
 use node::{Access, Mark};
 pub(crate) use node::{NodeReserve, NodeStock, TreeNodes};
+pub(crate) use word::Entry;
 use word::Word;
-pub(crate) use word::{Entry, StoreSlot};
 
 use crate::descriptor::Walking;
 use crate::machine::Machine;
@@ -145,11 +148,6 @@ impl<'n, T, G> Tree<'n, T, G> {
     /// Locks the tree.
     pub(crate) fn lock(&self) -> TreeGuard<'_, 'n, T, G> {
         TreeGuard { tree: self, writer: self.writer.lock() }
-    }
-
-    /// Locks the tree, if nobody has it locked.
-    pub(crate) fn try_lock(&self) -> Option<TreeGuard<'_, 'n, T, G>> {
-        Some(TreeGuard { tree: self, writer: self.writer.try_lock()? })
     }
 
     /// Looks until no node has left the tree meanwhile.

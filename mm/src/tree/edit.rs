@@ -5,6 +5,8 @@
 //! shape changes before the node is emptied.
 #![expect(unsafe_code, reason = "whoever has the lock has the nodes")]
 
+use core::fmt;
+
 use arrayvec::ArrayVec;
 use thiserror::Error;
 
@@ -20,12 +22,30 @@ use crate::units::{Count, Order, PageIndex};
 pub(crate) struct NodesLacking(pub(crate) Count);
 
 /// Why an entry was not inserted; nothing has changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Error)]
 pub(crate) enum InsertError<T> {
     /// That stands there, perhaps among others; it is the first.
+    #[error("{0:?} stands there")]
     Occupied(Found<T>),
     /// There were too few nodes.
+    #[error(transparent)]
     Nodes(NodesLacking),
+}
+
+impl<T> PartialEq for InsertError<T> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Occupied(one), Self::Occupied(other)) => one == other,
+            (Self::Nodes(one), Self::Nodes(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+impl<T> fmt::Debug for InsertError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// An extent is not covered by one entry in slots of its own; nothing has changed.
@@ -128,8 +148,15 @@ impl<T, G> TreeGuard<'_, '_, T, G> {
         entry: Entry<T>,
         stock: &mut NodeStock,
     ) -> Result<(), InsertError<T>> {
+        let (path, word) = (self.path(extent), Word::of(entry));
+        if let Some(&node) = path.last()
+            && node.level == extent.level()
+            && extent.slots(node.level).all(|slot| self.word(node, slot).is_empty())
+        {
+            extent.slots(node.level).for_each(|slot| self.set(node, slot, word, Mark::Clear));
+            return Ok(());
+        }
         let wanted = self.nodes_for(extent).map_err(InsertError::Occupied)?;
-        let word = Word::of(entry);
         if self.tree.root().is_empty() && extent == Extent::page(PageIndex(0)) {
             self.set_root(word, Mark::Clear);
             return Ok(());

@@ -2,13 +2,14 @@
 //!
 //! Cost: a step for each level down, and for each level up if the next one is in another node.
 
+use core::fmt;
+
 use super::node::{Access, Mark, Node};
 use super::word::{LEVELS, NodePointer, SLOTS, Word};
 use super::{Entry, Tree, TreeGuard};
 use crate::units::PageIndex;
 
 /// An entry, and where it stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Found<T> {
     /// The first index it was seen to cover. One that was expanded is found once in each node.
     pub(crate) first: PageIndex,
@@ -16,6 +17,26 @@ pub(crate) struct Found<T> {
     pub(crate) last: PageIndex,
     /// What it is.
     pub(crate) entry: Entry<T>,
+}
+
+impl<T> Clone for Found<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Found<T> {}
+
+impl<T> PartialEq for Found<T> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.first, self.last, self.entry) == (other.first, other.last, other.entry)
+    }
+}
+
+impl<T> fmt::Debug for Found<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Found({:#x} to {:#x}, {:?})", self.first.0, self.last.0, self.entry)
+    }
 }
 
 impl<T, G> Tree<'_, T, G> {

@@ -11,7 +11,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr;
 
 use super::word::{Level, NodePointer, SLOTS, Word};
-use crate::descriptor::Walking;
+use crate::descriptor::{WalkGate, Walking};
 use crate::machine::Machine;
 use crate::slab::{CacheSpec, CreateError, KmemCache, KmemCaches, NoMemory};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
@@ -130,6 +130,7 @@ impl<'w> Access<'w> {
 /// The memory that trees' nodes come from.
 #[derive(Debug)]
 pub(crate) struct TreeNodes<'a, M: Machine> {
+    caches: &'a KmemCaches<'a, M>,
     cache: KmemCache<'a, M>,
 }
 
@@ -148,7 +149,12 @@ impl<'a, M: Machine> TreeNodes<'a, M> {
     pub(crate) fn new(caches: &'a KmemCaches<'a, M>) -> Result<Self, CreateError> {
         #[expect(clippy::cast_possible_truncation, reason = "asserted at `Node`")]
         let spec = CacheSpec::new("radix_tree_node", size_of::<Node>() as u32);
-        Ok(Self { cache: caches.create(spec.aligned(NODE_ALIGN).constructed(construct).type_stable())? })
+        Ok(Self { caches, cache: caches.create(spec.aligned(NODE_ALIGN).constructed(construct).type_stable())? })
+    }
+
+    /// Whom the memory of nodes waits for.
+    pub(crate) fn gate(&self) -> &WalkGate {
+        self.caches.pages.gate()
     }
 
     /// Nodes set aside for what is to be done to a tree under its lock, and room for those that come free there.
@@ -221,7 +227,7 @@ impl NodeStock {
 #[derive(Debug)]
 #[must_use = "dropping it gives the nodes back"]
 pub(crate) struct NodeReserve<'n, 'a, M: Machine> {
-    nodes: &'n TreeNodes<'a, M>,
+    pub(super) nodes: &'n TreeNodes<'a, M>,
     stock: NodeStock,
 }
 

@@ -3,12 +3,16 @@
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
 
-use super::{Entry, Extent, Found, InsertError, NodesLacking, NotOne, StoreSlot, TreeNodes};
+use super::{Entry, Extent, Found, InsertError, NodesLacking, NotOne, TreeNodes};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::HostMachine;
 use crate::page::PageAllocator;
 use crate::slab::KmemCaches;
-use crate::units::{Count, NodeId, Order, PageIndex, Pfn, PhysAddr};
+use crate::units::{Count, NodeId, Order, PageIndex, Pfn, PhysAddr, StoreSlot};
+
+mod model;
+#[expect(unsafe_code, reason = "follows what it finds")]
+mod readers;
 
 const CPUS: u16 = 4;
 

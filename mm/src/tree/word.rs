@@ -15,12 +15,7 @@ use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
 use super::node::{NODE_ALIGN, Node};
-use crate::units::{Order, PageIndex};
-
-/// A place in the store of what was written out.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(transparent)]
-pub struct StoreSlot(pub u32);
+use crate::units::{Order, PageIndex, StoreSlot};
 
 /// What stands at an index.
 pub(crate) enum Entry<T> {
