@@ -36,6 +36,8 @@ pub enum Invariant {
     Slab4,
     /// Every charge group's counter is the sum of the blocks that name it, and all groups together are the used pages.
     Acct2,
+    /// A tree node's counts and marks are those of its slots, and no node is empty.
+    Tree1,
 }
 
 impl fmt::Display for Invariant {
@@ -54,6 +56,7 @@ impl fmt::Display for Invariant {
             Self::Slab3 => "SLAB-3",
             Self::Slab4 => "SLAB-4",
             Self::Acct2 => "ACCT-2",
+            Self::Tree1 => "TREE-1",
         })
     }
 }

@@ -119,6 +119,16 @@ impl fmt::Debug for Pfn {
     }
 }
 
+/// A page's place in a mapping, in base pages from its start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct PageIndex(pub u64);
+
+/// A page's place in a store of what was written out.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct StoreSlot(pub u32);
+
 /// log2 of a block's size in pages: 0 is one page, 10 is 4 MiB.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]

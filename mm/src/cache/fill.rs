@@ -11,7 +11,7 @@
 use thiserror::Error;
 
 use super::lookup::Standing;
-use super::mapping::{Contents, Mapping, NotInserted, extent_of};
+use super::mapping::{Contents, Mapping, NotInserted, PutBack, extent_of};
 use super::page_cache::count;
 use super::store::{Store, StoreError};
 use super::swap::Swap;
@@ -21,7 +21,7 @@ use crate::owner::{Folio, FolioFlags, FolioRef, OwnError};
 use crate::page::Request;
 use crate::slab::NoMemory;
 use crate::tree::{Entry, Extent, Found, NodesLacking, StoreSlot};
-use crate::units::{FileOffset, Order, PAGE_SIZE, PageIndex};
+use crate::units::{Count, FileOffset, Order, PAGE_SIZE, PageIndex};
 
 /// Why contents are not there; what was there still is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -79,7 +79,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     }
 
     /// How large a folio is to be that is read because of this index.
-    fn wanted_order(&self, index: PageIndex) -> Order {
+    pub(super) fn wanted_order(&self, index: PageIndex) -> Order {
         let mut tree = self.tree.lock();
         let (next, order) = tree.ahead;
         let order = if index == next && index.0 > 0 { order.up().unwrap_or(order) } else { FIRST };
@@ -100,10 +100,18 @@ impl<'a, M: Machine> Mapping<'a, M> {
         let mut order = largest;
         loop {
             match self.make_of(index, order) {
-                Ok(folio) => {
-                    self.fill(&folio)?;
-                    return Ok(Some(folio));
-                }
+                Ok(folio) => match self.fill(&folio) {
+                    Ok(()) => return Ok(Some(folio)),
+                    Err(error) => {
+                        let alone = folio.order() == Order::ZERO;
+                        self.discard(folio);
+                        if alone {
+                            return Err(error);
+                        }
+                        // Another page than the one that is wanted may be to blame.
+                        order = Order::ZERO;
+                    }
+                },
                 Err(why) => match (order.down(), why) {
                     (Some(smaller), _) => order = smaller,
                     (None, NotMade::Occupied) => return Ok(None),
@@ -198,8 +206,8 @@ impl<'a, M: Machine> Mapping<'a, M> {
         let folio = folio.lock();
         self.read_pages(swap, &folio, slot)?;
         folio.set(FolioFlags::UPTODATE | FolioFlags::DIRTY);
-        if self.take_back(&folio, extent, slot) {
-            swap.release(slot, crate::units::Count(extent.order().pages()));
+        if self.put_back(&folio, extent, slot) == PutBack::Done {
+            swap.release(slot, Count(extent.order().pages()));
             count(&self.cache.events.swapped_in, extent.order().pages());
         }
         Ok(())

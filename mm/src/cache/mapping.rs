@@ -177,6 +177,24 @@ impl<'a, M: Machine> Mapping<'a, M> {
         }
     }
 
+    /// Puts a folio, with its contents, where they were written out. Says whether they still were there.
+    pub(super) fn put_back(&self, folio: &LockedFolio<'a, M>, extent: Extent, slot: StoreSlot) -> PutBack {
+        let mut tree = self.tree.lock();
+        let there = tree.next(extent.first()).is_some_and(|found| {
+            found.entry == Entry::Stored(slot) && (found.first, found.last) == (extent.first(), extent.last())
+        });
+        if !there {
+            return PutBack::Gone;
+        }
+        folio.set_place(self.address(), extent.first());
+        let replaced = tree.replace(extent, Entry::Item(folio.get().into_kept()));
+        assert!(replaced.is_ok(), "invariant TREE-1 broken: an entry was found and is none");
+        tree.mark(extent);
+        tree.pages += u64::from(folio.order().pages());
+        self.cache.lru.add(folio);
+        PutBack::Done
+    }
+
     /// Takes a folio out that stands here; in its place is from then on what was written out, or nothing. Gives the
     /// reference that the tree had, for which no value stands.
     pub(super) fn take_out(&self, folio: &FolioRef<'_, M>, stored: Option<StoreSlot>) -> NonNull<Descriptor<Folio>> {
@@ -276,6 +294,15 @@ pub(super) fn extent_of(first: PageIndex, last: PageIndex) -> Option<Extent> {
     let pages = last.0 - first.0 + 1;
     let order = Order::new(u8::try_from(pages.trailing_zeros()).ok()?)?;
     pages.is_power_of_two().then(|| Extent::around(first, order))
+}
+
+/// Whether a folio was put where its contents were written out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum PutBack {
+    /// It was.
+    Done,
+    /// Something else stands there by now.
+    Gone,
 }
 
 /// Why a folio was not inserted.
