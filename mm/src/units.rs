@@ -220,11 +220,6 @@ impl ZoneId {
 #[repr(transparent)]
 pub struct CpuId(pub u16);
 
-/// A page's place in a file or another memory object, counted in pages. Linux's `pgoff_t`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(transparent)]
-pub struct PageIndex(pub u64);
-
 impl PageIndex {
     /// The place `pages` behind this one, or the last there is.
     #[must_use]

@@ -20,8 +20,8 @@ use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef, OwnError};
 use crate::page::Request;
 use crate::slab::NoMemory;
-use crate::tree::{Entry, Extent, Found, NodesLacking, StoreSlot};
-use crate::units::{Count, FileOffset, Order, PAGE_SIZE, PageIndex};
+use crate::tree::{Entry, Extent, Found, NodesLacking};
+use crate::units::{Count, FileOffset, Order, PAGE_SIZE, PageIndex, StoreSlot};
 
 /// Why contents are not there; what was there still is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]

@@ -18,9 +18,10 @@ use core::fmt;
 use intrusive_collections::{LinkedList, LinkedListAtomicLink, UnsafeRef, intrusive_adapter};
 use spin::Mutex;
 
+use crate::folio::FrozenFolio;
 use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef, Owners};
-use crate::units::Count;
+use crate::units::{Count, Order};
 
 intrusive_adapter!(ByAge = UnsafeRef<Folio>: Folio { lru: LinkedListAtomicLink });
 
@@ -59,7 +60,7 @@ struct Age {
 unsafe impl Send for Age {}
 
 impl Age {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self { list: LinkedList::new(ByAge::NEW), pages: 0 }
     }
 }
@@ -79,18 +80,19 @@ impl Lists {
         age.list.push_front(unsafe { folio.linked() });
     }
 
-    fn unlink<M: Machine>(&mut self, folio: &FolioRef<'_, M>) {
+    /// Takes a folio off that is on a list.
+    fn unlink(&mut self, folio: &Folio, order: Order) {
         let age = self.of(Generation::of(folio));
         // SAFETY: the folio is linked, and its flag says in which list.
-        let mut cursor = unsafe { age.list.cursor_mut_from_ptr(core::ptr::from_ref::<Folio>(folio)) };
+        let mut cursor = unsafe { age.list.cursor_mut_from_ptr(folio) };
         if cursor.remove().is_some() {
-            age.pages -= folio.order().pages();
+            age.pages -= order.pages();
         }
     }
 }
 
 impl Lru {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { lists: Mutex::new(Lists { inactive: Age::new(), active: Age::new() }) }
     }
 
@@ -99,11 +101,20 @@ impl Lru {
         self.lists.lock().push(folio);
     }
 
-    /// Takes off a folio that leaves its mapping, or that is to change its size.
+    /// Takes off a folio that leaves its mapping.
     pub(super) fn remove<M: Machine>(&self, folio: &FolioRef<'_, M>) {
+        self.take_off(folio, folio.order());
+    }
+
+    /// Takes off a frozen folio that leaves its mapping, or is to change its size.
+    pub(super) fn remove_frozen<M: Machine>(&self, folio: &FrozenFolio<'_, M>) {
+        self.take_off(folio, folio.order());
+    }
+
+    fn take_off(&self, folio: &Folio, order: Order) {
         let mut lists = self.lists.lock();
         if folio.lru.is_linked() {
-            lists.unlink(folio);
+            lists.unlink(folio, order);
         }
     }
 
@@ -113,7 +124,7 @@ impl Lru {
         if !folio.lru.is_linked() {
             return;
         }
-        lists.unlink(folio);
+        lists.unlink(folio, folio.order());
         match generation {
             Generation::Inactive => folio.clear(FolioFlags::ACTIVE),
             Generation::Active => folio.set(FolioFlags::ACTIVE),

@@ -9,12 +9,12 @@ use super::reverse_map::{Family, Leave};
 use super::store::Store;
 use super::swap::Swap;
 use crate::descriptor::Descriptor;
-use crate::folio::LockedFolio;
+use crate::folio::{FrozenFolio, LockedFolio};
 use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef};
 use crate::slab::{Counted, NoMemory};
-use crate::tree::{Entry, Extent, Found, InsertError, NodeReserve, StoreSlot, Tree, TreeGuard};
-use crate::units::{Count, Order, PAGE_SIZE, PageIndex};
+use crate::tree::{Entry, Extent, Found, InsertError, NodeReserve, Tree, TreeGuard};
+use crate::units::{Count, Order, PAGE_SIZE, PageIndex, StoreSlot};
 
 /// A reference to a mapping. With the last one it goes, and all that stands in it.
 pub type MappingRef<'a, M> = Counted<'a, M, Mapping<'a, M>>;
@@ -195,31 +195,39 @@ impl<'a, M: Machine> Mapping<'a, M> {
         PutBack::Done
     }
 
-    /// Takes a folio out that stands here; in its place is from then on what was written out, or nothing. Gives the
-    /// reference that the tree had, for which no value stands.
-    pub(super) fn take_out(&self, folio: &FolioRef<'_, M>, stored: Option<StoreSlot>) -> NonNull<Descriptor<Folio>> {
+    /// Takes a folio out that stands here. Gives the reference that the tree had, for which no value stands.
+    pub(super) fn take_out(&self, folio: &LockedFolio<'a, M>) -> NonNull<Descriptor<Folio>> {
         self.cache.lru.remove(folio);
+        self.vacate(folio, folio.order(), None)
+    }
+
+    /// Takes a frozen folio out that stands here. In its place is from then on what was written out, or nothing.
+    pub(super) fn take_out_frozen(&self, folio: &FrozenFolio<'a, M>, stored: Option<StoreSlot>) {
+        self.cache.lru.remove_frozen(folio);
+        let _ = self.vacate(folio, folio.order(), stored);
+    }
+
+    fn vacate(&self, folio: &Folio, order: Order, stored: Option<StoreSlot>) -> NonNull<Descriptor<Folio>> {
         let mut reserve = self.cache.nodes.no_reserve();
         let mut tree = self.tree.lock();
-        let extent = Extent::around(folio.index(), folio.order());
+        let extent = Extent::around(folio.index(), order);
         tree.unmark(extent);
         let taken = match stored {
             Some(slot) => tree.replace(extent, Entry::Stored(slot)),
             None => tree.remove(extent, &mut reserve),
         };
         let Ok(Entry::Item(kept)) = taken else {
-            panic!("invariant CACHE-1 broken: {folio:?} does not stand at {:?}", folio.index());
+            panic!("invariant CACHE-1 broken: a folio does not stand at {:?}", folio.index());
         };
-        tree.pages -= u64::from(folio.order().pages());
+        tree.pages -= u64::from(order.pages());
         folio.set_place(core::ptr::null_mut(), PageIndex(0));
-        drop(tree);
         kept
     }
 
     /// Takes a folio out for good: nobody maps it any more, and it goes with the last reference.
     pub(super) fn discard(&self, folio: LockedFolio<'a, M>) {
         self.unmap_folio(&folio, Leave::Nothing);
-        let kept = self.take_out(&folio, None);
+        let kept = self.take_out(&folio);
         folio.clear(FolioFlags::DIRTY);
         // SAFETY: the tree's reference, which it has just given up.
         drop(unsafe { FolioRef::from_kept(self.cache.owners, kept) });

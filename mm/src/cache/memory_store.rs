@@ -45,11 +45,7 @@ impl<'a, M: Machine> MemoryStore<'a, M> {
     ///
     /// # Errors
     /// They cannot be had; none is lost.
-    pub fn new(
-        caches: &'a KmemCaches<'a, M>,
-        Count(pages): Count,
-        request: Request,
-    ) -> Result<Self, MemoryStoreError> {
+    pub fn new(caches: &'a KmemCaches<'a, M>, Count(pages): Count, request: Request) -> Result<Self, MemoryStoreError> {
         let list = caches.kmalloc(Bytes((pages as usize).max(1) * size_of::<Pfn>()))?;
         // What there is so far goes back when this is dropped.
         let mut store = Self { caches, frames: Mutex::new(Frames(list.cast())), pages: 0 };

@@ -100,7 +100,7 @@ unsafe impl<M: Machine> Send for Family<M> {}
 unsafe impl<M: Machine> Sync for Family<M> {}
 
 impl<M: Machine> Family<M> {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { regions: Mutex::new(LinkedList::new(InFamily::NEW)) }
     }
 

@@ -8,12 +8,13 @@
 #![expect(unsafe_code, reason = "a folio's reference goes from one tree to the other")]
 
 use super::mapping::{Contents, Mapping, MappingRef, extent_of};
+use crate::descriptor::Descriptor;
 use crate::folio::LockedFolio;
 use crate::machine::Machine;
-use crate::owner::{FolioFlags, FolioRef};
+use crate::owner::{Folio, FolioFlags, FolioRef};
 use crate::slab::{Counted, NoMemory};
-use crate::tree::{Entry, Extent, Found, InsertError, StoreSlot};
-use crate::units::PageIndex;
+use crate::tree::{Entry, Extent, Found, InsertError, NodeReserve};
+use crate::units::{PageIndex, StoreSlot};
 
 /// What the two sides of a fork see from then on.
 #[derive(Debug)]
@@ -102,26 +103,24 @@ impl<'a, M: Machine> Mapping<'a, M> {
             Covers::Some => Absorbed::Part,
             Covers::None => {
                 let mut reserve = self.reserve();
-                let Ok(count) = self.tree.lock().nodes_for(extent) else { return Absorbed::Part };
-                if reserve.refill(count).is_err() {
+                let kept = folio.get().into_kept();
+                if !self.insert_with(extent, Entry::Item(kept), &mut reserve) {
+                    // SAFETY: the reference was kept for the tree, which did not take it.
+                    drop(unsafe { FolioRef::from_kept(self.cache.owners, kept) });
                     return Absorbed::Part;
                 }
-                let kept = behind.take_out(&folio, None);
+                // Who finds it here waits until it says that it stands here.
+                let before = behind.take_out(&folio);
                 let mut tree = self.tree.lock();
                 folio.set_place(self.address(), extent.first());
-                if tree.insert(extent, Entry::Item(kept), &mut reserve).is_err() {
-                    // It has no place any more, and nobody sees it.
-                    folio.set_place(core::ptr::null_mut(), PageIndex(0));
-                    drop(tree);
-                    // SAFETY: the reference that the other tree had.
-                    drop(unsafe { FolioRef::from_kept(self.cache.owners, kept) });
-                    return Absorbed::All;
-                }
                 if folio.flags().contains(FolioFlags::DIRTY) {
                     tree.mark(extent);
                 }
                 tree.pages += u64::from(folio.order().pages());
                 self.cache.lru.add(&folio);
+                drop(tree);
+                // SAFETY: the reference that the other tree had.
+                drop(unsafe { FolioRef::from_kept(self.cache.owners, before) });
                 Absorbed::All
             }
         }
@@ -134,17 +133,8 @@ impl<'a, M: Machine> Mapping<'a, M> {
             return Absorbed::Part;
         }
         let mut reserve = self.reserve();
-        if covers == Covers::None {
-            let mut tree = self.tree.lock();
-            let Ok(count) = tree.nodes_for(extent) else { return Absorbed::Part };
-            drop(tree);
-            if reserve.refill(count).is_err() {
-                return Absorbed::Part;
-            }
-            tree = self.tree.lock();
-            if tree.insert(extent, Entry::Stored(slot), &mut reserve).is_err() {
-                return Absorbed::Part;
-            }
+        if covers == Covers::None && !self.insert_with(extent, Entry::Stored(slot), &mut reserve) {
+            return Absorbed::Part;
         }
         let taken = behind.tree.lock().remove(extent, &mut reserve);
         assert!(taken == Ok(Entry::Stored(slot)), "invariant CACHE-4 broken: what was written out is not there");
@@ -152,6 +142,26 @@ impl<'a, M: Machine> Mapping<'a, M> {
             self.release(slot, extent.order());
         }
         Absorbed::All
+    }
+
+    /// Inserts an entry if there is memory for the nodes.
+    fn insert_with(
+        &self,
+        extent: Extent,
+        entry: Entry<Descriptor<Folio>>,
+        reserve: &mut NodeReserve<'_, 'a, M>,
+    ) -> bool {
+        loop {
+            match self.tree.lock().insert(extent, entry, reserve) {
+                Ok(()) => return true,
+                Err(InsertError::Occupied(_)) => return false,
+                Err(InsertError::Nodes(lacking)) => {
+                    if reserve.refill(lacking.0).is_err() {
+                        return false;
+                    }
+                }
+            }
+        }
     }
 
     /// How much of an extent this mapping has something for.

@@ -14,8 +14,7 @@ use spin::Mutex;
 use super::store::Store;
 use crate::machine::Machine;
 use crate::slab::{KmemCaches, NoMemory};
-use crate::tree::StoreSlot;
-use crate::units::{Bytes, Count, FileOffset, Order, PageIndex};
+use crate::units::{Bytes, Count, FileOffset, Order, PageIndex, StoreSlot};
 
 /// The swap store and its places.
 pub(super) struct Swap<'a, M: Machine> {
@@ -82,44 +81,46 @@ impl<'a, M: Machine> Swap<'a, M> {
 }
 
 impl Map {
-    fn word(&mut self, place: u32) -> &mut u64 {
+    fn place_of(&self, place: u32) -> NonNull<u64> {
         assert!(place < self.places, "invariant CACHE-4 broken: there is no place {place} in the swap store");
         // SAFETY: the map has a word for each place.
-        let mut word = unsafe { self.words.add((place / WORD_BITS) as usize) };
+        unsafe { self.words.add((place / WORD_BITS) as usize) }
+    }
+
+    fn word(&self, place: u32) -> u64 {
         // SAFETY: the words are the map's alone.
-        unsafe { word.as_mut() }
+        unsafe { self.place_of(place).read() }
+    }
+
+    fn set_word(&mut self, place: u32, word: u64) {
+        // SAFETY: as above.
+        unsafe { self.place_of(place).write(word) };
     }
 
     fn take(&mut self, order: Order) -> Option<u32> {
         let run = order.pages();
-        let start = self.next.next_multiple_of(run);
+        let start = self.next.next_multiple_of(run).min(self.places);
         let behind = (start..self.places).step_by(run as usize);
-        let before = (0..start.min(self.places)).step_by(run as usize);
-        let mut candidates = behind.chain(before).filter(|first| first + run <= self.places);
-        let found = loop {
-            let first = candidates.next()?;
-            if self.is_free(first, run) {
-                break first;
-            }
-        };
-        (found..found + run).for_each(|place| *self.word(place) |= 1 << (place % WORD_BITS));
+        let before = (0..start).step_by(run as usize);
+        let found = behind.chain(before).find(|&first| first + run <= self.places && self.is_free(first, run))?;
+        (found..found + run).for_each(|place| self.set_word(place, self.word(place) | 1 << (place % WORD_BITS)));
         self.taken += run;
         self.next = found + run;
         Some(found)
     }
 
-    fn is_free(&mut self, first: u32, run: u32) -> bool {
+    fn is_free(&self, first: u32, run: u32) -> bool {
         (first..first + run).step_by(WORD_BITS as usize).all(|place| {
             let bits = if run >= WORD_BITS { u64::MAX } else { ((1 << run) - 1) << (place % WORD_BITS) };
-            *self.word(place) & bits == 0
+            self.word(place) & bits == 0
         })
     }
 
     fn clear(&mut self, place: u32) {
         let bit = 1 << (place % WORD_BITS);
         let word = self.word(place);
-        assert!(*word & bit != 0, "invariant CACHE-4 broken: place {place} of the swap store is given back twice");
-        *word &= !bit;
+        assert!(word & bit != 0, "invariant CACHE-4 broken: place {place} of the swap store is given back twice");
+        self.set_word(place, word & !bit);
         self.taken -= 1;
     }
 }
