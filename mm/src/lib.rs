@@ -51,7 +51,9 @@
 //! | [`page`] | requests in, owned blocks out |
 //! | [`slab`] | objects smaller than a page |
 //! | [`owner`] | typed owners of blocks, and the walk over all pages |
+//! | `tree` | radix trees from a page's index in a mapping to what stands there |
 //! | [`folio`] | what is done with folios: their bytes, splits and joins |
+//! | [`cache`] | memory objects whose contents stand in folios, and what becomes of folios that nobody uses |
 //! | [`report`] | what memory is used for, in the columns of Linux's `/proc` |
 //! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
 //!
@@ -70,6 +72,7 @@ mod arena;
 mod block;
 pub mod boot_map;
 mod buddy;
+pub mod cache;
 #[cfg(feature = "cases")]
 pub mod cases;
 pub mod charge;
@@ -95,6 +98,8 @@ pub mod report;
 pub mod slab;
 mod sync;
 pub mod trace;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "what keeps folios in it comes next"))]
+mod tree;
 pub mod units;
 pub mod zone;
 
