@@ -111,7 +111,7 @@ fn an_entry_is_found_though_the_root_is_lowered_and_its_node_serves_another_tree
     );
 }
 
-/// Rests on the same.
+/// Rests on the same, and on a node being filled before a word leads to it.
 #[test]
 fn a_large_entry_is_found_whole_while_it_is_broken_up_and_put_together() {
     const LARGE: fn() -> Extent = || Extent::around(PageIndex(0), Order::of(6));
@@ -133,7 +133,7 @@ fn a_large_entry_is_found_whole_while_it_is_broken_up_and_put_together() {
     );
 }
 
-/// Rests on: a node being filled before a word leads to it, the releases of `set` and of the root.
+/// Rests on: the release when the root is set, the acquire when it is read.
 #[test]
 fn an_entry_is_found_while_the_root_grows_above_it() {
     against(
