@@ -54,6 +54,7 @@
 //! | `tree` | radix trees from a page's index in a mapping to what stands there |
 //! | [`folio`] | what is done with folios: their bytes, splits and joins |
 //! | [`cache`] | memory objects whose contents stand in folios, and what becomes of folios that nobody uses |
+//! | [`subpage`] | the same for contents in pieces smaller than a page |
 //! | [`report`] | what memory is used for, in the columns of Linux's `/proc` |
 //! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
 //!
@@ -96,6 +97,7 @@ pub mod owner;
 pub mod page;
 pub mod report;
 pub mod slab;
+pub mod subpage;
 mod sync;
 pub mod trace;
 #[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "what keeps folios in it comes next"))]
