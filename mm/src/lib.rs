@@ -51,6 +51,7 @@
 //! | [`page`] | requests in, owned blocks out |
 //! | [`slab`] | objects smaller than a page |
 //! | [`owner`] | typed owners of blocks, and the walk over all pages |
+//! | [`space`] | users' page tables and regions, faults, pins |
 //! | [`report`] | what memory is used for, in the columns of Linux's `/proc` |
 //! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
 //!
@@ -91,6 +92,7 @@ pub mod owner;
 pub mod page;
 pub mod report;
 pub mod slab;
+pub mod space;
 mod sync;
 pub mod trace;
 pub mod units;

@@ -4,6 +4,7 @@
 //! the allocator can truncate one. What does not fit is turned away where addresses come in (`boot_map`).
 
 use core::fmt;
+use core::num::NonZeroU16;
 
 /// log2 of the base page's size in bytes.
 pub const PAGE_SHIFT: u32 = 12;
@@ -208,6 +209,55 @@ impl ZoneId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
 pub struct CpuId(pub u16);
+
+/// A page's place in a file or another memory object, counted in pages. Linux's `pgoff_t`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct PageIndex(pub u64);
+
+impl PageIndex {
+    /// The place `pages` behind this one, or the last there is.
+    #[must_use]
+    pub const fn plus(self, pages: u64) -> Self {
+        Self(self.0.saturating_add(pages))
+    }
+
+    /// The place at which a naturally aligned run of `1 << order` pages around this one begins.
+    #[must_use]
+    pub const fn align_down(self, order: Order) -> Self {
+        Self(self.0 & !(order.pages() as u64 - 1))
+    }
+}
+
+/// An address in a user's address space, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct VirtualAddress(pub u64);
+
+impl VirtualAddress {
+    /// The address `bytes` above this one, or the last there is.
+    #[must_use]
+    pub const fn plus(self, bytes: u64) -> Self {
+        Self(self.0.saturating_add(bytes))
+    }
+
+    /// The first byte of the page around this address.
+    #[must_use]
+    pub const fn page(self) -> Self {
+        Self(self.0 & !(PAGE_SIZE as u64 - 1))
+    }
+}
+
+impl fmt::Debug for VirtualAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// An address space. None has number zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct SpaceId(pub NonZeroU16);
 
 /// A run of frames: `start` up to, not including, `end`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
