@@ -39,6 +39,6 @@ pub use blocks::{Blocks, PageTypes, Tally};
 pub use kinds::{CompressedStore, Folio, KernelStack, PerCpuArea, TaskId};
 pub use owned::Owned;
 pub use owners::{OwnError, Owner, OwnerReport, Owners};
-pub use page_table::{PageTable, TableGuard, TableLevel, TablesOfLevel, UsedEntries};
+pub use page_table::{PageTable, TableGuard, TableLevel, TablePlace, TablesOfLevel, UsedEntries};
 pub use reference::{Reference, Shared};
 pub use walker::{Seen, Sighting, Walker};
