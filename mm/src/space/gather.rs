@@ -114,8 +114,10 @@ fn unmapped<M: Machine, U: Mmu>(tables: &Tables<'_, M, U>, run: PfnRange) {
 
 /// The folio that an entry leads to, or led to until it was taken out: it is still counted there.
 pub(super) fn folio_at<'a, M: Machine, U: Mmu>(tables: &Tables<'a, M, U>, frame: Pfn) -> FolioRef<'a, M> {
-    match tables.owners().walk().look(frame).get() {
+    let walker = tables.owners().walk();
+    let sighting = walker.look(frame);
+    match sighting.get() {
         Some(Reference::Folio(folio)) => folio,
-        other => panic!("invariant SPACE-2 broken: an entry leads to {frame:?}, which is {other:?}"),
+        _ => panic!("invariant SPACE-2 broken: an entry leads to {frame:?}, which is {sighting:?}"),
     }
 }

@@ -13,7 +13,7 @@ use spin::{Mutex, MutexGuard};
 use thiserror::Error;
 
 use super::mmu::Mmu;
-use super::walk::{Shape, Table};
+use super::walk::Shape;
 use crate::machine::Machine;
 use crate::owner::{OwnError, Owned, Owners, PageTable, TableLevel, TablePlace};
 use crate::page::Request;
@@ -105,11 +105,6 @@ impl<'t, 'a, M: Machine, U: Mmu> Locked<'t, 'a, M, U> {
     pub(super) const fn tables(&self) -> &'t Tables<'a, M, U> {
         self.tables
     }
-
-    pub(super) fn root(&self) -> Table<'_, U> {
-        // SAFETY: this is the lock.
-        unsafe { self.tables.top() }
-    }
 }
 
 /// A zeroed table.
@@ -168,7 +163,8 @@ impl<'a, M: Machine> Provision<'a, M> {
 
     fn position<U: Mmu>(&self, level: TableLevel, address: VirtualAddress) -> Option<usize> {
         let base = Shape::<U>::table_base(address, level);
-        let serves = |table: &PageTable| table.level() == level && table.place().is_some_and(|place| place.address == base);
+        let serves =
+            |table: &PageTable| table.level() == level && table.place().is_some_and(|place| place.address == base);
         self.0.iter().position(|table| serves(table))
     }
 
@@ -178,7 +174,11 @@ impl<'a, M: Machine> Provision<'a, M> {
     }
 
     /// The table for an address, which was wanted, and was not lacking.
-    pub(super) fn take<U: Mmu>(&mut self, level: TableLevel, address: VirtualAddress) -> Option<Owned<'a, M, PageTable>> {
+    pub(super) fn take<U: Mmu>(
+        &mut self,
+        level: TableLevel,
+        address: VirtualAddress,
+    ) -> Option<Owned<'a, M, PageTable>> {
         self.position::<U>(level, address).map(|table| self.0.swap_remove(table))
     }
 }

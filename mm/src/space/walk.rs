@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::mmu::{Mmu, PageEntry, TableEntry};
 use super::range::AddressRange;
-use super::tables::Tables;
+use super::tables::{Locked, Provision};
 use crate::OwnerKind;
 use crate::desc::word::Page;
 use crate::descriptor::Descriptor;
@@ -79,21 +79,15 @@ pub(super) enum Step<'t, U: Mmu> {
     Moving(PageEntry),
 }
 
-impl<'a, M: Machine, U: Mmu> Tables<'a, M, U> {
+impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
     /// The topmost table.
-    ///
-    /// # Safety
-    /// The space's lock is held as long as the result lives.
-    pub(super) unsafe fn top(&self) -> Table<'_, U> {
-        // SAFETY: the root is the space's as long as it lives.
-        unsafe { self.at(self.root()) }
+    pub(super) fn root(&self) -> Table<'_, U> {
+        // SAFETY: the root is the space's as long as that lives.
+        unsafe { self.at(self.tables().root()) }
     }
 
-    /// What an entry of a table leads to.
-    ///
-    /// # Safety
-    /// The table is this space's, and the space's lock is held as long as the result lives.
-    pub(super) unsafe fn step<'t>(&'t self, table: &Table<'t, U>, address: VirtualAddress) -> Step<'t, U> {
+    /// What the entry of a table for an address leads to.
+    pub(super) fn step<'l>(&'l self, table: &Table<'l, U>, address: VirtualAddress) -> Step<'l, U> {
         match table.entry(address) {
             TableEntry::Empty => Step::Empty,
             // SAFETY: SPACE-1, an entry leads there.
@@ -103,37 +97,51 @@ impl<'a, M: Machine, U: Mmu> Tables<'a, M, U> {
         }
     }
 
-    /// Hangs a new table in where nothing stands, or something that may be forgotten.
-    ///
-    /// # Safety
-    /// As of [`step`](Self::step), and the table was made for this place.
-    pub(super) unsafe fn hang<'t>(
-        &'t self,
-        above: &Table<'t, U>,
+    /// The table of a level around an address, if there is one.
+    pub(super) fn table_at(&self, address: VirtualAddress, level: TableLevel) -> Option<Table<'_, U>> {
+        let mut table = self.root();
+        while table.level() > level {
+            let Step::Table(next) = self.step(&table, address) else { return None };
+            table = next;
+        }
+        Some(table)
+    }
+
+    /// Hangs in the table for an address that is to stand below `above`, once it is filled, in place of what is there. It
+    /// was found lacking, and provided.
+    pub(super) fn hang<'l>(
+        &'l self,
+        above: &Table<'l, U>,
         address: VirtualAddress,
-        table: Owned<'a, M, PageTable>,
-    ) -> Table<'t, U> {
+        provision: &mut Provision<'a, M>,
+        fill: impl FnOnce(&Table<'l, U>),
+    ) -> Table<'l, U> {
+        let table = above.level().below().and_then(|level| provision.take::<U>(level, address));
+        let Some(table) = table else { panic!("invariant SPACE-1 broken: a table is hung in that was not planned") };
         let frame = table.into_raw();
+        // SAFETY: the space has the table from now on.
+        let table = unsafe { self.at(frame) };
+        fill(&table);
         above.store(address, TableEntry::Table(frame));
-        // SAFETY: SPACE-1, an entry leads there now.
-        unsafe { self.at(frame) }
+        table
     }
 
     /// Takes an empty table out, to be freed when no processor remembers it.
-    ///
-    /// # Safety
-    /// As of [`step`](Self::step); nobody uses the table that stands there from now on.
-    pub(super) unsafe fn unhang<'t>(&'t self, above: &Table<'t, U>, address: VirtualAddress) -> Owned<'a, M, PageTable> {
-        let TableEntry::Table(frame) = above.entry(address) else { panic!("invariant SPACE-1 broken: no table stands there") };
-        above.store(address, TableEntry::Empty);
+    #[expect(clippy::needless_pass_by_value, reason = "nobody looks at the table any more")]
+    pub(super) fn unhang(&self, above: &Table<'_, U>, table: Table<'_, U>) -> Owned<'a, M, PageTable> {
+        let place = table.owner.place().filter(|_| table.is_empty());
+        let Some(place) = place else { panic!("invariant SPACE-1 broken: a table goes that is used") };
+        let entry = above.store(place.address, TableEntry::Empty);
+        assert!(entry == TableEntry::Table(table.frame), "invariant SPACE-1 broken: a table is not where it belongs");
         // SAFETY: the only entry that led to it, and was given it, is gone.
-        unsafe { self.owners().from_raw(frame) }
+        unsafe { self.tables().owners().from_raw(table.frame) }
     }
 
     /// # Safety
-    /// The frame is a table of this space, whose lock is held as long as the result lives, and so long it stays one.
+    /// The frame is a table of this space, or to be one, and stays so as long as the result lives.
     unsafe fn at(&self, frame: Pfn) -> Table<'_, U> {
-        let owner = self.owners().pages().page(frame).map(Page::owner);
+        let pages = self.tables().owners().pages();
+        let owner = pages.page(frame).map(Page::owner);
         let Some(descriptor) = owner.and_then(|owner| owner.descriptor::<Descriptor<PageTable>>(OwnerKind::PageTable))
         else {
             panic!("invariant SPACE-1 broken: an entry leads to {frame:?}, which is no table")
@@ -142,10 +150,10 @@ impl<'a, M: Machine, U: Mmu> Tables<'a, M, U> {
         let descriptor = unsafe { descriptor.as_ref() };
         // SAFETY: as above, the entry's reference is there as long as the entry is.
         let owner = unsafe { descriptor.owner() };
-        let slots = self.owners().pages().machine().direct_map(frame).cast();
+        let slots = pages.machine().direct_map(frame).cast();
         // SAFETY: tables are lowmem, fill a page at most, and consist of words that anybody changes in one piece.
         let slots = unsafe { slice::from_raw_parts(slots.as_ptr(), Shape::<U>::ENTRIES) };
-        Table { mmu: self.mmu(), frame, owner, slots }
+        Table { mmu: self.tables().mmu(), frame, owner, slots }
     }
 }
 
@@ -171,9 +179,8 @@ impl<'t, U: Mmu> Table<'t, U> {
         *self.owner.lock() == UsedEntries(0)
     }
 
-    /// The parts of a range, which lies in this table, that its entries span.
-    pub(super) fn parts(&self, range: AddressRange) -> impl Iterator<Item = AddressRange> + use<U> {
-        let level = self.level();
+    /// The parts of a range, which lies in one table of this level, that its entries span.
+    pub(super) fn parts(level: TableLevel, range: AddressRange) -> impl Iterator<Item = AddressRange> + use<U> {
         let mut next = range.start();
         core::iter::from_fn(move || {
             let part = AddressRange::new(next, Shape::<U>::around(next, level).end().min(range.end()));
@@ -207,7 +214,8 @@ impl<'t, U: Mmu> Table<'t, U> {
                 return (old, new);
             }
             // Release: what a new entry leads to is whole before the processor finds it.
-            let exchange = slot.compare_exchange(bits, self.mmu.encode(new, level), Ordering::AcqRel, Ordering::Acquire);
+            let exchange =
+                slot.compare_exchange(bits, self.mmu.encode(new, level), Ordering::AcqRel, Ordering::Acquire);
             match exchange {
                 Ok(_) => {
                     self.count(old, new);
