@@ -36,6 +36,12 @@ pub enum Invariant {
     Slab4,
     /// Every charge group's counter is the sum of the blocks that name it, and all groups together are the used pages.
     Acct2,
+    /// Every page table that an entry leads to is owned, in its place, not empty, and its entries are counted.
+    Space1,
+    /// Every entry for a page lies in a region, and leads to what the region's mapping has there.
+    Space2,
+    /// The entries that a folio counts are those of all page tables.
+    Map1,
 }
 
 impl fmt::Display for Invariant {
@@ -54,6 +60,9 @@ impl fmt::Display for Invariant {
             Self::Slab3 => "SLAB-3",
             Self::Slab4 => "SLAB-4",
             Self::Acct2 => "ACCT-2",
+            Self::Space1 => "SPACE-1",
+            Self::Space2 => "SPACE-2",
+            Self::Map1 => "MAP-1",
         })
     }
 }

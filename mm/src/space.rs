@@ -8,6 +8,9 @@ mod mmu;
 mod range;
 mod rewrite;
 mod tables;
+#[cfg(test)]
+mod tests;
+mod verify;
 mod walk;
 
 pub use map::MapError;

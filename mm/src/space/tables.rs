@@ -96,6 +96,8 @@ impl<'a, M: Machine, U: Mmu> Tables<'a, M, U> {
 
 impl<M: Machine, U: Mmu> Drop for Tables<'_, M, U> {
     fn drop(&mut self) {
+        // Another space may have this root next.
+        self.mmu.flush(self.root, self.mmu.users());
         // SAFETY: the root was given up in `new`, and nobody else takes it back.
         drop(unsafe { self.owners.from_raw::<PageTable>(self.root) });
     }
