@@ -12,6 +12,9 @@ pub struct AddressRange {
 }
 
 impl AddressRange {
+    /// Every page that has an address.
+    pub(super) const ALL: Self = Self::new(VirtualAddress(0), VirtualAddress(u64::MAX));
+
     /// The pages from the one around `start` up to `end`, rounded up; none if they are out of order.
     pub const fn new(start: VirtualAddress, end: VirtualAddress) -> Self {
         let start = start.page();

@@ -6,18 +6,10 @@ use super::mmu::{Accessed, Mmu, PageEntry, PageProtection, TableEntry};
 use super::range::AddressRange;
 use super::tables::Locked;
 use super::walk::{Shape, Step, Table};
+use crate::cache::Leave;
 use crate::machine::Machine;
 use crate::owner::FolioRef;
 use crate::units::{Count, Pfn, PfnRange};
-
-/// What becomes of the entries of a folio that is unmapped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum UnmapHow {
-    /// They go: whoever needs the page faults.
-    Remove,
-    /// They say that the page is being moved.
-    Move,
-}
 
 impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
     /// Replaces every entry of pages in a range by what `change` makes of it, which must be no other page. Large ones are
@@ -84,18 +76,18 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
     }
 
     /// Takes a folio's pages out of a range.
-    pub(super) fn unmap_folio(&mut self, range: AddressRange, folio: PfnRange, how: UnmapHow) {
-        self.rewrite(range, Entries::OfFolios, |entry, _| match (entry, how) {
-            (TableEntry::Page(page), UnmapHow::Remove) if folio.contains(page.frame) => TableEntry::Empty,
-            (TableEntry::Page(page), UnmapHow::Move) if folio.contains(page.frame) => TableEntry::Moving(page),
+    pub(super) fn unmap_folio(&mut self, range: AddressRange, folio: PfnRange, leave: Leave) {
+        self.rewrite(range, Entries::OfFolios, |entry, _| match (entry, leave) {
+            (TableEntry::Page(page), Leave::Nothing) if folio.contains(page.frame) => TableEntry::Empty,
+            (TableEntry::Page(page), Leave::Moving) if folio.contains(page.frame) => TableEntry::Moving(page),
             // It was to be put back by somebody who has let go of the folio's lock since.
-            (TableEntry::Moving(page), UnmapHow::Remove) if folio.contains(page.frame) => TableEntry::Empty,
+            (TableEntry::Moving(page), Leave::Nothing) if folio.contains(page.frame) => TableEntry::Empty,
             (other, _) => other,
         });
     }
 
     /// Puts a folio back where its pages stood before they moved from the block at `old`.
-    pub(super) fn put_back(&mut self, range: AddressRange, old: Pfn, folio: &FolioRef<'a, M>) {
+    pub(super) fn put_back(&mut self, range: AddressRange, old: Pfn, folio: &FolioRef<'_, M>) {
         let space = self.tables().id();
         let frames = PfnRange::new(old, old.plus(folio.order().pages()));
         self.rewrite(range, Entries::OfFolios, |entry, part| match entry {

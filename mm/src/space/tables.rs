@@ -73,12 +73,13 @@ impl<'a, M: Machine, U: Mmu> Tables<'a, M, U> {
         Locked { tables: self, _guard: self.lock.lock() }
     }
 
-    /// Does what may need tables, and gets those that it lacks, until it lacks none.
+    /// Does what may need tables, and gets those that it lacks with `fill`, until it lacks none.
     ///
     /// # Errors
-    /// What it fails with, or there is no memory for a table.
+    /// What it fails with, or `fill` does.
     pub(super) fn provided<T, E: From<OwnError>>(
         &self,
+        mut fill: impl FnMut(&mut Provision<'a, M>, &Wanted) -> Result<(), OwnError>,
         mut attempt: impl FnMut(&mut Locked<'_, 'a, M, U>, &mut Provision<'a, M>) -> Result<T, Attempt<E>>,
     ) -> Result<T, E> {
         let mut provision = Provision::none();
@@ -88,7 +89,7 @@ impl<'a, M: Machine, U: Mmu> Tables<'a, M, U> {
             match outcome {
                 Ok(done) => return Ok(done),
                 Err(Attempt::Failed(error)) => return Err(error),
-                Err(Attempt::Lacking(wanted)) => provision.fill(self, &wanted)?,
+                Err(Attempt::Lacking(wanted)) => fill(&mut provision, &wanted)?,
             }
         }
     }

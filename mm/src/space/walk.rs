@@ -107,6 +107,15 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
         Some(table)
     }
 
+    /// The entry of the lowest table for an address, and what it spans.
+    pub(super) fn entry(&self, address: VirtualAddress) -> (TableEntry, AddressRange) {
+        let mut table = self.root();
+        while let Step::Table(next) = self.step(&table, address) {
+            table = next;
+        }
+        (table.entry(address), Shape::<U>::around(address, table.level()))
+    }
+
     /// Hangs in the table for an address that is to stand below `above`, once it is filled, in place of what is there. It
     /// was found lacking, and provided.
     pub(super) fn hang<'l>(

@@ -1,12 +1,13 @@
 //! Folios in page tables, piece by piece.
 
 use super::*;
+use crate::cache::Leave;
 use crate::host::sweep::fail_each_once;
 use crate::owner::{MappedBy, Mappings, TableLevel};
 use crate::space::gather::Entries;
 use crate::space::map::{MapError, Present, Run};
 use crate::space::mmu::{Access, Mmu};
-use crate::space::rewrite::UnmapHow;
+
 use crate::space::tables::Tables;
 use std::collections::BTreeMap;
 use std::vec;
@@ -78,12 +79,18 @@ fn put<'r>(
     present: Present,
 ) -> Result<(), MapError> {
     let run = Run::of_folio(folio, Count(offset), range, protection).ok_or(MapError::Outside)?;
-    space.provided(|locked, provision| locked.map(&run, present, provision))
+    space.provided(
+        |provision, wanted| provision.fill(space, wanted),
+        |locked, provision| locked.map(&run, present, provision),
+    )
 }
 
 fn unmap(space: &Space<'_>, range: AddressRange) -> Result<(), MapError> {
     for edge in [range.start(), range.end()] {
-        space.provided::<_, MapError>(|locked, provision| locked.split_at(edge, provision))?;
+        space.provided::<_, MapError>(
+            |provision, wanted| provision.fill(space, wanted),
+            |locked, provision| locked.split_at(edge, provision),
+        )?;
     }
     space.lock().unmap(range, Entries::OfFolios);
     Ok(())
@@ -212,7 +219,7 @@ fn a_folio_that_moves_is_nowhere_until_it_is_put_back_and_a_fault_may_come_first
         map(&space, &old, 8, small, PageProtection::Read).expect("nothing is there");
         rig.seen(&space, large);
         for range in [large, small] {
-            space.lock().unmap_folio(range, old.range(), UnmapHow::Move);
+            space.lock().unmap_folio(range, old.range(), Leave::Moving);
         }
         assert_eq!((rig.unit.stale(), old.mappings().by), (None, MappedBy::Nobody));
         assert!(rig.seen(&space, large).iter().all(Option::is_none));
@@ -321,7 +328,7 @@ fn the_mapcount_of_a_folio_is_exact_in_sum_and_exclusive_is_never_said_wrongly()
                 }
                 6 => {
                     // The whole folio, in one space.
-                    spaces[space].lock().unmap_folio(pages(0, PAGES + 64), folios[folio].range(), UnmapHow::Remove);
+                    spaces[space].lock().unmap_folio(pages(0, PAGES + 64), folios[folio].range(), Leave::Nothing);
                     oracle.retain(|&(of, _), &mut (to, ..)| of != space || to != folio);
                 }
                 _ => {
