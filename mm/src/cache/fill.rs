@@ -151,17 +151,9 @@ impl<'a, M: Machine> Mapping<'a, M> {
         }
     }
 
-    /// Whether nothing stands in a run of pages, nor is seen there through this mapping.
     fn is_free(&self, first: PageIndex, order: Order) -> bool {
         let last = first.plus(u64::from(order.pages()) - 1);
-        let stands_here = |mapping: &Self| mapping.tree.lock().next(first).is_some_and(|found| found.first <= last);
-        let mut behind = self.behind();
-        let mut free = !stands_here(self);
-        while let Some(mapping) = behind.filter(|_| free) {
-            free = !stands_here(&mapping);
-            behind = mapping.behind();
-        }
-        free
+        self.tree.lock().next(first).is_none_or(|found| found.first > last)
     }
 
     /// A folio that stands nowhere. Large ones are had or not; for a page, others have to go.

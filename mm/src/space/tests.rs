@@ -12,6 +12,10 @@ use crate::page::{PageAllocator, Request};
 use crate::slab::KmemCaches;
 use crate::units::{Count, NodeId, Order, Pfn, PhysAddr, SpaceId, VirtualAddress};
 
+mod faults;
+mod model;
+mod pins;
+mod rig;
 mod tables;
 
 /// Tables of sixteen entries: a large page has sixteen pages, a space has 8192.
