@@ -29,7 +29,11 @@ impl<'a, M: Machine> PageCache<'a, M> {
         let mut looks = 2 * (u64::from(inactive.0) + u64::from(active.0));
         while reclaimed < wanted && looks > 0 {
             self.balance();
-            let Some(folio) = self.lru.oldest(self.owners, Generation::Inactive) else { break };
+            let Some(folio) = self.lru.oldest(self.owners, Generation::Inactive) else {
+                // All are active, and were used since they were last looked at.
+                looks = looks.saturating_sub(u64::from(active.0.max(1)));
+                continue;
+            };
             looks = looks.saturating_sub(u64::from(folio.order().pages()));
             reclaimed.0 += self.evict(folio).0;
         }
