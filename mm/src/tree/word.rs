@@ -44,7 +44,7 @@ impl<T> Eq for Entry<T> {}
 impl<T> fmt::Debug for Entry<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Item(item) => write!(f, "Item({item:p})"),
+            Self::Item(item) => write!(f, "Item({:p})", item.as_ptr()),
             Self::Stored(StoreSlot(slot)) => write!(f, "Stored({slot})"),
         }
     }
