@@ -49,6 +49,7 @@ mod write_back;
 
 pub use fault::{Faulted, Intent, Writable};
 pub use fill::CacheError;
+pub(crate) use lookup::Shown;
 pub use lru::Generation;
 pub use mapping::{Mapping, MappingRef};
 pub use memory_store::{MemoryStore, MemoryStoreError};

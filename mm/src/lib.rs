@@ -55,6 +55,7 @@
 //! | [`folio`] | what is done with folios: their bytes, splits and joins |
 //! | [`cache`] | memory objects whose contents stand in folios, and what becomes of folios that nobody uses |
 //! | [`subpage`] | the same for contents in pieces smaller than a page |
+//! | [`space`] | users' page tables and regions, faults, pins |
 //! | [`report`] | what memory is used for, in the columns of Linux's `/proc` |
 //! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
 //!
@@ -98,6 +99,7 @@ pub mod page;
 pub mod report;
 pub mod slab;
 pub mod subpage;
+pub mod space;
 mod sync;
 pub mod trace;
 #[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "what keeps folios in it comes next"))]
