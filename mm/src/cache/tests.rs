@@ -18,6 +18,7 @@ use crate::slab::{Counted, KmemCaches};
 use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, PageIndex, Pfn, PhysAddr};
 
 mod model;
+mod stress;
 
 type Cache<'a> = PageCache<'a, HostMachine>;
 
@@ -70,8 +71,14 @@ impl Store for HostFile {
 
 /// A machine of so many MiB, the upper half of them highmem, with a cache that swaps to `swap`. Afterwards nothing is left.
 fn with_cache<R>(mib: u32, swap: &HostFile, test: impl FnOnce(&Cache<'_>) -> R) -> R {
+    with_cache_of(mib, 1, swap, test)
+}
+
+/// The same with so many CPUs.
+fn with_cache_of<R>(mib: u32, cpus: u16, swap: &HostFile, test: impl FnOnce(&Cache<'_>) -> R) -> R {
+    let cpus = NonZeroU16::new(cpus).expect("a machine has a CPU");
     let (end, direct_map_end) = (Pfn::new(mib << 8), Pfn::new(mib << 7));
-    let machine = HostMachine::new(end, direct_map_end, NonZeroU16::MIN).expect("the host lends memory");
+    let machine = HostMachine::new(end, direct_map_end, cpus).expect("the host lends memory");
     let memory = Region { start: PhysAddr(0), len: u64::from(mib) << 20, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
     let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
