@@ -16,7 +16,7 @@ use crate::machine::Machine;
 use crate::owner::Folio;
 use crate::slab::NoMemory;
 use crate::tree::{Entry, Extent, NodeReserve, NodesLacking};
-use crate::units::{Count, Order};
+use crate::units::Count;
 
 impl<'a, M: Machine> PageCache<'a, M> {
     /// Splits a folio that stands in a mapping. The pieces stand where it stood, in the state that it had.
