@@ -228,6 +228,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
         self.unmap_folio(&folio, Leave::Nothing);
         let kept = self.take_out(&folio);
         folio.clear(FolioFlags::DIRTY);
+        drop(folio.unlock());
         // SAFETY: the tree's reference, which it has just given up.
         drop(unsafe { FolioRef::from_kept(self.cache.owners, kept) });
     }
