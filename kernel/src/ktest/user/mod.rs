@@ -1,0 +1,5 @@
+//! What must hold at users' addresses, whoever fills the page tables.
+
+mod faults;
+mod handmade;
+mod tables;
