@@ -12,7 +12,11 @@
 //!          +----------+-----------+            +------+------+
 //!
 //!   unborn ──begin──> alive: references > 0 ──last put──> dead ──begin: next generation──> alive
+//!                                           ──freeze────> frozen ──begin: next generation──> alive
 //! ```
+//!
+//! Frozen is dead to everyone but the one who froze it and knew of every reference: the owner stays, and the descriptor
+//! may come back with another block.
 //!
 //! Invariants: DESC-1 (a descriptor and its pages name each other), DESC-2 (an owner is looked at only under a
 //! reference, and is gone when the last one is).
@@ -75,16 +79,16 @@ impl Life {
         Self { state: AtomicU64::new(0), block: AtomicU64::new(0) }
     }
 
-    /// Begins the next generation, with one reference. The caller alone has the descriptor, which is dead, and has
-    /// written all of it that is behind this.
-    pub(crate) fn begin(&self, head: Pfn, order: Order) {
+    /// Begins the next generation, with so many references. The caller alone has the descriptor, which is dead or frozen,
+    /// and has written all of it that is behind this.
+    pub(crate) fn begin(&self, head: Pfn, order: Order, references: u32) {
         let generation = (self.state.load(Ordering::Relaxed) >> GENERATION_SHIFT).wrapping_add(1);
         // Who reads the new block must not read the old state afterwards: pairs with the fence in `look`.
         fence(Ordering::Release);
         let block = u64::from(head.number()) | u64::from(order.number()) << ORDER_SHIFT;
         self.block.store(block, Ordering::Relaxed);
         // Pairs with the acquires in `look` and `try_get`: who sees the generation sees what it owns.
-        self.state.store(generation << GENERATION_SHIFT | 1, Ordering::Release);
+        self.state.store(generation << GENERATION_SHIFT | u64::from(references), Ordering::Release);
     }
 
     /// What the descriptor says, if it is alive; all of it from one generation.
@@ -120,6 +124,30 @@ impl Life {
                 Err(now) => state = now,
             }
         }
+    }
+
+    /// Takes one more reference, of one that the caller has.
+    ///
+    /// # Panics
+    /// There are as many references as can be counted.
+    pub(crate) fn get(&self) {
+        // Nothing is learned by it: who has a reference has seen the owner.
+        let before = self.state.fetch_add(1, Ordering::Relaxed);
+        match before & REFERENCES {
+            0 => panic!("invariant DESC-2 broken: a reference was taken of what nobody refers to"),
+            REFERENCES => panic!("more references than can be counted"),
+            _ => {}
+        }
+    }
+
+    /// Freezes a descriptor, if there are so many references: none can be taken, and no look finds it, until it
+    /// [begins](Self::begin) anew.
+    pub(crate) fn freeze(&self, references: u32) -> Option<()> {
+        let state = self.state.load(Ordering::Relaxed);
+        let all = state & !REFERENCES | u64::from(references);
+        // Acquire pairs with the releases in `put`: whoever had one is done with it.
+        let frozen = self.state.compare_exchange(all, all & !REFERENCES, Ordering::Acquire, Ordering::Relaxed);
+        frozen.is_ok().then_some(())
     }
 
     /// Gives up a reference. Release, so that all that was done under it is done when the last one goes; acquire, so
@@ -162,7 +190,8 @@ impl fmt::Debug for Life {
 /// A block's descriptor: its life, and what its kind of owner keeps.
 ///
 /// # Invariants
-/// DESC-2: `owner` is initialised whenever there are references, and changes hands only when there are none.
+/// DESC-2: `owner` is initialised whenever there are references or it is frozen, and changes hands only when there are
+/// none.
 #[repr(C, align(16))]
 pub(crate) struct Descriptor<T> {
     life: Life,
@@ -189,12 +218,21 @@ impl<T> Descriptor<T> {
     /// # Safety
     /// The descriptor is unborn or dead, and the caller alone has it.
     pub(crate) unsafe fn begin(&self, head: Pfn, order: Order, owner: T) {
+        // SAFETY: the caller's promise.
+        unsafe { self.prepare(owner) };
+        self.life.begin(head, order, 1);
+    }
+
+    /// Writes the owner of a descriptor that begins later.
+    ///
+    /// # Safety
+    /// The descriptor is unborn or dead, and the caller alone has it.
+    pub(crate) unsafe fn prepare(&self, owner: T) {
         self.owner.with_mut(|place| {
             // SAFETY: DESC-2, there are no references, so nobody looks at the owner.
             let place = unsafe { &mut *place };
             place.write(owner);
         });
-        self.life.begin(head, order);
     }
 
     /// The owner.

@@ -51,6 +51,7 @@
 //! | [`page`] | requests in, owned blocks out |
 //! | [`slab`] | objects smaller than a page |
 //! | [`owner`] | typed owners of blocks, and the walk over all pages |
+//! | `folio` | what is done with folios: their bytes, splits and joins |
 //! | [`space`] | users' page tables and regions, faults, pins |
 //! | [`report`] | what memory is used for, in the columns of Linux's `/proc` |
 //! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
@@ -79,6 +80,7 @@ mod early;
 #[cfg(test)]
 mod exhaustive;
 pub mod faults;
+mod folio;
 mod freelist;
 #[cfg(feature = "host")]
 #[expect(unsafe_code, reason = "it maps memory, and answers for the Machine it is")]

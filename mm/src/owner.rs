@@ -13,8 +13,9 @@
 //! visible before it is whole: a descriptor is had first, then pages, then the two are made known to each other; what
 //! fails in between gives back what there was, the owner's value too.
 //!
-//! `kinds` and `page_table` are what owners keep, `owners` the descriptors and the ways in, `owned`, `raw` and `reference`
-//! what is held, `walker` the look at any frame, `blocks` the walk over all, `verify` the checker.
+//! `kinds`, `folio` with its `mapcount`, and `page_table` are what owners keep, `owners` the descriptors and the ways in,
+//! `owned`, `raw` and `reference` what is held, `frozen` what nobody refers to while it changes, `walker` the look at any
+//! frame, `blocks` the walk over all, `verify` the checker.
 //!
 //! Invariants: DESC-1 (an allocated page has exactly one owner; a descriptor and its pages name each other), DESC-2 (an
 //! owner is looked at only under a reference).
@@ -23,7 +24,10 @@
 //! Source: M. Wilcox, "State Of The Page", LSFMM 2024 (memory descriptors).
 
 mod blocks;
+mod folio;
+mod frozen;
 mod kinds;
+mod mapcount;
 mod owned;
 mod owners;
 mod page_table;
@@ -36,7 +40,10 @@ mod verify;
 mod walker;
 
 pub use blocks::{Blocks, PageTypes, Tally};
-pub use kinds::{CompressedStore, Folio, KernelStack, PerCpuArea, TaskId};
+pub use folio::{Folio, FolioFlags, FolioRef, PinnedFolio};
+pub(crate) use frozen::{Descriptors, Frozen};
+pub use kinds::{CompressedStore, KernelStack, PerCpuArea, TaskId};
+pub use mapcount::{MappedBy, Mappings, TooManyMappings};
 pub use owned::Owned;
 pub use owners::{OwnError, Owner, OwnerReport, Owners};
 pub use page_table::{PageTable, TableGuard, TableLevel, TablesOfLevel, UsedEntries};

@@ -230,7 +230,7 @@ fn owners_of_every_kind_that_a_group_pays_for(memory: Memory, rest: Rest<'_>) ->
     let store = owners.alloc(request(2), CompressedStore::new(Bytes(96))).map_err(no_owner)?;
     let area = owners.alloc(request(1), PerCpuArea { cpu: CpuId(0) }).map_err(no_owner)?;
     let plain = allocator.alloc(request(4))?;
-    let folio = owners.adopt(plain, Folio).map_err(|(block, folio, error)| {
+    let folio = owners.adopt(plain, Folio::new()).map_err(|(block, folio, error)| {
         drop(block);
         no_owner((folio, error))
     })?;

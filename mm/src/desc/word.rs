@@ -84,6 +84,11 @@ impl Page {
         self.publish(self.word().charged_to(group));
     }
 
+    /// Says how large the allocated block is that this heads, or is to head, and whose group it is; its owner stays.
+    pub(crate) fn set_size(&self, order: Order, zone: ZoneId, group: GroupId) {
+        self.publish(AllocatorWord::allocated(order, zone).charged_to(group));
+    }
+
     /// Makes the page the head of a block in flight, in front of `next`.
     pub(crate) fn set_isolated(&self, order: Order, zone: ZoneId, next: Option<Pfn>) {
         self.set_allocatee(OwnerWord::number(next.map_or(NO_NEXT, |pfn| u64::from(pfn.number()))));

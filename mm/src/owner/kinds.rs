@@ -4,10 +4,6 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::units::{Bytes, Count, CpuId};
 
-/// A folio. Its references are its descriptor's.
-#[derive(Debug)]
-pub struct Folio;
-
 /// A block of compressed pages, all of one size class.
 #[derive(Debug)]
 pub struct CompressedStore {

@@ -49,6 +49,11 @@ impl<'a, M: Machine, T: Owner> Owned<'a, M, T> {
         self.block.group()
     }
 
+    /// Lets others refer to it, all alike: nobody alone reaches the block's bytes any more.
+    pub fn into_shared(self) -> Shared<'a, M, T> {
+        self.base
+    }
+
     /// Makes the block plain again, and hands out its owner.
     ///
     /// # Errors

@@ -8,7 +8,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use thiserror::Error;
 
-use super::kinds::{CompressedStore, Folio, KernelStack, PerCpuArea};
+use super::folio::Folio;
+use super::kinds::{CompressedStore, KernelStack, PerCpuArea};
 use super::owned::Owned;
 use super::page_table::PageTable;
 use super::reference::Shared;
@@ -143,12 +144,12 @@ pub enum OwnError {
 /// The owners of a machine's blocks. Dropping it waits until nobody walks.
 #[derive(Debug)]
 pub struct Owners<'a, M: Machine> {
-    pub(super) caches: &'a KmemCaches<'a, M>,
+    pub(crate) caches: &'a KmemCaches<'a, M>,
     pub(super) kept: [Kept<'a, M>; KEPT],
 }
 
 impl<'a, M: Machine> Owners<'a, M> {
-    pub(super) const fn pages(&self) -> &'a PageAllocator<'a, M> {
+    pub(crate) const fn pages(&self) -> &'a PageAllocator<'a, M> {
         self.caches.pages
     }
 
@@ -260,6 +261,21 @@ impl<'a, M: Machine> Owners<'a, M> {
         kept.pages.fetch_sub(last.order().pages(), Ordering::Relaxed);
         self.free_descriptor(last.descriptor());
         owner
+    }
+
+    pub(super) const fn cache_of<T: Owner>(&self) -> &KmemCache<'a, M> {
+        &self.kept[T::INDEX].cache
+    }
+
+    /// Counts a block that has become two.
+    pub(super) fn count_halved<T: Owner>(&self) {
+        self.kept[T::INDEX].blocks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts two blocks that have become one, and takes back the descriptor that is not needed any more.
+    pub(super) fn count_joined<T: Owner>(&self, descriptor: NonNull<Descriptor<T>>) {
+        self.kept[T::INDEX].blocks.fetch_sub(1, Ordering::Relaxed);
+        self.free_descriptor(descriptor);
     }
 
     fn new_descriptor<T: Owner>(&self) -> Result<NonNull<Descriptor<T>>, NoMemory> {

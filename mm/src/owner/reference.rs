@@ -5,12 +5,13 @@ use core::fmt;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use super::kinds::{CompressedStore, Folio, KernelStack, PerCpuArea};
+use super::folio::Folio;
+use super::kinds::{CompressedStore, KernelStack, PerCpuArea};
 use super::owners::{Owners, sealed::Described};
 use super::page_table::PageTable;
 use crate::OwnerKind;
 use crate::desc::owner_word::with_owners;
-use crate::descriptor::{self, Descriptor, Life, Put};
+use crate::descriptor::{self, Descriptor, Life, Put, Walking};
 use crate::machine::Machine;
 use crate::slab::Slab;
 use crate::units::{Order, Pfn, PfnRange};
@@ -43,7 +44,7 @@ impl<'a, M: Machine, T: Described> Shared<'a, M, T> {
         Self { owners, descriptor, head, order }
     }
 
-    pub(super) const fn owners(&self) -> &'a Owners<'a, M> {
+    pub(crate) const fn owners(&self) -> &'a Owners<'a, M> {
         self.owners
     }
 
@@ -54,6 +55,39 @@ impl<'a, M: Machine, T: Described> Shared<'a, M, T> {
     fn described(&self) -> &Descriptor<T> {
         // SAFETY: DESC-2, this is a reference.
         unsafe { self.descriptor.as_ref() }
+    }
+
+    pub(super) fn life(&self) -> &Life {
+        self.described().life()
+    }
+
+    /// Another reference to the same block.
+    ///
+    /// # Panics
+    /// There are four thousand million already.
+    pub fn get(&self) -> Self {
+        self.keep();
+        Self { ..*self }
+    }
+
+    /// Takes a reference that no value stands for.
+    pub(super) fn keep(&self) {
+        self.life().get();
+    }
+
+    /// Gives up a reference that no value stands for.
+    ///
+    /// # Panics
+    /// DESC-2 is broken: it was this one.
+    pub(super) fn give_up(&self) {
+        if self.life().put() == Put::Last {
+            panic!("invariant DESC-2 broken: a reference goes that was kept for nobody");
+        }
+    }
+
+    /// Makes of this a reference that no value stands for: the descriptor's address does.
+    pub(crate) fn into_kept(self) -> NonNull<Descriptor<T>> {
+        core::mem::ManuallyDrop::new(self).descriptor
     }
 
     /// The first frame.
@@ -73,7 +107,36 @@ impl<'a, M: Machine, T: Described> Shared<'a, M, T> {
 
     /// Gives up the reference if it is the only one. If it was, whoever called retires the owner, and must not drop this.
     pub(super) fn put_only(&self) -> Put {
-        self.described().life().put_only()
+        self.life().put_only()
+    }
+}
+
+impl<'a, M: Machine, T: Described> Shared<'a, M, T> {
+    /// Takes a reference to the owner in a descriptor that was found while walking, if it is alive.
+    ///
+    /// # Safety
+    /// The address was that of a descriptor of these owners at some time since the walk began.
+    pub(crate) unsafe fn find(
+        owners: &'a Owners<'a, M>,
+        _walking: &Walking<'_>,
+        descriptor: NonNull<Descriptor<T>>,
+    ) -> Option<Self> {
+        // SAFETY: the gate keeps the memory a descriptor of this kind.
+        let life = unsafe { descriptor.as_ref() }.life();
+        let seen = life.look()?;
+        life.try_get(seen.generation)?;
+        Some(Self::new(owners, descriptor, seen.head, seen.order))
+    }
+
+    /// Makes a value of a reference that none stood for.
+    ///
+    /// # Safety
+    /// The reference was [kept](Self::into_kept), and is taken back once.
+    pub(crate) unsafe fn from_kept(owners: &'a Owners<'a, M>, descriptor: NonNull<Descriptor<T>>) -> Self {
+        // SAFETY: DESC-2, there is the reference that was kept.
+        let seen = unsafe { descriptor.as_ref() }.life().look();
+        let seen = seen.unwrap_or_else(|| panic!("invariant DESC-2 broken: a reference was kept to what is gone"));
+        Self::new(owners, descriptor, seen.head, seen.order)
     }
 }
 
@@ -88,7 +151,7 @@ impl<M: Machine, T: Described> Deref for Shared<'_, M, T> {
 
 impl<M: Machine, T: Described> Drop for Shared<'_, M, T> {
     fn drop(&mut self) {
-        match self.described().life().put() {
+        match self.life().put() {
             Put::Others => {}
             Put::Last => T::bury(self),
         }

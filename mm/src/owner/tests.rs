@@ -105,7 +105,7 @@ fn round_trip<T: Owner>(owners: &Owners<'_, HostMachine>, kind: OwnerKind, owner
 #[test]
 fn a_block_of_every_kind_is_seen_from_each_of_its_frames_and_becomes_plain_and_owned_again() {
     with_owners(|owners| {
-        round_trip(owners, OwnerKind::Folio, || Folio);
+        round_trip(owners, OwnerKind::Folio, Folio::new);
         round_trip(owners, OwnerKind::PageTable, || PageTable::new(TableLevel(1)));
         round_trip(owners, OwnerKind::CompressedStore, || CompressedStore::new(Bytes(2048)));
         round_trip(owners, OwnerKind::PerCpuArea, || PerCpuArea { cpu: CpuId(3) });
@@ -124,8 +124,10 @@ fn a_walk_finds_every_frame_of_a_machine_with_holes_once() {
         // Its own tables are memory that the allocator was not given.
         let reserved = walker.blocks(walker.frames()).filter(|sighting| sighting.seen() == Seen::Reserved).count();
         assert!(reserved as u64 * 4096 >= owners.pages().metadata().total(), "{reserved} reserved frames");
-        let held =
-            [owners.alloc(Request::new(Order::of(2)), Folio), owners.alloc(Request::movable(Order::of(5)), Folio)];
+        let held = [
+            owners.alloc(Request::new(Order::of(2)), Folio::new()),
+            owners.alloc(Request::movable(Order::of(5)), Folio::new()),
+        ];
         let large = owners.caches.kmalloc(Bytes(100_000)).expect("there is memory");
         let types = walker.page_types();
         let usable = ((13 + 16) << 8) - 1;
@@ -222,7 +224,7 @@ fn descriptors_memory_stays_while_anybody_walks() {
     with_owners(|owners| {
         owners.caches.shrink();
         let held: Vec<_> =
-            (0..200).map(|_| owners.alloc(Request::new(Order::ZERO), Folio).map_err(|(_, e)| e)).collect();
+            (0..200).map(|_| owners.alloc(Request::new(Order::ZERO), Folio::new()).map_err(|(_, e)| e)).collect();
         let descriptors = |owners: &Owners<'_, HostMachine>| {
             owners.reports().find(|report| report.kind == OwnerKind::Folio).expect("it has a line").descriptors
         };
@@ -302,7 +304,7 @@ fn a_block_of_another_allocator_is_handed_back() {
     with_owners(|owners| {
         with_pages(|others| {
             let block = others.alloc(Request::new(Order::ZERO)).expect("there is memory");
-            let (block, Folio, error) = owners.adopt(block, Folio).expect_err("the block is foreign");
+            let (block, _, error) = owners.adopt(block, Folio::new()).expect_err("the block is foreign");
             assert_eq!(error, OwnError::Foreign);
             drop(block);
         });
@@ -360,7 +362,7 @@ fn script(pages: &Pages<'_>) -> Result<(), String> {
         Ok(held)
     }
     let outcome = (|| {
-        let folios = both(&owners, || Folio)?;
+        let folios = both(&owners, Folio::new)?;
         let tables = both(&owners, || PageTable::new(TableLevel(1)))?;
         let stores = both(&owners, || CompressedStore::new(Bytes(96)))?;
         let areas = both(&owners, || PerCpuArea { cpu: CpuId(1) })?;
@@ -380,7 +382,7 @@ fn the_checker_names_whatever_does_not_lead_back() {
     with_owners(|owners| {
         let pages = owners.pages();
         let [one, other] = [0, 1].map(|_| {
-            owners.alloc(Request::new(Order::of(1)), Folio).map_err(|(_, error)| error).expect("there is memory")
+            owners.alloc(Request::new(Order::of(1)), Folio::new()).map_err(|(_, error)| error).expect("there is memory")
         });
         let word = |pfn| pages.page(pfn).expect("it has a descriptor").owner();
         let (one_word, other_word) = (word(one.head()), word(other.head()));

@@ -3,26 +3,40 @@
 //! Invariants: HIGH-1 (a highmem page is mapped exactly as long as it is looked at).
 #![expect(unsafe_code, reason = "turns an owned frame into the bytes it holds")]
 
+use core::ptr::NonNull;
 use core::slice;
 
+use super::allocator::PageAllocator;
 use super::block::{Block, ContigRange};
 use crate::machine::Machine;
 use crate::units::{PAGE_SIZE, Pfn, PfnRange};
+
+/// Shows where a frame stands while `look` runs.
+fn with_mapped<M: Machine, R>(machine: &M, pfn: Pfn, look: impl FnOnce(NonNull<u8>) -> R) -> R {
+    let lowmem = pfn < machine.direct_map_end();
+    let page = if lowmem { machine.direct_map(pfn) } else { machine.kmap_local(pfn) };
+    let seen = look(page);
+    if !lowmem {
+        // SAFETY: HIGH-1, this is the youngest live slot: those that `look` mapped were given up inside it.
+        unsafe { machine.kunmap_local(page) };
+    }
+    seen
+}
 
 /// Shows the bytes of a frame to `look`.
 ///
 /// # Safety
 /// The frame is allocated, and nobody but the caller reaches its bytes while `look` runs.
 unsafe fn with_frame<M: Machine, R>(machine: &M, pfn: Pfn, look: impl FnOnce(&mut [u8; PAGE_SIZE]) -> R) -> R {
-    let lowmem = pfn < machine.direct_map_end();
-    let page = if lowmem { machine.direct_map(pfn) } else { machine.kmap_local(pfn) };
     // SAFETY: the page is mapped until `look` is done, and the caller's alone.
-    let seen = look(unsafe { page.cast().as_mut() });
-    if !lowmem {
-        // SAFETY: HIGH-1, this is the youngest live slot: those that `look` mapped were given up inside it.
-        unsafe { machine.kunmap_local(page) };
+    with_mapped(machine, pfn, |page| look(unsafe { page.cast().as_mut() }))
+}
+
+impl<M: Machine> PageAllocator<'_, M> {
+    /// Shows where a frame stands, wherever it lies, while `look` runs. What may be done there, its owner says.
+    pub(crate) fn with_mapped<R>(&self, pfn: Pfn, look: impl FnOnce(NonNull<u8>) -> R) -> R {
+        with_mapped(self.machine(), pfn, look)
     }
-    seen
 }
 
 /// The bytes of a run of frames, if all of it lies in the direct map.

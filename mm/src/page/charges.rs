@@ -52,7 +52,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 
     /// The group that pays for the allocated block at `head`.
-    pub(super) fn group_of(&self, head: Pfn) -> GroupId {
+    pub(crate) fn group_of(&self, head: Pfn) -> GroupId {
         self.map.page(head).word().group()
     }
 
@@ -66,6 +66,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             self.groups.uncharge(payer, order.pages());
         }
         Ok(())
+    }
+
+    /// Lets the groups of two allocated blocks of one size, which the caller owns, pay for the other one each.
+    pub(crate) fn swap_groups(&self, one: Pfn, other: Pfn) {
+        let (group, others) = (self.group_of(one), self.group_of(other));
+        self.map.page(one).set_group(others);
+        self.map.page(other).set_group(group);
     }
 
     /// Checks ACCT-2: every group's counter is the sum of the blocks that name it, and all groups together, the root

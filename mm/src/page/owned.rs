@@ -1,12 +1,15 @@
 //! The second word of allocated blocks, for those who give them owners.
 
+use core::ptr::NonNull;
+
 use super::allocator::PageAllocator;
 use super::block::Block;
+use crate::OwnerKind;
 use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
-use crate::descriptor::WalkGate;
-use crate::machine::Machine;
-use crate::units::{Pfn, PfnRange, PhysAddr};
+use crate::descriptor::{Descriptor, WalkGate};
+use crate::machine::{Geometry, Machine};
+use crate::units::{Order, Pfn, PfnRange, PhysAddr};
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The descriptor of a frame; `None` if nothing stands so high.
@@ -56,5 +59,53 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         for pfn in pages.frames() {
             self.map.page(pfn).set_owner(owner);
         }
+    }
+
+    /// Gives the owner of the block at `old` the plain block at `new` instead. Gives the old one, plain.
+    pub(crate) fn give_block_to<T>(
+        &self,
+        new: Pfn,
+        old: Pfn,
+        kind: OwnerKind,
+        descriptor: NonNull<Descriptor<T>>,
+    ) -> Block<'_, M> {
+        self.set_head_owner(new, OwnerWord::described(kind, descriptor));
+        self.set_head_owner(old, OwnerWord::PLAIN);
+        self.own_described(old)
+    }
+
+    /// Makes two blocks of `order` of the block at `low`; whose descriptor is given owns the upper one. Who walks sees
+    /// either the whole block, or a half that leads to its own descriptor.
+    pub(crate) fn halve_described<T>(
+        &self,
+        low: Pfn,
+        order: Order,
+        kind: OwnerKind,
+        descriptor: NonNull<Descriptor<T>>,
+    ) {
+        let section = self.map.known_section(low);
+        let (lower, upper) = (section.page(low), section.page(low.buddy(order)));
+        let word = lower.word();
+        upper.set_owner(OwnerWord::described(kind, descriptor));
+        upper.set_size(order, word.zone(), word.group());
+        lower.set_size(order, word.zone(), word.group());
+    }
+
+    /// Makes one block of `order` of two, of whose owners the lower one stays. `None` if they are not the halves of one,
+    /// or not of one group; then nothing has changed.
+    pub(crate) fn join_described(&self, low: Pfn, upper: Pfn, order: Order) -> Option<Order> {
+        let half = order.down()?;
+        if order > M::Geometry::MAX_ORDER || !low.is_aligned(order) || low.buddy(half) != upper {
+            return None;
+        }
+        let section = self.map.known_section(low);
+        let word = section.page(low).word();
+        if section.page(upper).word() != word {
+            return None;
+        }
+        section.page(low).set_size(order, word.zone(), word.group());
+        section.page(upper).set_tail();
+        section.page(upper).set_owner(OwnerWord::PLAIN);
+        Some(order)
     }
 }

@@ -61,7 +61,7 @@ fn convert<'o>(owners: &'o Owners<'o, HostMachine>, block: Block<'o, HostMachine
         2 => owners
             .adopt(block, CompressedStore::new(Bytes(head.index())))
             .map_or_else(|(block, ..)| plain(block), Held::Store),
-        _ => owners.adopt(block, Folio).map_or_else(|(block, ..)| plain(block), Held::Folio),
+        _ => owners.adopt(block, Folio::new()).map_or_else(|(block, ..)| plain(block), Held::Folio),
     }
 }
 
@@ -70,7 +70,7 @@ fn make<'o>(owners: &'o Owners<'o, HostMachine>, rng: &mut fastrand::Rng) -> Opt
     let request = if rng.bool() { Request::new(order) } else { Request::movable(order) };
     match rng.u32(0..8) {
         0 => owners.alloc(request, PageTable::new(TableLevel(rng.u8(1..=5)))).ok().map(Held::Table),
-        1 => owners.alloc(request, Folio).ok().map(Held::Folio),
+        1 => owners.alloc(request, Folio::new()).ok().map(Held::Folio),
         2 => owners.caches.kmalloc(Bytes(rng.usize(1..40_000))).ok().map(Held::Object),
         3 => owners.pages().alloc(request).ok().map(Held::Plain),
         choice => Some(convert(owners, owners.pages().alloc(request).ok()?, choice)),
