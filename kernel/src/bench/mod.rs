@@ -6,6 +6,7 @@
 mod figure;
 
 mod bulk;
+mod folio;
 mod footprint;
 mod mix;
 mod pair;
@@ -42,6 +43,8 @@ pub(crate) enum Unit {
     Ticks,
     /// Memory in bytes.
     Bytes,
+    /// Memory in thousandths of a byte, for each page.
+    Millibytes,
     /// Memory in pages.
     Pages,
 }
