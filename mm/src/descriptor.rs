@@ -30,7 +30,8 @@
 mod loom;
 
 use core::fmt;
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
+use core::ptr::NonNull;
 
 use crate::sync::{AtomicU64, Ordering, UnsafeCell, fence};
 use crate::units::{Order, Pfn, PfnRange};
@@ -211,6 +212,21 @@ impl<T> Descriptor<T> {
 
     pub(crate) const fn life(&self) -> &Life {
         &self.life
+    }
+
+    /// Where the owner stands in a descriptor.
+    pub(crate) const fn place_of_owner(descriptor: NonNull<Self>) -> NonNull<T> {
+        // SAFETY: the owner lies in the descriptor.
+        unsafe { descriptor.cast::<u8>().add(offset_of!(Self, owner)) }.cast()
+    }
+
+    /// The descriptor around an owner.
+    ///
+    /// # Safety
+    /// The address comes from [`place_of_owner`](Self::place_of_owner).
+    pub(crate) const unsafe fn around(owner: NonNull<T>) -> NonNull<Self> {
+        // SAFETY: the caller's promise.
+        unsafe { owner.cast::<u8>().sub(offset_of!(Self, owner)) }.cast()
     }
 
     /// Begins a generation: `owner` owns the block, and the caller has the one reference.

@@ -34,8 +34,16 @@ pub enum Invariant {
     Slab3,
     /// No byte of a debugged slab is written but by its cache, and by owners of objects in them.
     Slab4,
+    /// A folio stands in one mapping at most, at its index, in every slot that its size covers.
+    Cache1,
+    /// Who is marked in a mapping's tree is dirty, and the other way round.
+    Cache2,
+    /// On the list of its generation is exactly who stands in a mapping.
+    Lru1,
     /// Every charge group's counter is the sum of the blocks that name it, and all groups together are the used pages.
     Acct2,
+    /// A tree node's counts and marks are those of its slots, and no node is empty.
+    Tree1,
 }
 
 impl fmt::Display for Invariant {
@@ -53,7 +61,11 @@ impl fmt::Display for Invariant {
             Self::Slab2 => "SLAB-2",
             Self::Slab3 => "SLAB-3",
             Self::Slab4 => "SLAB-4",
+            Self::Cache1 => "CACHE-1",
+            Self::Cache2 => "CACHE-2",
+            Self::Lru1 => "LRU-1",
             Self::Acct2 => "ACCT-2",
+            Self::Tree1 => "TREE-1",
         })
     }
 }

@@ -51,7 +51,9 @@
 //! | [`page`] | requests in, owned blocks out |
 //! | [`slab`] | objects smaller than a page |
 //! | [`owner`] | typed owners of blocks, and the walk over all pages |
-//! | `folio` | what is done with folios: their bytes, splits and joins |
+//! | `tree` | radix trees from a page's index in a mapping to what stands there |
+//! | [`folio`] | what is done with folios: their bytes, splits and joins |
+//! | [`cache`] | memory objects whose contents stand in folios, and what becomes of folios that nobody uses |
 //! | [`space`] | users' page tables and regions, faults, pins |
 //! | [`report`] | what memory is used for, in the columns of Linux's `/proc` |
 //! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
@@ -71,6 +73,7 @@ mod arena;
 mod block;
 pub mod boot_map;
 mod buddy;
+pub mod cache;
 #[cfg(feature = "cases")]
 pub mod cases;
 pub mod charge;
@@ -80,7 +83,7 @@ mod early;
 #[cfg(test)]
 mod exhaustive;
 pub mod faults;
-mod folio;
+pub mod folio;
 mod freelist;
 #[cfg(feature = "host")]
 #[expect(unsafe_code, reason = "it maps memory, and answers for the Machine it is")]
@@ -97,6 +100,8 @@ pub mod slab;
 pub mod space;
 mod sync;
 pub mod trace;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "what keeps folios in it comes next"))]
+mod tree;
 pub mod units;
 pub mod zone;
 

@@ -119,6 +119,16 @@ impl fmt::Debug for Pfn {
     }
 }
 
+/// A page's place in a mapping, in base pages from its start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct PageIndex(pub u64);
+
+/// A page's place in a store of what was written out.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct StoreSlot(pub u32);
+
 /// log2 of a block's size in pages: 0 is one page, 10 is 4 MiB.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
@@ -210,11 +220,6 @@ impl ZoneId {
 #[repr(transparent)]
 pub struct CpuId(pub u16);
 
-/// A page's place in a file or another memory object, counted in pages. Linux's `pgoff_t`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(transparent)]
-pub struct PageIndex(pub u64);
-
 impl PageIndex {
     /// The place `pages` behind this one, or the last there is.
     #[must_use]
@@ -222,10 +227,36 @@ impl PageIndex {
         Self(self.0.saturating_add(pages))
     }
 
+    /// The page's first byte, or the last byte there is.
+    pub const fn start(self) -> FileOffset {
+        match self.0.checked_mul(PAGE_SIZE as u64) {
+            Some(offset) => FileOffset(offset),
+            None => FileOffset(u64::MAX),
+        }
+    }
+
     /// The place at which a naturally aligned run of `1 << order` pages around this one begins.
     #[must_use]
     pub const fn align_down(self, order: Order) -> Self {
         Self(self.0 & !(order.pages() as u64 - 1))
+    }
+}
+
+/// A byte's place in a file or another store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct FileOffset(pub u64);
+
+impl FileOffset {
+    /// The place `bytes` behind this one, or the last there is.
+    #[must_use]
+    pub const fn plus(self, bytes: u64) -> Self {
+        Self(self.0.saturating_add(bytes))
+    }
+
+    /// The page that the byte lies in.
+    pub const fn page(self) -> PageIndex {
+        PageIndex(self.0 >> PAGE_SHIFT)
     }
 }
 

@@ -7,10 +7,15 @@
 //!
 //! Source: M. Wilcox, "Memory folios", Linux 5.16.
 
+#![expect(unsafe_code, reason = "goes from a folio to its descriptor and back")]
+
+use core::ptr::NonNull;
+
 use bitflags::bitflags;
-use intrusive_collections::LinkedListAtomicLink;
+use intrusive_collections::{LinkedListAtomicLink, UnsafeRef};
 
 use super::mapcount::{Edge, MapCount, Mappings, TooManyMappings};
+use super::owners::Owners;
 use super::reference::Shared;
 use crate::descriptor::Descriptor;
 use crate::machine::Machine;
@@ -129,7 +134,29 @@ impl Folio {
     }
 }
 
-impl<M: Machine> Shared<'_, M, Folio> {
+impl<'a, M: Machine> Shared<'a, M, Folio> {
+    /// The folio as an element of a list.
+    ///
+    /// # Safety
+    /// Whoever lists it sees to it that the folio stays one as long as it is on the list.
+    pub(crate) unsafe fn linked(&self) -> UnsafeRef<Folio> {
+        let folio = Descriptor::place_of_owner(self.descriptor());
+        // SAFETY: the caller's promise.
+        unsafe { UnsafeRef::from_raw(folio.as_ptr()) }
+    }
+
+    /// Takes a reference to a folio that is on a list, unless it is frozen.
+    ///
+    /// # Safety
+    /// The address was [linked](Self::linked) by a reference of these owners, and is still listed.
+    pub(crate) unsafe fn find_linked(owners: &'a Owners<'a, M>, folio: *const Folio) -> Option<Self> {
+        let folio = NonNull::new(folio.cast_mut())?;
+        // SAFETY: the address was made of a descriptor's.
+        let descriptor = unsafe { Descriptor::around(folio) };
+        // SAFETY: who is on a list is in a descriptor.
+        unsafe { Self::find(owners, descriptor) }
+    }
+
     /// Counts page-table entries of a space that lead to the folio, each base page for one. The first ones take a
     /// reference for all.
     ///

@@ -11,7 +11,7 @@ use super::owners::{Owners, sealed::Described};
 use super::page_table::PageTable;
 use crate::OwnerKind;
 use crate::desc::owner_word::with_owners;
-use crate::descriptor::{self, Descriptor, Life, Put, Walking};
+use crate::descriptor::{self, Descriptor, Life, Put};
 use crate::machine::Machine;
 use crate::slab::Slab;
 use crate::units::{Order, Pfn, PfnRange};
@@ -48,7 +48,7 @@ impl<'a, M: Machine, T: Described> Shared<'a, M, T> {
         self.owners
     }
 
-    pub(super) const fn descriptor(&self) -> NonNull<Descriptor<T>> {
+    pub(crate) const fn descriptor(&self) -> NonNull<Descriptor<T>> {
         self.descriptor
     }
 
@@ -112,16 +112,13 @@ impl<'a, M: Machine, T: Described> Shared<'a, M, T> {
 }
 
 impl<'a, M: Machine, T: Described> Shared<'a, M, T> {
-    /// Takes a reference to the owner in a descriptor that was found while walking, if it is alive.
+    /// Takes a reference to the owner in a descriptor, if it is alive.
     ///
     /// # Safety
-    /// The address was that of a descriptor of these owners at some time since the walk began.
-    pub(crate) unsafe fn find(
-        owners: &'a Owners<'a, M>,
-        _walking: &Walking<'_>,
-        descriptor: NonNull<Descriptor<T>>,
-    ) -> Option<Self> {
-        // SAFETY: the gate keeps the memory a descriptor of this kind.
+    /// The memory is a descriptor of these owners until this returns: something keeps it, or it was one since a walk began
+    /// that still goes on.
+    pub(crate) unsafe fn find(owners: &'a Owners<'a, M>, descriptor: NonNull<Descriptor<T>>) -> Option<Self> {
+        // SAFETY: the caller's promise.
         let life = unsafe { descriptor.as_ref() }.life();
         let seen = life.look()?;
         life.try_get(seen.generation)?;

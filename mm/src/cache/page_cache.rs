@@ -1,0 +1,169 @@
+//! What all mappings of a machine share: the nodes of their trees, the lists of their folios, the swap store, and the
+//! ways to get memory that is short.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::lru::{Generation, Lru};
+use super::shrinker::Shrinker;
+use super::store::Store;
+use super::swap::Swap;
+use crate::descriptor::Walking;
+use crate::machine::Machine;
+use crate::owner::Owners;
+use crate::page::PageAllocator;
+use crate::slab::CreateError;
+use crate::tree::TreeNodes;
+use crate::units::{Count, Order};
+
+/// Rounds of reclaim before an allocation is given up.
+const ROUNDS: u32 = 8;
+
+/// Pages that are reclaimed at a time. Linux's `SWAP_CLUSTER_MAX`.
+const CLUSTER: u32 = 32;
+
+/// The page cache of a machine.
+pub struct PageCache<'a, M: Machine> {
+    pub(super) owners: &'a Owners<'a, M>,
+    pub(super) nodes: TreeNodes<'a, M>,
+    pub(super) lru: Lru,
+    pub(super) swap: Option<Swap<'a, M>>,
+    shrinkers: &'a [&'a dyn Shrinker],
+    pub(super) events: Events,
+}
+
+/// What has happened since the cache was made, in pages.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    pub(super) read: AtomicU64,
+    pub(super) written: AtomicU64,
+    pub(super) swapped_in: AtomicU64,
+    pub(super) swapped_out: AtomicU64,
+    pub(super) reclaimed: AtomicU64,
+    pub(super) copied: AtomicU64,
+}
+
+/// What the cache holds at one moment, and what has happened until then, all in pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CacheReport {
+    /// Of the generation that goes first.
+    pub inactive: Count,
+    /// Of the other one.
+    pub active: Count,
+    /// Places of the swap store that are taken.
+    pub swapped: Count,
+    /// Read from files, since ever.
+    pub read: u64,
+    /// Written to files.
+    pub written: u64,
+    /// Read from the swap store.
+    pub swapped_in: u64,
+    /// Written to the swap store.
+    pub swapped_out: u64,
+    /// Reclaimed.
+    pub reclaimed: u64,
+    /// Copied because somebody wrote.
+    pub copied: u64,
+}
+
+impl<'a, M: Machine> PageCache<'a, M> {
+    /// A cache without mappings. Anonymous memory is written to `swap`, or stays; when memory is short `shrinkers` are
+    /// asked too.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new(
+        owners: &'a Owners<'a, M>,
+        swap: Option<&'a dyn Store>,
+        shrinkers: &'a [&'a dyn Shrinker],
+    ) -> Result<Self, CreateError> {
+        let nodes = TreeNodes::new(owners.caches)?;
+        let swap = swap.map(|store| Swap::new(owners.caches, store)).transpose()?;
+        Ok(Self { owners, nodes, lru: Lru::new(), swap, shrinkers, events: Events::default() })
+    }
+
+    /// The owners of its folios.
+    pub const fn owners(&self) -> &'a Owners<'a, M> {
+        self.owners
+    }
+
+    pub(super) const fn pages(&self) -> &'a PageAllocator<'a, M> {
+        self.owners.pages()
+    }
+
+    pub(super) fn walk(&self) -> Walking<'a> {
+        self.pages().gate().enter()
+    }
+
+    /// What it holds, and what has happened.
+    pub fn report(&self) -> CacheReport {
+        let events = &self.events;
+        let load = |event: &AtomicU64| event.load(Ordering::Relaxed);
+        CacheReport {
+            inactive: self.lru.pages(Generation::Inactive),
+            active: self.lru.pages(Generation::Active),
+            swapped: self.swap.as_ref().map_or(Count(0), Swap::taken),
+            read: load(&events.read),
+            written: load(&events.written),
+            swapped_in: load(&events.swapped_in),
+            swapped_out: load(&events.swapped_out),
+            reclaimed: load(&events.reclaimed),
+            copied: load(&events.copied),
+        }
+    }
+
+    /// Does what may lack memory until it does not, or nothing is to be had any more. The caller holds no lock.
+    ///
+    /// # Errors
+    /// Whatever the last attempt gives.
+    pub fn with_reclaim<T, E>(&self, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+        let mut outcome = attempt();
+        for _ in 0..ROUNDS {
+            if outcome.is_ok() || self.relieve(Count(CLUSTER)) == Count(0) {
+                break;
+            }
+            outcome = attempt();
+        }
+        outcome
+    }
+
+    /// Gets memory back from wherever it can be spared. Says how many pages.
+    pub fn relieve(&self, wanted: Count) -> Count {
+        let mut got = self.reclaim(wanted);
+        for shrinker in self.shrinkers {
+            if got < wanted {
+                got.0 += shrinker.shrink(Count(wanted.0 - got.0)).0;
+            }
+        }
+        if got < wanted {
+            got.0 += self.owners.caches.shrink().0;
+        }
+        got
+    }
+
+    /// The largest folio there can be.
+    pub(super) const fn largest_order() -> Order {
+        <M::Geometry as crate::machine::Geometry>::MAX_ORDER
+    }
+}
+
+pub(super) fn count(event: &AtomicU64, pages: u32) {
+    event.fetch_add(u64::from(pages), Ordering::Relaxed);
+}
+
+impl<M: Machine> Shrinker for PageCache<'_, M> {
+    fn reclaimable(&self) -> Count {
+        let report = self.report();
+        Count(report.inactive.0 + report.active.0)
+    }
+
+    fn shrink(&self, wanted: Count) -> Count {
+        self.reclaim(wanted)
+    }
+}
+
+impl<M: Machine> fmt::Debug for PageCache<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageCache").field("lru", &self.lru).field("swap", &self.swap).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,130 @@
+//! Memory back from folios that nobody uses.
+//!
+//! Whoever comes last in the inactive generation is asked whether it was used through a page table; if so, it gets
+//! another turn, the second time in the active generation. If not, its entries are taken away, what is dirty is written
+//! out, and it goes, unless somebody refers to it, has it locked, or pins it. Nothing here waits, nor allocates.
+//!
+//! Cost: for each folio that goes, its entries, its tree's slots, and freeing a block.
+//! Source: Linux's `shrink_folio_list`.
+#![expect(unsafe_code, reason = "answers for the reference that a tree has")]
+
+use super::lru::Generation;
+use super::mapping::{Contents, Mapping};
+use super::page_cache::{PageCache, count};
+use super::reverse_map::{Accessed, Leave};
+use super::store::StoreError;
+use super::swap::Swap;
+use crate::folio::LockedFolio;
+use crate::machine::Machine;
+use crate::owner::{FolioFlags, FolioRef};
+use crate::units::{Count, PAGE_SIZE, StoreSlot};
+
+impl<'a, M: Machine> PageCache<'a, M> {
+    /// Reclaims about as many pages as are wanted; fewer, if after two looks at each folio there are no more that can
+    /// go. Says how many. The caller holds no lock but those of folios.
+    pub fn reclaim(&self, wanted: Count) -> Count {
+        let mut reclaimed = Count(0);
+        let [inactive, active] =
+            [Generation::Inactive, Generation::Active].map(|generation| self.lru.pages(generation));
+        let mut looks = 2 * (u64::from(inactive.0) + u64::from(active.0));
+        while reclaimed < wanted && looks > 0 {
+            self.balance();
+            let Some(folio) = self.lru.oldest(self.owners, Generation::Inactive) else { break };
+            looks = looks.saturating_sub(u64::from(folio.order().pages()));
+            reclaimed.0 += self.evict(folio).0;
+        }
+        count(&self.events.reclaimed, reclaimed.0);
+        reclaimed
+    }
+
+    /// Makes the oldest active folios inactive that were not used since they were last looked at, until they are not
+    /// more than the inactive ones.
+    fn balance(&self) {
+        let mut looks = self.lru.pages(Generation::Active).0;
+        while looks > 0 && self.lru.pages(Generation::Active) > self.lru.pages(Generation::Inactive) {
+            let Some(folio) = self.lru.oldest(self.owners, Generation::Active) else { return };
+            looks = looks.saturating_sub(folio.order().pages());
+            let Ok(folio) = folio.try_lock() else { continue };
+            let used = folio.clear(FolioFlags::REFERENCED).contains(FolioFlags::REFERENCED);
+            let mapping = Self::mapping_of(&folio);
+            let accessed = mapping.map_or(Accessed::No, |mapping| mapping.family.take_accessed(&folio));
+            if !used && accessed == Accessed::No {
+                self.lru.move_to(&folio, Generation::Inactive);
+            }
+        }
+    }
+
+    /// The mapping in which a folio stands, as long as it is locked.
+    pub(super) fn mapping_of<'f>(folio: &'f LockedFolio<'a, M>) -> Option<&'f Mapping<'a, M>> {
+        let (mapping, _) = folio.place();
+        // SAFETY: FOLIO-1, the folio leaves its mapping only under its lock, and no mapping goes before its folios.
+        unsafe { mapping.cast::<Mapping<'a, M>>().as_ref() }
+    }
+
+    /// Takes a folio out of memory, if it can go. Says how many pages that gave.
+    fn evict(&self, folio: FolioRef<'a, M>) -> Count {
+        if folio.pins().0 > 0 {
+            return Count(0);
+        }
+        let Ok(folio) = folio.try_lock() else { return Count(0) };
+        let Some(mapping) = Self::mapping_of(&folio) else { return Count(0) };
+        if mapping.family.take_accessed(&folio) == Accessed::Yes {
+            mapping.mark_accessed(&folio);
+            return Count(0);
+        }
+        mapping.unmap_folio(&folio, Leave::Nothing);
+        if folio.mappings().entries.0 > 0 {
+            return Count(0);
+        }
+        let Ok(stored) = mapping.write_out(&folio) else { return Count(0) };
+        let address: *const Mapping<'a, M> = mapping;
+        // SAFETY: the one other reference is the tree's, which nobody gives up without the lock.
+        let frozen = match unsafe { folio.freeze(Count(1)) } {
+            Ok(frozen) => frozen,
+            Err(folio) => {
+                // SAFETY: as in `mapping_of`: the lock was never let go.
+                let mapping = unsafe { &*address };
+                mapping.take_back(&folio, stored);
+                return Count(0);
+            }
+        };
+        // SAFETY: as above.
+        let mapping = unsafe { &*address };
+        mapping.take_out_frozen(&frozen, stored);
+        let (block, _) = frozen.into_block();
+        Count(block.order().pages())
+    }
+}
+
+impl<'a, M: Machine> Mapping<'a, M> {
+    /// Writes a dirty folio that stands here, and that nobody maps, to where it is found again: for anonymous memory a
+    /// place in the swap store.
+    fn write_out(&self, folio: &LockedFolio<'a, M>) -> Result<Option<StoreSlot>, StoreError> {
+        if !folio.flags().contains(FolioFlags::DIRTY) {
+            return Ok(None);
+        }
+        if let Contents::File(store) = self.contents {
+            return self.write_folio(folio, store).map(|()| None);
+        }
+        let swap = self.swap().ok_or(StoreError::Full)?;
+        let slot = swap.take(folio.order()).ok_or(StoreError::Full)?;
+        let most = u64::from(folio.order().pages()) * PAGE_SIZE as u64;
+        match self.write_pages(folio, swap.store(), Swap::<M>::offset(slot), most) {
+            Ok(()) => {
+                count(&self.cache.events.swapped_out, folio.order().pages());
+                Ok(Some(slot))
+            }
+            Err(error) => {
+                self.release(slot, folio.order());
+                Err(error)
+            }
+        }
+    }
+
+    /// The folio stays after all, and what was written out for it is not needed.
+    fn take_back(&self, folio: &LockedFolio<'a, M>, stored: Option<StoreSlot>) {
+        if let Some(slot) = stored {
+            self.release(slot, folio.order());
+        }
+    }
+}

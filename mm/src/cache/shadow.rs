@@ -1,0 +1,191 @@
+//! Copy-on-write: mappings in front of others.
+//!
+//! A shadow begins with nothing and shows what is behind it. A fork puts one for each side in front of what both had, and
+//! from then on nobody writes that: each copies what it changes. Once all but one of those in front have gone, what is
+//! behind is that one's alone, and it absorbs it: folios change their mapping, and page-table entries stay as they are.
+//!
+//! Source: R. Rashid et al., "Machine-Independent Virtual Memory Management", ASPLOS 1987; FreeBSD's `vm_object_collapse`.
+#![expect(unsafe_code, reason = "a folio's reference goes from one tree to the other")]
+
+use super::mapping::{Contents, Mapping, MappingRef, extent_of};
+use crate::descriptor::Descriptor;
+use crate::folio::LockedFolio;
+use crate::machine::Machine;
+use crate::owner::{Folio, FolioFlags, FolioRef};
+use crate::slab::{Counted, NoMemory};
+use crate::tree::{Entry, Extent, Found, InsertError, NodeReserve};
+use crate::units::{PageIndex, StoreSlot};
+
+/// What the two sides of a fork see from then on.
+#[derive(Debug)]
+pub struct Fork<'a, M: Machine> {
+    /// Whoever had the mapping; every right to write what was mapped is to be taken away before either side goes on.
+    pub parent: MappingRef<'a, M>,
+    /// The other one.
+    pub child: MappingRef<'a, M>,
+}
+
+impl<'a, M: Machine> Mapping<'a, M> {
+    /// A mapping with nothing in it, in front of another.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn shadow(this: &MappingRef<'a, M>) -> Result<MappingRef<'a, M>, NoMemory> {
+        let shadow = || this.cache.mapping(Contents::Anonymous, this.largest, Some(this.get()));
+        this.cache.with_reclaim(shadow)
+    }
+
+    /// Two mappings that both show what this one does, and each only its own changes.
+    ///
+    /// # Errors
+    /// There is no memory for them; nothing has changed.
+    pub fn fork(this: &MappingRef<'a, M>) -> Result<Fork<'a, M>, NoMemory> {
+        let untouched = this.tree.lock().next(PageIndex(0)).is_none();
+        match this.behind() {
+            // It shows what is behind it, and so can another.
+            Some(behind) if untouched => Ok(Fork { parent: this.get(), child: Self::shadow(&behind)? }),
+            _ => Ok(Fork { parent: Self::shadow(this)?, child: Self::shadow(this)? }),
+        }
+    }
+
+    /// Takes over what stands behind, if that is nobody else's and anonymous, as far as it is not busy.
+    pub(super) fn absorb(&self) {
+        loop {
+            let mut tree = self.tree.lock();
+            let Some(behind) = tree.behind.as_ref().filter(|behind| behind.is_anonymous() && behind.is_only()) else {
+                return;
+            };
+            // What stands behind is reached only through here, so nobody comes to refer to it meanwhile.
+            let behind = behind.get();
+            drop(tree);
+            if self.absorb_from(&behind) == Absorbed::Part {
+                return;
+            }
+            tree = self.tree.lock();
+            tree.behind = behind.tree.lock().behind.take();
+            drop(tree);
+        }
+    }
+
+    fn absorb_from(&self, behind: &MappingRef<'a, M>) -> Absorbed {
+        let mut absorbed = Absorbed::All;
+        let mut next = Some(PageIndex(0));
+        while let Some(index) = next {
+            let found = behind.tree.lock().next(index);
+            let Some(Found { first, last, entry }) = found else { break };
+            next = last.0.checked_add(1).map(PageIndex);
+            let Some(extent) = extent_of(first, last) else {
+                absorbed = Absorbed::Part;
+                continue;
+            };
+            let moved = match entry {
+                Entry::Item(_) => match behind.lookup(first).map(FolioRef::try_lock) {
+                    Some(Ok(folio)) if behind.holds(&folio, first) => self.absorb_folio(behind, folio),
+                    _ => Absorbed::Part,
+                },
+                Entry::Stored(slot) => self.absorb_stored(behind, extent, slot),
+            };
+            if moved == Absorbed::Part {
+                absorbed = Absorbed::Part;
+            }
+        }
+        absorbed
+    }
+
+    /// Takes a folio over, or lets it go if nobody sees any of it.
+    fn absorb_folio(&self, behind: &MappingRef<'a, M>, folio: LockedFolio<'a, M>) -> Absorbed {
+        let extent = Extent::around(folio.index(), folio.order());
+        match self.covers(extent) {
+            Covers::All => {
+                behind.discard(folio);
+                Absorbed::All
+            }
+            Covers::Some => Absorbed::Part,
+            Covers::None => {
+                let mut reserve = self.reserve();
+                let kept = folio.get().into_kept();
+                if !self.insert_with(extent, Entry::Item(kept), &mut reserve) {
+                    // SAFETY: the reference was kept for the tree, which did not take it.
+                    drop(unsafe { FolioRef::from_kept(self.cache.owners, kept) });
+                    return Absorbed::Part;
+                }
+                // Who finds it here waits until it says that it stands here.
+                let before = behind.take_out(&folio);
+                let mut tree = self.tree.lock();
+                folio.set_place(self.address(), extent.first());
+                if folio.flags().contains(FolioFlags::DIRTY) {
+                    tree.mark(extent);
+                }
+                tree.pages += u64::from(folio.order().pages());
+                self.cache.lru.add(&folio);
+                drop(tree);
+                // SAFETY: the reference that the other tree had.
+                drop(unsafe { FolioRef::from_kept(self.cache.owners, before) });
+                Absorbed::All
+            }
+        }
+    }
+
+    /// Takes over what was written out, or forgets it if nobody sees any of it.
+    fn absorb_stored(&self, behind: &MappingRef<'a, M>, extent: Extent, slot: StoreSlot) -> Absorbed {
+        let covers = self.covers(extent);
+        if covers == Covers::Some {
+            return Absorbed::Part;
+        }
+        let mut reserve = self.reserve();
+        if covers == Covers::None && !self.insert_with(extent, Entry::Stored(slot), &mut reserve) {
+            return Absorbed::Part;
+        }
+        let taken = behind.tree.lock().remove(extent, &mut reserve);
+        assert!(taken == Ok(Entry::Stored(slot)), "invariant CACHE-4 broken: what was written out is not there");
+        if covers == Covers::All {
+            self.release(slot, extent.order());
+        }
+        Absorbed::All
+    }
+
+    /// Inserts an entry if there is memory for the nodes.
+    fn insert_with(
+        &self,
+        extent: Extent,
+        entry: Entry<Descriptor<Folio>>,
+        reserve: &mut NodeReserve<'_, 'a, M>,
+    ) -> bool {
+        loop {
+            match self.tree.lock().insert(extent, entry, reserve) {
+                Ok(()) => return true,
+                Err(InsertError::Occupied(_)) => return false,
+                Err(InsertError::Nodes(lacking)) => {
+                    if reserve.refill(lacking.0).is_err() {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// How much of an extent this mapping has something for.
+    fn covers(&self, extent: Extent) -> Covers {
+        let tree = self.tree.lock();
+        let pages = |found: Found<_>| found.last.min(extent.last()).0 - found.first.max(extent.first()).0 + 1;
+        let covered: u64 = tree.entries(extent.first(), extent.last()).map(pages).sum();
+        match covered {
+            0 => Covers::None,
+            all if all == u64::from(extent.order().pages()) => Covers::All,
+            _ => Covers::Some,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Absorbed {
+    All,
+    Part,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Covers {
+    All,
+    Some,
+    None,
+}

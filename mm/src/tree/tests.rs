@@ -1,0 +1,96 @@
+//! What holders of a tree see.
+
+use core::num::NonZeroU16;
+use core::ptr::NonNull;
+
+use super::{Entry, Extent, Found, InsertError, NodesLacking, NotOne, TreeNodes};
+use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::host::HostMachine;
+use crate::page::PageAllocator;
+use crate::slab::KmemCaches;
+use crate::units::{Count, NodeId, Order, PageIndex, Pfn, PhysAddr, StoreSlot};
+
+mod model;
+#[expect(unsafe_code, reason = "follows what it finds")]
+mod readers;
+
+const CPUS: u16 = 4;
+
+/// A machine with 16 MiB of lowmem, and nodes on it.
+fn with_nodes<R>(test: impl FnOnce(&PageAllocator<'_, HostMachine>, &TreeNodes<'_, HostMachine>) -> R) -> R {
+    let cpus = NonZeroU16::new(CPUS).expect("not zero");
+    let machine = HostMachine::new(Pfn::new(0x1000), Pfn::new(0x1000), cpus).expect("the host lends memory");
+    let memory = Region { start: PhysAddr(0), len: 16 << 20, kind: RegionKind::Usable, node: NodeId(0) };
+    let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
+    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let free = pages.free_pages();
+    let caches = KmemCaches::new(&pages).expect("there is memory");
+    let nodes = TreeNodes::new(&caches).expect("there is memory");
+    let result = test(&pages, &nodes);
+    drop(nodes);
+    caches.verify().expect("the caches are sound");
+    drop(caches);
+    pages.verify().expect("the page allocator is sound");
+    assert_eq!(pages.free_pages(), free, "pages were lost");
+    result
+}
+
+/// An item that nobody follows.
+fn item(number: usize) -> Entry<u128> {
+    Entry::Item(NonNull::without_provenance(core::num::NonZero::new(16 * (number + 1)).expect("not zero")))
+}
+
+#[test]
+fn one_entry_at_index_0_needs_no_node() {
+    with_nodes(|_, nodes| {
+        let tree = nodes.tree::<u128, _>(());
+        let mut reserve = nodes.no_reserve();
+        let mut guard = tree.lock();
+        let first = Extent::page(PageIndex(0));
+        assert_eq!(guard.insert(first, item(1), &mut reserve), Ok(()));
+        let found = Found { first: PageIndex(0), last: PageIndex(0), entry: item(1) };
+        assert_eq!(guard.insert(first, item(2), &mut reserve), Err(InsertError::Occupied(found)));
+        guard.mark(first);
+        assert_eq!(guard.next_marked(PageIndex(0)), Some(found));
+        assert_eq!(guard.verify(), Ok(Count(0)));
+        let far = Extent::page(PageIndex(64));
+        assert_eq!(guard.insert(far, item(2), &mut reserve), Err(InsertError::Nodes(NodesLacking(Count(3)))));
+        assert_eq!(reserve.refill(Count(3)), Ok(()));
+        assert_eq!(guard.insert(far, item(2), &mut reserve), Ok(()));
+        assert_eq!(guard.verify(), Ok(Count(3)));
+        assert_eq!(guard.next_marked(PageIndex(0)), Some(found));
+        assert_eq!(guard.remove(far, &mut reserve), Ok(item(2)));
+        assert_eq!(guard.verify(), Ok(Count(0)));
+        assert_eq!(guard.next_marked(PageIndex(0)), Some(found));
+        assert_eq!(guard.replace(first, Entry::Stored(StoreSlot(u32::MAX))), Ok(item(1)));
+        assert_eq!(guard.remove(first, &mut reserve), Ok(Entry::Stored(StoreSlot(u32::MAX))));
+        assert_eq!(guard.remove(first, &mut reserve), Err(NotOne));
+    });
+}
+
+#[test]
+fn a_large_entry_is_broken_up_around_a_page_and_put_together_again() {
+    with_nodes(|_, nodes| {
+        let tree = nodes.tree::<u128, _>(());
+        let mut reserve = nodes.reserve(Count(16)).expect("there is memory");
+        let mut guard = tree.lock();
+        let all = Extent::around(PageIndex(0x1234_5678_9abc), Order::of(9));
+        let page = Extent::page(PageIndex(all.first().0 + 77));
+        assert_eq!(guard.insert(all, item(1), &mut reserve), Ok(()));
+        guard.mark(all);
+        let before = guard.verify();
+        assert_eq!(guard.replace(page, item(2)), Err(NotOne));
+        assert_eq!(guard.expand(page, Order::ZERO, &mut reserve), Ok(()));
+        assert_eq!(guard.replace(page, item(2)), Ok(item(1)));
+        assert_eq!(guard.look(page.first()), Some(item(2)));
+        assert_eq!(guard.look(all.last()), Some(item(1)));
+        assert!(guard.collapse(all, &mut reserve).is_err());
+        assert_eq!(guard.replace(page, item(1)), Ok(item(2)));
+        assert_eq!(guard.collapse(all, &mut reserve), Ok(item(1)));
+        assert_eq!(guard.verify(), before);
+        let found = Found { first: all.first(), last: all.last(), entry: item(1) };
+        assert_eq!(guard.next_marked(PageIndex(0)), Some(found));
+        assert_eq!(guard.remove(all, &mut reserve), Ok(item(1)));
+        assert_eq!(guard.verify(), Ok(Count(0)));
+    });
+}
