@@ -26,6 +26,13 @@ pub const LIMITS: &[Limit] = &[
     Limit { name: "page/bulk4096_free_lifo", instructions: 300 },
     // Half of these merge more than once, and most of what they move stands in leaves.
     Limit { name: "page/bulk4096_free_random", instructions: 400 },
+    Limit { name: "folio/order0_pair", instructions: 700 },
+    Limit { name: "folio/order4_pair", instructions: 700 },
+    Limit { name: "folio/order9_pair", instructions: 1500 },
+    Limit { name: "folio/lookup_tail", instructions: 300 },
+    Limit { name: "cache/lookup", instructions: 200 },
+    Limit { name: "cache/insert", instructions: 600 },
+    Limit { name: "cache/reclaim_per_page", instructions: 2000 },
     Limit { name: "slab/cache64_pair", instructions: 45 },
     Limit { name: "slab/cache256_pair", instructions: 45 },
     Limit { name: "slab/kmalloc64_pair", instructions: 55 },

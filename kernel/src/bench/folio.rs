@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use mm::owner::{Folio, Owned, Reference};
 use mm::page::Request;
-use mm::units::{Order, PAGE_SIZE};
+use mm::units::{Order, PAGE_SIZE, PageIndex};
 
 use super::pair::half_freed;
 use super::{Sampler, allocator, benchmark};
@@ -16,12 +16,12 @@ const PAIRS: usize = 1000;
 
 type OwnedFolio = Owned<'static, Platform, Folio>;
 
-fn owners() -> Result<&'static MachineOwners, NotPassed> {
+pub(super) fn owners() -> Result<&'static MachineOwners, NotPassed> {
     memory::owners().ok_or_else(|| "owners are not up".into())
 }
 
 /// A folio that the benchmark needs; a machine that has none skips it.
-fn needed(order: Order) -> Result<OwnedFolio, NotPassed> {
+pub(super) fn needed(order: Order) -> Result<OwnedFolio, NotPassed> {
     let folio = owners()?.alloc(Request::movable(order), Folio::new());
     folio.map_err(|(_, error)| NotPassed::Skipped(alloc::format!("too little memory: {error}")))
 }
@@ -94,7 +94,8 @@ impl core::fmt::Display for Millibytes {
 }
 
 /// Allocates folios of one size, and counts what describes them: the two words of each page, and the pages that were
-/// taken for what is kept apart.
+/// taken for what is kept apart. Then lets them stand in a file, and counts the pages that its tree takes: that is what
+/// any of the designs needs as well.
 fn descriptor_bytes(sampler: &mut Sampler, order: Order) -> Outcome {
     let (allocator, caches) = (allocator()?, memory::caches().ok_or("the caches are not up")?);
     let count = PAGES.min(allocator.free_pages() / 2) >> order.number();
@@ -104,14 +105,21 @@ fn descriptor_bytes(sampler: &mut Sampler, order: Order) -> Outcome {
     for _ in 0..count {
         folios.push(needed(order)?);
     }
+    caches.shrink();
     let taken = caches.pages_held().0 - before;
     let pages = count << order.number();
     check!(pages > 0, "there is no memory for one");
+    let mapping = memory::page_cache().ok_or("the page cache is not up")?.anonymous(Order::ZERO)?;
+    for (index, folio) in (0..).step_by(order.pages() as usize).map(PageIndex).zip(folios.drain(..)) {
+        mapping.give(folio, index)?;
+    }
+    caches.shrink();
+    let tree = Millibytes::spread(caches.pages_held().0 - before - taken, pages);
     let apart = Millibytes::spread(taken, pages);
     let [ours, memdesc] = [Millibytes::TWO_WORDS, Millibytes::MEMDESC].map(|words| words.plus(apart));
     sampler.know(ours.0);
     sampler.note(alloc::format!(
-        "ours {ours:>6}  memdesc {memdesc:>6}  Linux {}  ({apart} apart, {pages} pages)",
+        "ours {ours:>6}  memdesc {memdesc:>6}  Linux {}  (apart {apart}, and {tree} of tree; {pages} pages)",
         Millibytes::LINUX
     ));
     Ok(())

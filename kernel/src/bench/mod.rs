@@ -6,6 +6,7 @@
 mod figure;
 
 mod bulk;
+mod cache;
 mod folio;
 mod footprint;
 mod mix;
