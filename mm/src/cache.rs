@@ -51,6 +51,7 @@ mod write_back;
 pub use fault::{Faulted, Intent, Writable};
 pub use fill::CacheError;
 pub use given::GiveError;
+pub(crate) use lookup::Shown;
 pub use lru::Generation;
 pub use mapping::{Mapping, MappingRef};
 pub use memory_store::{MemoryStore, MemoryStoreError};

@@ -133,7 +133,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     }
 
     /// Whether the folio stands here and covers the index. Stable only under the folio's lock.
-    pub(super) fn holds(&self, folio: &FolioRef<'_, M>, index: PageIndex) -> bool {
+    pub(crate) fn holds(&self, folio: &FolioRef<'_, M>, index: PageIndex) -> bool {
         let (mapping, first) = folio.place();
         mapping == self.address() && first <= index && index.0 - first.0 < u64::from(folio.order().pages())
     }

@@ -7,6 +7,7 @@
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 
+pub use crate::cache::Accessed;
 use crate::owner::TableLevel;
 use crate::units::{Pfn, VirtualAddress};
 
@@ -50,15 +51,6 @@ impl PageProtection {
             Self::ReadExecute => Self::ReadExecute,
         }
     }
-}
-
-/// Whether a page was used since its entry was made, or since somebody asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Accessed {
-    /// It was.
-    Yes,
-    /// It was not.
-    No,
 }
 
 /// What an entry says of a page.
