@@ -6,12 +6,14 @@
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use mm::space::Access;
+use mm::space::{Access, FaultError, Space};
 use mm::units::{Pfn, VirtualAddress};
 use thiserror::Error;
-use x86_64::PhysAddr;
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::PhysFrame;
+
+use super::mmu::{ProcessorTables, frame_of};
+use crate::platform::Platform;
 
 /// An address space that can be live.
 pub(crate) trait UserSpace: Sync {
@@ -25,6 +27,16 @@ pub(crate) trait UserSpace: Sync {
     fn fault(&self, address: VirtualAddress, access: Access) -> Result<(), Unresolved>;
 }
 
+impl UserSpace for Space<'_, Platform, ProcessorTables> {
+    fn root(&self) -> Pfn {
+        self.root()
+    }
+
+    fn fault(&self, address: VirtualAddress, access: Access) -> Result<(), Unresolved> {
+        Ok(self.fault(address, access)?)
+    }
+}
+
 /// Why a fault was not resolved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub(crate) enum Unresolved {
@@ -34,8 +46,8 @@ pub(crate) enum Unresolved {
     Nested,
     #[error("the page tables are malformed")]
     Malformed,
-    #[error("{0}")]
-    Refused(&'static str),
+    #[error(transparent)]
+    Refused(#[from] FaultError),
 }
 
 /// What is live, on the stack of whoever made it so.
@@ -77,13 +89,4 @@ pub(super) fn resolve(address: VirtualAddress, access: Access) -> Result<(), Unr
     let outcome = live.space.fault(address, access);
     RESOLVING.store(false, Ordering::Relaxed);
     outcome
-}
-
-/// The root that this CPU runs on.
-pub(super) fn is_live(root: Pfn) -> bool {
-    Cr3::read().0 == frame_of(root)
-}
-
-fn frame_of(root: Pfn) -> PhysFrame {
-    PhysFrame::containing_address(PhysAddr::new_truncate(root.address().0))
 }

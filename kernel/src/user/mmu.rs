@@ -18,11 +18,11 @@ use kernel_core::layout::USERS;
 use mm::owner::TableLevel;
 use mm::space::{Accessed, Mmu, PageEntry, PageProtection, TableEntry};
 use mm::units::{PAGE_SIZE, Pfn, VirtualAddress};
-use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
-use x86_64::structures::paging::PageTableFlags;
+use x86_64::registers::control::Cr3;
+use x86_64::structures::paging::{PageTableFlags, PhysFrame};
+use x86_64::{PhysAddr, VirtAddr};
 
-use super::live;
 use crate::paging::entry::{Entry, TABLE, Target};
 use crate::paging::space::Space;
 
@@ -40,6 +40,11 @@ impl ProcessorTables {
     pub(crate) const fn new(kernel: &'static Space) -> Self {
         Self { kernel }
     }
+}
+
+/// A root as the processor is given it.
+pub(super) fn frame_of(root: Pfn) -> PhysFrame {
+    PhysFrame::containing_address(PhysAddr::new_truncate(root.address().0))
 }
 
 fn flags_of(page: PageEntry, level: TableLevel) -> PageTableFlags {
@@ -101,7 +106,7 @@ unsafe impl Mmu for ProcessorTables {
     }
 
     fn flush(&self, root: Pfn, addresses: Range<VirtualAddress>) {
-        if !live::is_live(root) {
+        if Cr3::read().0 != frame_of(root) {
             return;
         }
         let (start, end) = (addresses.start.page().0, addresses.end.0);

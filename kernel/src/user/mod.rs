@@ -4,7 +4,7 @@
 //! does. Its accesses are users' in all that matters: entries that do not allow writing fault in the kernel too (CR0.WP),
 //! and supervisor access and execution prevention are off.
 //!
-//! `live` is the space that this CPU translates users' addresses in, `access` the copying to and from them that may fail,
+//! `mmu` is the page tables as the processor reads them, `live` the space that this CPU translates users' addresses in, `access` the copying to and from them that may fail,
 //! `fault` what happens when they are not mapped.
 
 pub(crate) mod access;

@@ -8,7 +8,7 @@ use kernel_core::layout::{TABLE_ENTRIES, USERS};
 use mm::machine::Machine;
 use mm::owner::{Owned, PageTable, TableLevel};
 use mm::page::Request;
-use mm::space::{Access, Accessed, Mmu, PageEntry, PageProtection, TableEntry};
+use mm::space::{Access, Accessed, FaultError, Mmu, PageEntry, PageProtection, TableEntry};
 use mm::units::{Order, PAGE_SIZE, Pfn, VirtualAddress};
 use spin::Mutex;
 
@@ -123,7 +123,7 @@ impl UserSpace for Handmade {
     fn fault(&self, address: VirtualAddress, access: Access) -> Result<(), Unresolved> {
         self.faults.lock().push((address, access));
         let page = PageNumber(usize::try_from(address.0.wrapping_sub(START.0) >> 12).unwrap_or(usize::MAX));
-        let refused = Unresolved::Refused("the test says so");
+        let refused = FaultError::Denied(address, access);
         let entry = (self.policy)(self, page, access).filter(|_| page.0 < TABLE_ENTRIES).ok_or(refused)?;
         self.set(page, TableEntry::Page(entry));
         self.flush(page, PageNumber(page.0 + 1));

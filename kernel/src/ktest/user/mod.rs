@@ -2,4 +2,6 @@
 
 mod faults;
 mod handmade;
+mod spaces;
 mod tables;
+mod users;
