@@ -33,6 +33,8 @@ pub const LIMITS: &[Limit] = &[
     Limit { name: "cache/lookup", instructions: 200 },
     Limit { name: "cache/insert", instructions: 600 },
     Limit { name: "cache/reclaim_per_page", instructions: 2000 },
+    Limit { name: "fault/anon", instructions: 7000 },
+    Limit { name: "fault/file", instructions: 4000 },
     Limit { name: "slab/cache64_pair", instructions: 45 },
     Limit { name: "slab/cache256_pair", instructions: 45 },
     Limit { name: "slab/kmalloc64_pair", instructions: 55 },

@@ -5,8 +5,8 @@ use mm::owner::Folio;
 use mm::page::Request;
 use mm::units::{Count, Order, PageIndex};
 
-use super::folio::{needed, owners};
-use super::{Sampler, benchmark};
+use super::benchmark;
+use super::folio::owners;
 use crate::ktest::{NotPassed, Outcome, check};
 use crate::memory;
 use crate::platform::Platform;

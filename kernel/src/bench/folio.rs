@@ -21,7 +21,7 @@ pub(super) fn owners() -> Result<&'static MachineOwners, NotPassed> {
 }
 
 /// A folio that the benchmark needs; a machine that has none skips it.
-pub(super) fn needed(order: Order) -> Result<OwnedFolio, NotPassed> {
+fn needed(order: Order) -> Result<OwnedFolio, NotPassed> {
     let folio = owners()?.alloc(Request::movable(order), Folio::new());
     folio.map_err(|(_, error)| NotPassed::Skipped(alloc::format!("too little memory: {error}")))
 }

@@ -7,6 +7,7 @@ mod figure;
 
 mod bulk;
 mod cache;
+mod fault;
 mod folio;
 mod footprint;
 mod mix;

@@ -10,7 +10,6 @@ use mm::space::{Access, FaultError, Space};
 use mm::units::{Pfn, VirtualAddress};
 use thiserror::Error;
 use x86_64::registers::control::{Cr3, Cr3Flags};
-use x86_64::structures::paging::PhysFrame;
 
 use super::mmu::{ProcessorTables, frame_of};
 use crate::platform::Platform;
