@@ -40,7 +40,7 @@ mod reclaim;
 mod reverse_map;
 mod shadow;
 mod shrinker;
-
+mod split;
 mod store;
 mod swap;
 #[cfg(test)]
@@ -59,5 +59,4 @@ pub use page_cache::{CacheReport, PageCache};
 pub use reverse_map::{Accessed, Family, Leave, Listed, MapsFolios};
 pub use shadow::Fork;
 pub use shrinker::Shrinker;
-
 pub use store::{Store, StoreError};

@@ -15,7 +15,7 @@
 //! them, `map` and `rewrite` what puts entries in and takes them out, `gather` what waits for processors to forget, all of
 //! them in terms of [`AddressRange`] (`range`). `region` is a part of a space and what the reverse map sees of it,
 //! `regions` all of them by address, `spaces` how spaces come and go, `registry` their numbers. On these stand `fault`,
-//! `fork`, `gup`, and the checker (`verify`).
+//! `fork`, `gup`, tables that move (`relocate`), and the checker (`verify`).
 //!
 //! Lock order: a space's regions; then a folio; then a family of mappings; then a space's tables; then the cache's lists.
 //! What may reclaim is done under no other lock than that of regions.
@@ -33,6 +33,7 @@ mod range;
 mod region;
 mod regions;
 mod registry;
+mod relocate;
 mod rewrite;
 mod spaces;
 mod tables;
@@ -47,5 +48,6 @@ pub use map::MapError;
 pub use mmu::{Access, Accessed, Mmu, PageEntry, PageProtection, TableEntry};
 pub use range::AddressRange;
 pub use region::{RegionError, Sharing};
+pub use relocate::TableStays;
 pub use spaces::{Space, SpaceError, SpaceRef, Spaces};
 pub use tables::TooManyTables;

@@ -44,6 +44,14 @@ pub struct Faulted<'a, M: Machine> {
 }
 
 impl<'a, M: Machine> Mapping<'a, M> {
+    /// The folio that is seen at an index through this mapping, with its contents. A use.
+    ///
+    /// # Errors
+    /// See [`CacheError`].
+    pub fn read_folio(&self, index: PageIndex) -> Result<FolioRef<'a, M>, CacheError> {
+        Ok(self.fault(index, Intent::Read, Order::LIMIT)?.folio.unlock())
+    }
+
     /// The folio that a user sees at an index through this mapping, or one of its own if it is to be written. Where
     /// nothing stands yet, one of `largest` at most is made.
     ///
@@ -63,14 +71,23 @@ impl<'a, M: Machine> Mapping<'a, M> {
                 continue;
             }
             self.absorb();
-            let seen = match self.behind() {
-                Some(behind) => seen(behind, index)?,
+            if self.standing(index).is_some() {
+                continue;
+            }
+            let behind = self.behind();
+            let seen = match &behind {
+                Some(behind) => seen(behind.get(), index)?,
                 None => None,
             };
             match (seen, intent) {
                 // Nothing was ever written there, or it is the file's, and not read yet.
                 (None, _) => {
-                    let order = if self.is_anonymous() { largest.min(self.largest) } else { self.wanted_order(index) };
+                    let order = match (self.is_anonymous(), &behind) {
+                        (false, _) => self.wanted_order(index),
+                        (true, None) => largest.min(self.largest),
+                        // More than a page might hide what is behind.
+                        (true, Some(_)) => Order::ZERO,
+                    };
                     drop(self.make(index, order)?);
                 }
                 (Some(seen), Intent::Read) => {

@@ -44,20 +44,6 @@ pub enum CacheError {
 const FIRST: Order = Order::of(2);
 
 impl<'a, M: Machine> Mapping<'a, M> {
-    /// The folio at an index, with its contents: of this mapping's own, whatever it stands in front of. A use.
-    ///
-    /// # Errors
-    /// See [`CacheError`].
-    pub fn read_folio(&self, index: PageIndex) -> Result<FolioRef<'a, M>, CacheError> {
-        loop {
-            if let Some(folio) = self.uptodate(index)? {
-                self.mark_accessed(&folio);
-                return Ok(folio);
-            }
-            drop(self.make(index, self.wanted_order(index))?);
-        }
-    }
-
     /// The folio at an index with its contents, if one stands here or was written out from here.
     pub(super) fn uptodate(&self, index: PageIndex) -> Result<Option<FolioRef<'a, M>>, CacheError> {
         loop {

@@ -1,1 +1,388 @@
+//! What is seen through mappings, against plain bytes.
 
+use core::num::NonZeroU16;
+use std::string::{String, ToString};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::vec;
+use std::vec::Vec;
+
+use super::*;
+use crate::OwnerKind;
+use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::folio::{SplitError, SplitTo};
+use crate::host::HostMachine;
+use crate::owner::{FolioFlags, Owners};
+use crate::page::{PageAllocator, Request};
+use crate::slab::{Counted, KmemCaches};
+use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, PageIndex, Pfn, PhysAddr};
+
+mod model;
+
+type Cache<'a> = PageCache<'a, HostMachine>;
+
+/// A file of the host's, which may fail.
+struct HostFile {
+    bytes: Mutex<Vec<u8>>,
+    /// Accesses until one fails; none does at 0.
+    fails_in: AtomicU32,
+}
+
+impl HostFile {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self { bytes: Mutex::new(bytes), fails_in: AtomicU32::new(0) }
+    }
+
+    fn pages(pages: usize) -> Self {
+        Self::of((0..pages * PAGE_SIZE).map(|at| (at % 251) as u8).collect())
+    }
+
+    fn access(&self, offset: FileOffset, len: usize) -> Result<core::ops::Range<usize>, StoreError> {
+        let left = self.fails_in.load(Ordering::Relaxed);
+        if left > 0 {
+            self.fails_in.store(left - 1, Ordering::Relaxed);
+            if left == 1 {
+                return Err(StoreError::Failed(offset));
+            }
+        }
+        let start = usize::try_from(offset.0).expect("small");
+        Ok(start..start + len)
+    }
+}
+
+impl Store for HostFile {
+    fn size(&self) -> FileOffset {
+        FileOffset(self.bytes.lock().expect("no test fails with the lock").len() as u64)
+    }
+
+    fn read(&self, offset: FileOffset, bytes: &mut [u8]) -> Result<(), StoreError> {
+        let range = self.access(offset, bytes.len())?;
+        bytes.copy_from_slice(&self.bytes.lock().expect("as above")[range]);
+        Ok(())
+    }
+
+    fn write(&self, offset: FileOffset, bytes: &[u8]) -> Result<(), StoreError> {
+        let range = self.access(offset, bytes.len())?;
+        self.bytes.lock().expect("as above")[range].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// A machine of so many MiB, the upper half of them highmem, with a cache that swaps to `swap`. Afterwards nothing is left.
+fn with_cache<R>(mib: u32, swap: &HostFile, test: impl FnOnce(&Cache<'_>) -> R) -> R {
+    let (end, direct_map_end) = (Pfn::new(mib << 8), Pfn::new(mib << 7));
+    let machine = HostMachine::new(end, direct_map_end, NonZeroU16::MIN).expect("the host lends memory");
+    let memory = Region { start: PhysAddr(0), len: u64::from(mib) << 20, kind: RegionKind::Usable, node: NodeId(0) };
+    let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
+    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let free = pages.free_pages();
+    let caches = KmemCaches::new(&pages).expect("there is memory");
+    let owners = Owners::new(&caches).expect("there is memory");
+    let result = {
+        let cache = PageCache::new(&owners, Some(swap), &[]).expect("there is memory");
+        let result = test(&cache);
+        assert_eq!(cache.report().swapped, Count(0), "places in the swap store were lost");
+        assert_eq!((cache.report().inactive, cache.report().active), (Count(0), Count(0)), "folios were forgotten");
+        result
+    };
+    owners.verify().expect("every page leads to its owner");
+    let folios = owners.reports().find(|report| report.kind == OwnerKind::Folio).expect("there is a line for folios");
+    assert_eq!(folios.blocks, Count(0), "folios are left");
+    drop(owners);
+    drop(caches);
+    pages.verify().expect("the page allocator is sound");
+    assert_eq!(pages.free_pages(), free, "pages were lost");
+    result
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+#[test]
+fn a_file_is_read_in_ever_larger_folios_as_long_as_reads_go_on_in_order() {
+    let (file, swap) = (HostFile::pages(256), HostFile::pages(16));
+    with_cache(16, &swap, |cache| {
+        let mapping = cache.file(&file, Order::of(5)).expect("there is memory");
+        let mut orders = Vec::new();
+        for page in 0..256 {
+            let folio = mapping.read_folio(PageIndex(page)).expect("the file is read");
+            assert!(folio.flags().contains(FolioFlags::UPTODATE));
+            if folio.index() == PageIndex(page) {
+                orders.push(folio.order().number());
+            }
+        }
+        assert_eq!(orders[..4], [2, 2, 3, 4], "{orders:?}");
+        assert!(orders[4..].iter().all(|&order| order == 5), "{orders:?}");
+        assert_eq!((mapping.pages(), cache.report().read), (256, 256));
+        mapping.verify().expect("all is well");
+        // The last page that can be read is the last one there is.
+        assert!(matches!(mapping.read_folio(PageIndex(256)), Err(CacheError::Beyond(PageIndex(256)))));
+    });
+}
+
+#[test]
+fn readahead_makes_do_with_smaller_folios_where_memory_or_the_file_is_in_pieces() {
+    let (file, swap) = (HostFile::pages(23), HostFile::pages(16));
+    with_cache(8, &swap, |cache| {
+        let mapping = cache.file(&file, Order::of(4)).expect("there is memory");
+        // Something stands in the way of anything but pages.
+        drop(mapping.read_folio(PageIndex(22)).expect("the last page is read"));
+        drop(mapping.read_folio(PageIndex(20)).expect("its neighbours are"));
+        let last = mapping.lookup(PageIndex(21)).expect("it came with its neighbour");
+        assert_eq!((last.index(), last.order()), (PageIndex(20), Order::of(1)));
+        drop(last);
+        let pages = cache.owners().pages();
+        // Every block of more than a page is taken.
+        let mut held = Vec::new();
+        for order in (1..=10).rev() {
+            while let Ok(block) = pages.alloc(Request::movable(Order::of(order))) {
+                held.push(block);
+            }
+        }
+        while let Ok(block) = pages.alloc(Request::new(Order::of(1))) {
+            held.push(block);
+        }
+        if pages.free_pages() == 0 {
+            // The last pages went as nodes; one block gives two that are no buddies of anything free.
+            let (low, high) = held.pop().and_then(|block| block.split().ok()).expect("a block has halves");
+            held.push(low);
+            drop(high);
+        }
+        let folio = mapping.read_folio(PageIndex(0)).expect("there is a page");
+        assert_eq!(folio.order(), Order::ZERO);
+        drop((folio, held));
+        mapping.verify().expect("all is well");
+    });
+}
+
+#[test]
+fn what_cannot_be_read_says_so_and_is_read_when_it_can_be() {
+    let (file, swap) = (HostFile::pages(8), HostFile::pages(16));
+    with_cache(8, &swap, |cache| {
+        let mapping = cache.file(&file, Order::of(3)).expect("there is memory");
+        // The folio's third page fails, and then the page itself, once.
+        file.fails_in.store(3, Ordering::Relaxed);
+        drop(mapping.read_folio(PageIndex(0)).expect("the page is read alone"));
+        assert_eq!(mapping.pages(), 1);
+        file.fails_in.store(1, Ordering::Relaxed);
+        let mut byte = [0];
+        let last = FileOffset(8 * PAGE_SIZE as u64 - 1);
+        let before = mapping.pages();
+        // Four pages fail at the first, which is then read alone; the next failure is the page's own.
+        let _ = mapping.read(last, &mut byte);
+        file.fails_in.store(0, Ordering::Relaxed);
+        mapping.read(last, &mut byte).expect("the device is well again");
+        assert_eq!(usize::from(byte[0]), (8 * PAGE_SIZE - 1) % 251);
+        assert!(mapping.pages() > before);
+        mapping.verify().expect("all is well");
+    });
+}
+
+#[test]
+fn what_is_read_once_goes_and_what_is_used_again_stays() {
+    let (file, swap) = (HostFile::pages(512), HostFile::pages(16));
+    with_cache(16, &swap, |cache| {
+        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let hot: Vec<u64> = (0..512).step_by(8).collect();
+        for turn in 0..2 {
+            for page in (0..512).filter(|page| turn == 0 || page % 8 == 0) {
+                drop(mapping.read_folio(PageIndex(page)).expect("it is read"));
+            }
+        }
+        assert_eq!((cache.report().active, cache.report().inactive), (Count(64), Count(448)));
+        assert_eq!(cache.reclaim(Count(400)), Count(400));
+        assert!(hot.iter().all(|&page| mapping.lookup(PageIndex(page)).is_some()), "what is used again has gone");
+        // Those that were read first went first.
+        let left: Vec<_> =
+            (0..512).filter(|page| page % 8 != 0 && mapping.lookup(PageIndex(*page)).is_some()).collect();
+        assert_eq!(left.len(), 48);
+        assert!(left.iter().all(|&page| page > 512 - 64), "{left:?}");
+        // When there is nothing else, the active ones age, and go too.
+        assert_eq!(cache.reclaim(Count(1000)), Count(112));
+        assert_eq!(mapping.pages(), 0);
+    });
+}
+
+#[test]
+fn whoever_is_referred_to_locked_or_pinned_is_not_reclaimed() {
+    let (file, swap) = (HostFile::pages(4), HostFile::pages(16));
+    with_cache(8, &swap, |cache| {
+        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let folio = |page| mapping.read_folio(PageIndex(page)).expect("it is read");
+        let referred = folio(0);
+        let locked = folio(1).lock();
+        let pinned = crate::owner::PinnedFolio::new(folio(2));
+        drop(folio(3));
+        assert_eq!(cache.reclaim(Count(4)), Count(1));
+        assert!(mapping.lookup(PageIndex(3)).is_none());
+        drop((referred, locked));
+        assert_eq!(cache.reclaim(Count(4)), Count(2));
+        assert!(mapping.lookup(PageIndex(2)).is_some());
+        drop(pinned);
+        assert_eq!(cache.reclaim(Count(4)), Count(1));
+    });
+}
+
+#[test]
+fn a_large_anonymous_folio_is_written_out_and_comes_back_whole_or_in_pages() {
+    let swap = HostFile::pages(64);
+    with_cache(8, &swap, |cache| {
+        let mapping = cache.anonymous(Order::of(4)).expect("there is memory");
+        let contents: Vec<u8> = (0..16 * PAGE_SIZE).map(|at| (at * 7 % 253) as u8).collect();
+        mapping.write(FileOffset(0), &contents).expect("there is memory");
+        assert_eq!(mapping.lookup(PageIndex(9)).expect("it stands there").order(), Order::of(4));
+        let mut seen = vec![0; contents.len()];
+        for whole in [true, false] {
+            assert_eq!(cache.reclaim(Count(16)), Count(16));
+            assert_eq!((mapping.pages(), cache.report().swapped), (0, Count(16)));
+            let pages = cache.owners().pages();
+            let mut held = Vec::new();
+            if !whole {
+                while let Ok(page) = pages.alloc(Request::movable(Order::ZERO)) {
+                    held.push(page);
+                }
+                // Enough pages, no two of which are buddies.
+                held.sort_by_key(|page| page.head());
+                let mut apart = 0;
+                held.retain(|page| {
+                    apart += u32::from(page.head().number() % 4 == 1);
+                    page.head().number() % 4 != 1 || apart > 24
+                });
+            }
+            mapping.read(FileOffset(0), &mut seen).expect("it is read back");
+            assert_eq!(seen, contents);
+            assert_eq!(cache.report().swapped, Count(0));
+            let order = mapping.lookup(PageIndex(9)).expect("it stands there").order();
+            assert_eq!(order, if whole { Order::of(4) } else { Order::ZERO });
+            mapping.verify().expect("all is well");
+        }
+    });
+}
+
+#[test]
+fn when_the_swap_store_is_full_or_fails_anonymous_memory_stays() {
+    let swap = HostFile::pages(2);
+    with_cache(8, &swap, |cache| {
+        let mapping = cache.anonymous(Order::ZERO).expect("there is memory");
+        let contents = vec![0xa5; 4 * PAGE_SIZE];
+        mapping.write(FileOffset(0), &contents).expect("there is memory");
+        swap.fails_in.store(1, Ordering::Relaxed);
+        assert_eq!(cache.reclaim(Count(4)), Count(2));
+        assert_eq!((mapping.pages(), cache.report().swapped), (2, Count(2)));
+        mapping.verify().expect("all is well");
+        let mut seen = vec![0; contents.len()];
+        mapping.read(FileOffset(0), &mut seen).expect("it is read back");
+        assert_eq!(seen, contents);
+    });
+}
+
+#[test]
+fn both_sides_of_a_fork_see_what_there_was_and_their_own_changes_and_the_last_one_has_it_all() {
+    let swap = HostFile::pages(64);
+    with_cache(8, &swap, |cache| {
+        let first = cache.anonymous(Order::ZERO).expect("there is memory");
+        let page = |number: u64| PageIndex(number).start();
+        for number in 0..8 {
+            first.write(page(number), &[1]).expect("there is memory");
+        }
+        let byte = |mapping: &Mapping<'_, _>, number| {
+            let mut byte = [0];
+            mapping.read(page(number), &mut byte).expect("it is read");
+            byte[0]
+        };
+        let Fork { parent, child } = Mapping::fork(&first).expect("there is memory");
+        drop(first);
+        parent.write(page(1), &[2]).expect("there is memory");
+        child.write(page(2), &[3]).expect("there is memory");
+        assert_eq!((0..4).map(|number| byte(&parent, number)).collect::<Vec<_>>(), [1, 2, 1, 1]);
+        assert_eq!((0..4).map(|number| byte(&child, number)).collect::<Vec<_>>(), [1, 1, 3, 1]);
+        assert_eq!((parent.pages(), child.pages(), cache.report().copied), (1, 1, 2));
+        // Some of what is behind was written out when the child becomes the only one who sees it.
+        cache.reclaim(Count(4));
+        drop(parent);
+        assert_eq!((0..8).map(|number| byte(&child, number)).collect::<Vec<_>>(), [1, 1, 3, 1, 1, 1, 1, 1]);
+        child.write(page(5), &[4]).expect("there is memory");
+        assert_eq!(cache.report().copied, 2, "what is nobody else's was copied");
+        assert_eq!(child.pages() + u64::from(cache.report().swapped.0), 8, "what nobody sees is kept");
+        child.verify().expect("all is well");
+        let grandchild = Mapping::fork(&child).expect("there is memory");
+        let great = Mapping::fork(&grandchild.child).expect("there is memory");
+        assert!(Counted::is(&great.parent, &grandchild.child), "a mapping without contents was put behind another");
+        assert_eq!(byte(&great.child, 5), 4);
+    });
+}
+
+#[test]
+fn a_private_view_of_a_file_leaves_the_file_alone_and_sees_its_changes_until_it_has_its_own() {
+    let (file, swap) = (HostFile::pages(8), HostFile::pages(16));
+    with_cache(8, &swap, |cache| {
+        let shared = cache.file(&file, Order::of(2)).expect("there is memory");
+        let private = Mapping::shadow(&shared).expect("there is memory");
+        let mut byte = [0];
+        private.read(FileOffset(5000), &mut byte).expect("it is read");
+        assert_eq!(usize::from(byte[0]), 5000 % 251);
+        shared.write(FileOffset(5000), &[1]).expect("it is written");
+        private.read(FileOffset(5000), &mut byte).expect("it is read");
+        assert_eq!(byte, [1]);
+        private.write(FileOffset(5001), &[2]).expect("it is copied");
+        shared.write(FileOffset(5000), &[3]).expect("it is written");
+        private.read(FileOffset(5000), &mut byte).expect("it is read");
+        assert_eq!(byte, [1]);
+        assert!(matches!(private.write(FileOffset(8 * PAGE_SIZE as u64), &[0]), Err(CacheError::Beyond(_))));
+        assert_eq!(shared.write_back().map_err(text), Ok(Count(4)));
+        assert_eq!(shared.write_back().map_err(text), Ok(Count(0)));
+        let bytes = file.bytes.lock().expect("nobody has failed");
+        assert_eq!((bytes[5000], usize::from(bytes[5001])), (3, 5001 % 251));
+    });
+}
+
+#[test]
+fn a_folio_of_2_mib_splits_where_it_stands_whole_or_not_at_all() {
+    let swap = HostFile::pages(600);
+    with_cache(32, &swap, |cache| {
+        let mapping = cache.anonymous(Order::of(10)).expect("there is memory");
+        mapping.write(PageIndex(0x1234).start(), &[7]).expect("there is memory");
+        let folio = mapping.lookup(PageIndex(0x1234)).expect("it stands there");
+        assert_eq!((folio.index(), folio.order()), (PageIndex(0x1000), Order::of(10)));
+        let page = folio.head().plus(0x234);
+        let folio = folio.lock();
+        // Somebody else refers to it, or pins it.
+        let other = mapping.lookup(PageIndex(0x1000)).expect("it stands there");
+        let (folio, why) = cache.split(folio, SplitTo::Uniform(Order::ZERO)).expect_err("it is referred to");
+        assert_eq!(why, SplitError::Referred);
+        let pinned = crate::owner::PinnedFolio::new(other);
+        let (folio, why) = cache.split(folio, SplitTo::Uniform(Order::ZERO)).expect_err("it is pinned");
+        assert_eq!(why, SplitError::Pinned);
+        drop(pinned);
+        assert_eq!(mapping.pages(), 1024);
+        cache
+            .split(folio, SplitTo::Around(page, Order::ZERO))
+            .map_err(|(_, error)| error)
+            .expect("nobody refers to it");
+        mapping.verify().expect("all is well");
+        let orders = |mapping: &Mapping<'_, _>| {
+            let (mut orders, mut at) = (Vec::new(), 0x1000);
+            while at < 0x1400 {
+                let folio = mapping.lookup(PageIndex(at)).expect("it stands there");
+                assert_eq!(folio.index(), PageIndex(at));
+                orders.push(folio.order().number());
+                at += u64::from(folio.order().pages());
+            }
+            orders
+        };
+        assert_eq!(orders(&mapping), [9, 5, 4, 2, 0, 0, 1, 3, 6, 7, 8]);
+        let large = mapping.lookup(PageIndex(0x1000)).expect("it stands there").lock();
+        cache.split(large, SplitTo::Uniform(Order::ZERO)).map_err(|(_, error)| error).expect("nobody refers to it");
+        mapping.verify().expect("all is well");
+        assert_eq!(orders(&mapping).len(), 512 + 10);
+        let mut byte = [0];
+        mapping.read(PageIndex(0x1234).start(), &mut byte).expect("it is read");
+        assert_eq!(byte, [7]);
+        // The swap store has no place for 256 pages in a row after this, so that folio goes in pages.
+        assert_eq!(cache.reclaim(Count(2000)).0 + cache.reclaim(Count(2000)).0, 600);
+        mapping.read(PageIndex(0x1234).start(), &mut byte).expect("it is read back");
+        assert_eq!(byte, [7]);
+        mapping.verify().expect("all is well");
+    });
+}

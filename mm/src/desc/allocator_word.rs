@@ -4,14 +4,15 @@
 //! ```text
 //!   63        32 31     24 23    16 15   11 10   9 8     5  4  3     0
 //!  +------------+---------+--------+-------+------+-------+---+-------+
-//!  |     0      |level or |  zone  |   0   | type | order |end| state |
+//!  |  resized   |level or |  zone  |   0   | type | order |end| state |
 //!  |            |  group  |        |       |      |       |   |       |
 //!  +------------+---------+--------+-------+------+-------+---+-------+
 //! ```
 //!
 //! `type` is the migratetype of the freelist that a free block stands on or a node serves, `end` that list's end, and
-//! `level` a node's height above the list's entries; `group` is the charge group that pays for an allocated block. Only
-//! a block's head says more than "tail": merging and splitting each write one word, and allocating writes one whatever
+//! `level` a node's height above the list's entries; `group` is the charge group that pays for an allocated block.
+//! `resized` grows whenever an allocated block is halved or joined, so that who reads the same word twice knows that it
+//! was the same block all the time, or free in between. Only a block's head says more than "tail": merging and splitting each write one word, and allocating writes one whatever
 //! the block's size. A tail's head is found by rounding down.
 //!
 //! Invariants: ZONE-1 (a block's zone stands in its head).
@@ -158,6 +159,7 @@ const ZONE_SHIFT: u32 = 16;
 const LEVEL_SHIFT: u32 = 24;
 /// Only nodes have a level and only allocated blocks a group: in one place, all that freeing asks fits into 32 bits.
 const GROUP_SHIFT: u32 = LEVEL_SHIFT;
+const RESIZED_SHIFT: u32 = 32;
 /// State, order and zone: all that a merge asks of a buddy.
 const MERGE: u64 = STATE | 0xf << ORDER_SHIFT | 0xff << ZONE_SHIFT;
 
@@ -198,6 +200,22 @@ impl AllocatorWord {
     /// The same word, of a block that the group pays for.
     pub(super) const fn charged_to(self, group: GroupId) -> Self {
         Self(self.0 & !(0xff << GROUP_SHIFT) | (group.number() as u64) << GROUP_SHIFT)
+    }
+
+    /// The word of an allocated block that this one's becomes, or becomes a part of.
+    pub(super) const fn resized(self, order: Order) -> Self {
+        let other = self.list().order().number() ^ order.number();
+        Self((self.0 ^ (other as u64) << ORDER_SHIFT).wrapping_add(1 << RESIZED_SHIFT))
+    }
+
+    /// Which of two words was resized more often.
+    pub(super) const fn newer(self, other: Self) -> Self {
+        if self.0 >> RESIZED_SHIFT < other.0 >> RESIZED_SHIFT { other } else { self }
+    }
+
+    /// Whether both head blocks of one state, size, zone and group.
+    pub(super) const fn is_like(self, other: Self) -> bool {
+        (self.0 ^ other.0) << RESIZED_SHIFT == 0
     }
 
     pub(crate) const fn isolated(order: Order, zone: ZoneId) -> Self {

@@ -68,14 +68,8 @@ impl Page {
 
     /// Makes the page the head of an allocated block without an owner.
     pub(crate) fn set_allocated(&self, order: Order, zone: ZoneId) {
-        self.set_allocatee(OwnerWord::PLAIN);
+        self.set_owner(OwnerWord::PLAIN);
         self.publish(AllocatorWord::allocated(order, zone));
-    }
-
-    /// Makes the page the head of an allocated block without an owner, that a group pays for.
-    pub(crate) fn set_charged(&self, order: Order, zone: ZoneId, group: GroupId) {
-        self.set_allocatee(OwnerWord::PLAIN);
-        self.publish(AllocatorWord::allocated(order, zone).charged_to(group));
     }
 
     /// Lets a group pay for the allocated block that this heads. Only the block's owner calls this, so that nobody
@@ -84,14 +78,32 @@ impl Page {
         self.publish(self.word().charged_to(group));
     }
 
-    /// Says how large the allocated block is that this heads, or is to head, and whose group it is; its owner stays.
-    pub(crate) fn set_size(&self, order: Order, zone: ZoneId, group: GroupId) {
-        self.publish(AllocatorWord::allocated(order, zone).charged_to(group));
+    /// Makes two blocks of `order` of the allocated block that this heads. The upper one, which `upper` is to head, gets
+    /// its owner first: who finds its head finds that.
+    pub(crate) fn halve(&self, upper: &Self, order: Order, owner: OwnerWord) {
+        let word = self.word().resized(order);
+        upper.set_owner(owner);
+        upper.publish(word);
+        self.publish(word);
+    }
+
+    /// Makes one block of `order` of two allocated ones of one zone and group, of whose owners this one's stays. The
+    /// upper page becomes a tail last: who climbs from there finds the whole. `None` if the blocks are not alike.
+    pub(crate) fn join(&self, upper: &Self, order: Order) -> Option<()> {
+        let (word, uppers) = (self.word(), upper.word());
+        if !word.is_like(uppers) {
+            return None;
+        }
+        self.publish(word.newer(uppers).resized(order));
+        upper.set_tail();
+        // No one finds the upper block's owner any more who climbs past its head.
+        upper.set_owner(OwnerWord::PLAIN);
+        Some(())
     }
 
     /// Makes the page the head of a block in flight, in front of `next`.
     pub(crate) fn set_isolated(&self, order: Order, zone: ZoneId, next: Option<Pfn>) {
-        self.set_allocatee(OwnerWord::number(next.map_or(NO_NEXT, |pfn| u64::from(pfn.number()))));
+        self.set_owner(OwnerWord::number(next.map_or(NO_NEXT, |pfn| u64::from(pfn.number()))));
         self.publish(AllocatorWord::isolated(order, zone));
     }
 
@@ -107,7 +119,7 @@ impl Page {
 
     /// Gives a free block that stays on its list its new position there (FREE-1).
     pub(crate) fn set_position(&self, position: Position) {
-        self.set_allocatee(OwnerWord::number(u64::from(position.0)));
+        self.set_owner(OwnerWord::number(u64::from(position.0)));
     }
 
     /// A free block's position, or the first position under a node.
@@ -126,8 +138,10 @@ impl Page {
         u32::try_from(self.allocatee().as_number()).ok().map(Pfn::new)
     }
 
-    /// Gives an allocated page its owner, or takes it away (`PLAIN`). Release: who sees the owner sees its descriptor
-    /// as it was when it was made known; pairs with the acquire in [`Page::owner`].
+    /// Gives an allocated page its owner, or takes it away (`PLAIN`); a page that is not allocated gets a number. Release:
+    /// who sees the owner sees its descriptor as it was when it was made known, and who sees that there is none does not
+    /// see an older first word than whoever wrote that; pairs with the acquire in [`Page::owner`].
+    #[inline(always)]
     pub(crate) fn set_owner(&self, owner: OwnerWord) {
         self.allocatee.store(owner.bits(), Ordering::Release);
     }
@@ -136,11 +150,6 @@ impl Page {
     #[inline(always)]
     pub(crate) fn owner(&self) -> OwnerWord {
         OwnerWord::from_bits(self.allocatee.load(Ordering::Acquire))
-    }
-
-    #[inline(always)]
-    fn set_allocatee(&self, word: OwnerWord) {
-        self.allocatee.store(word.bits(), Ordering::Relaxed);
     }
 
     #[inline(always)]

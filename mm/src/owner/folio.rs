@@ -89,6 +89,14 @@ impl Folio {
         part
     }
 
+    /// Takes in the state of a folio that is to be a part of this one: the contents are the memory object's if both are,
+    /// and otherwise the whole is what either is.
+    pub(crate) fn absorb(&self, part: &Self) {
+        let flags = part.flags();
+        self.clear(FolioFlags::UPTODATE - flags);
+        self.set(flags - FolioFlags::UPTODATE);
+    }
+
     /// The state.
     pub fn flags(&self) -> FolioFlags {
         // Acquire pairs with the release in `set`: who sees contents called whole sees them so.

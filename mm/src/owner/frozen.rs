@@ -2,9 +2,9 @@
 //! joined with its buddy, or go.
 //!
 //! ```text
-//!   Shared ──freeze, if nobody else refers──> Frozen ──thaw──> Shared
-//!                                              │  ▲ └──into_block──> Block, owner
-//!                          relocate, halve, join └──┘
+//!   Shared, Owned ──freeze, if nobody else refers──> Frozen ──thaw──> Shared, Owned
+//!                                                     │  ▲ └──into_block──> Block, owner
+//!                                 relocate, halve, join └──┘
 //! ```
 //!
 //! Whoever walks meanwhile finds a descriptor that is dead and looks again; who has seen it before gets no reference,
@@ -15,13 +15,16 @@
 #![expect(unsafe_code, reason = "answers for references that no value stands for")]
 
 use core::fmt;
+use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
+use super::owned::Owned;
 use super::owners::{Owner, Owners};
 use super::reference::Shared;
 use crate::charge::GroupId;
+use crate::desc::owner_word::OwnerWord;
 use crate::descriptor::Descriptor;
 use crate::machine::Machine;
 use crate::page::Block;
@@ -41,8 +44,24 @@ pub(crate) struct Frozen<'a, M: Machine, T: Owner> {
     references: u32,
 }
 
-/// Descriptors set aside, so that blocks can be halved whatever memory there is.
-pub(crate) type Descriptors<'s, 'a, M> = Prefilled<'s, 'a, M>;
+/// Descriptors of `T`s set aside, so that blocks can be halved whatever memory there is.
+#[derive(Debug)]
+pub(crate) struct Descriptors<'s, 'a, M: Machine, T: Owner> {
+    owners: &'s Owners<'a, M>,
+    unborn: Prefilled<'s, 'a, M>,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<M: Machine, T: Owner> Descriptors<'_, '_, M, T> {
+    /// Descriptors left.
+    pub(crate) const fn left(&self) -> Count {
+        self.unborn.left()
+    }
+
+    fn take(&mut self) -> Option<NonNull<Descriptor<T>>> {
+        Some(self.unborn.alloc()?.into_raw().cast())
+    }
+}
 
 impl<'a, M: Machine, T: Owner> Shared<'a, M, T> {
     /// Freezes the block if this reference and `others` are all there are.
@@ -63,6 +82,21 @@ impl<'a, M: Machine, T: Owner> Shared<'a, M, T> {
                 Ok(Frozen { owners, descriptor, head: this.head(), order: this.order(), references })
             }
         }
+    }
+}
+
+impl<'a, M: Machine, T: Owner> Owned<'a, M, T> {
+    /// Freezes the block if nobody else refers to it.
+    ///
+    /// # Errors
+    /// Somebody does; it comes back.
+    pub(crate) fn freeze(self) -> Result<Frozen<'a, M, T>, Self> {
+        let head = self.head();
+        // SAFETY: there are no others.
+        unsafe { self.into_shared().freeze(Count(0)) }.map_err(|shared| {
+            let block = shared.owners().pages().own_described(head);
+            Self::new(shared, block)
+        })
     }
 }
 
@@ -98,6 +132,21 @@ impl<'a, M: Machine, T: Owner> Frozen<'a, M, T> {
         Shared::new(this.owners, this.descriptor, this.head, this.order)
     }
 
+    /// Lets it be referred to again, and owned by whoever has the result.
+    ///
+    /// # Safety
+    /// The caller owns it: it was frozen from what is [owned](Owned::freeze), or is a part of that.
+    pub(crate) unsafe fn thaw_owned(self) -> Owned<'a, M, T> {
+        let block = self.owners.pages().own_described(self.head);
+        Owned::new(self.thaw(), block)
+    }
+
+    /// Leaves it frozen: its head stands for it, for [`Owners::frozen_from_raw`].
+    #[must_use = "nobody else thaws the block"]
+    pub(crate) fn into_raw(self) -> Pfn {
+        ManuallyDrop::new(self).head
+    }
+
     fn begin(&self) {
         self.described().life().begin(self.head, self.order, self.references);
     }
@@ -123,24 +172,25 @@ impl<'a, M: Machine, T: Owner> Frozen<'a, M, T> {
         Ok(old)
     }
 
-    /// Halves the block in place. The upper half gets one of `descriptors` and what `part` makes of the owner.
+    /// Halves the block in place. The upper half gets one of `descriptors` and what `part` makes of the owner, and is to
+    /// have the holder's reference alone.
     ///
     /// # Errors
-    /// Gives it back if it is a single page, or no descriptor is left.
+    /// Gives it back if it is a single page, or no descriptor is left, or those are others' than the block's.
     pub(crate) fn halve(
         mut self,
-        descriptors: &mut Descriptors<'_, 'a, M>,
+        descriptors: &mut Descriptors<'_, 'a, M, T>,
         part: impl FnOnce(&T) -> T,
     ) -> Result<(Self, Self), Self> {
         let Some(order) = self.order.down() else { return Err(self) };
-        let Some(descriptor) = descriptors.alloc() else { return Err(self) };
-        let descriptor = descriptor.into_raw().cast::<Descriptor<T>>();
+        let ours = core::ptr::eq(descriptors.owners, self.owners);
+        let Some(descriptor) = ours.then(|| descriptors.take()).flatten() else { return Err(self) };
         // SAFETY: the memory of descriptors is never anything else (`Descriptor`).
         let described = unsafe { descriptor.as_ref() };
         // SAFETY: the descriptor was just had.
         unsafe { described.prepare(part(&self)) };
         let head = self.head.buddy(order);
-        self.owners.pages().halve_described(self.head, order, T::KIND, descriptor);
+        self.owners.pages().halve(self.head, order, OwnerWord::described(T::KIND, descriptor));
         self.owners.count_halved::<T>();
         self.order = order;
         let upper = Self { owners: self.owners, descriptor, head, order, references: 1 };
@@ -152,14 +202,9 @@ impl<'a, M: Machine, T: Owner> Frozen<'a, M, T> {
     /// # Errors
     /// Gives both back if they are not two halves of one block, paid for by one group.
     pub(crate) fn join(mut self, upper: Self) -> Result<(Self, T), (Self, Self)> {
-        let pages = self.owners.pages();
-        let joined = match self.order.up() {
-            Some(order) if upper.order == self.order && upper.head != self.head => {
-                pages.join_described(self.head, upper.head, order)
-            }
-            _ => None,
-        };
-        let Some(order) = joined else { return Err((self, upper)) };
+        let alike = upper.order == self.order && core::ptr::eq(upper.owners, self.owners);
+        let join = || self.owners.pages().join(self.head, upper.head, self.order);
+        let Some(order) = alike.then(join).flatten() else { return Err((self, upper)) };
         let upper = ManuallyDrop::new(upper);
         // SAFETY: it is frozen, and never thaws.
         let owner = unsafe { upper.described().take() };
@@ -210,7 +255,19 @@ impl<'a, M: Machine> Owners<'a, M> {
     ///
     /// # Errors
     /// There is no memory for all of them; none is set aside.
-    pub(crate) fn descriptors<T: Owner>(&self, count: Count) -> Result<Descriptors<'_, 'a, M>, NoMemory> {
-        self.cache_of::<T>().prefill(count)
+    pub(crate) fn descriptors<T: Owner>(&self, count: Count) -> Result<Descriptors<'_, 'a, M, T>, NoMemory> {
+        Ok(Descriptors { owners: self, unborn: self.cache_of::<T>().prefill(count)?, kind: PhantomData })
+    }
+
+    /// Takes back a block that was left frozen, to be referred to by its holder alone once it thaws.
+    ///
+    /// # Panics
+    /// The frame heads no block that a `T` owns.
+    ///
+    /// # Safety
+    /// It was left frozen by [`Frozen::into_raw`], of these owners, and is taken back once.
+    pub(crate) unsafe fn frozen_from_raw<T: Owner>(&'a self, head: Pfn) -> Frozen<'a, M, T> {
+        let (descriptor, order) = self.descriptor_at(head);
+        Frozen { owners: self, descriptor, head, order, references: 1 }
     }
 }

@@ -5,7 +5,7 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 
-use super::owners::Owner;
+use super::owners::{Owner, Owners};
 use super::reference::Shared;
 use crate::charge::GroupId;
 use crate::descriptor::Put;
@@ -27,6 +27,10 @@ impl<'a, M: Machine, T: Owner> Owned<'a, M, T> {
     /// Takes over the reference that the block's descriptor was born with.
     pub(super) const fn new(base: Shared<'a, M, T>, block: Block<'a, M>) -> Self {
         Self { base, block: ManuallyDrop::new(block) }
+    }
+
+    pub(crate) const fn owners(&self) -> &'a Owners<'a, M> {
+        self.base.owners()
     }
 
     /// The first frame.

@@ -13,21 +13,36 @@
 //!   that led there. A word torn from an older or later first word leads to a descriptor that is dead or names another
 //!   block, and the look is taken again.
 //! * *An owner without one.* Its word names the order it was written for, so it speaks of its frames by itself.
-//! * *Plain.* The head's first word was seen allocated around the frame, then its second without an owner. Owners are
-//!   given to plain blocks, and taken away before the block is freed; so whatever happened between the two loads, the
-//!   block was plain at some moment since the first.
+//! * *Plain.* The head's first word was seen allocated around the frame, then its second without an owner, then the first
+//!   again, and the same. Had the frame had an owner all the time, its block would have been halved, for the head to
+//!   lose that owner, and joined again, for the word to reach the frame once more; and the count in the word of how
+//!   often that happened, which both halves inherit and a whole has from the one that has more, would have grown.
 //! * *A tail's second word* is never looked at: it may be what an older block left there, a slab that is gone for one.
+//!
+//! What changes while it is [frozen](super::frozen) is looked for in vain, and then found as it is:
+//!
+//! * *Moved.* The new block names the descriptor, then the old one does not, and then the descriptor names the new one.
+//!   Who comes from the old block meanwhile finds a descriptor that is dead, or names frames that are not the one
+//!   looked at.
+//! * *Halved.* The upper head has its second word before its first, and both before the lower head's first is written.
+//!   So who finds the new head there finds the new descriptor, dead until it thaws; and who still climbs to the lower
+//!   head does not believe its first word, but the descriptor, which is dead until it names the lower half only.
+//! * *Joined.* The lower head's first word is written before the upper head becomes a tail; so who climbs past that finds
+//!   the whole, and who does not finds a descriptor that is dead, or by now names another block.
 //!
 //! That the memory behind the second word is still a descriptor, of the kind that the same word says, is the gate's
 //! doing ([`WalkGate`]): who walks has said so before reading the word. A reference is taken only of
 //! the generation that was seen, and a generation has one owner and one block.
 //!
-//! Cost: a look is four to five dependent loads for a plain head, one line more for an owner, and one load for each order
+//! Cost: a look is five to six loads for a plain head, four of them dependent, one line more for an owner, and one load for each order
 //! that a tail lies behind its head. A walk as such is one atomic addition and a full fence.
 //!
 //! [`Life::look`]: crate::descriptor::Life::look
 //! [`WalkGate`]: crate::descriptor::WalkGate
 #![expect(unsafe_code, reason = "follows second words to descriptors")]
+
+#[cfg(all(test, loom))]
+mod loom;
 
 use core::fmt;
 use core::ptr::NonNull;
@@ -36,6 +51,7 @@ use super::owners::Owners;
 use super::reference::Reference;
 use crate::OwnerKind;
 use crate::PageState;
+use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
 use crate::descriptor::{Described, Life, Walking};
@@ -102,6 +118,44 @@ impl Found {
     fn around(self, pfn: Pfn) -> Option<Self> {
         Some(self).filter(|found| found.range().contains(pfn))
     }
+
+    /// What the words of a head say of a frame. `None` if what was read does not go together.
+    fn read(head: Pfn, page: &Page, pfn: Pfn) -> Option<Self> {
+        let word = page.word();
+        match word.state()? {
+            PageState::Hole => Self::single(head, Seen::Hole).around(pfn),
+            PageState::Reserved => Self::single(head, Seen::Reserved).around(pfn),
+            PageState::Node => Self::single(head, Seen::Node).around(pfn),
+            PageState::Free => Self::block(head, word.order(), Seen::Free).around(pfn),
+            PageState::Isolated => Self::block(head, word.order(), Seen::Isolated).around(pfn),
+            PageState::Allocated => {
+                Self::block(head, word.order(), Seen::Allocated(OwnerKind::Plain)).around(pfn)?;
+                Self::read_owner(head, word, page)?.around(pfn)
+            }
+            // It heads nothing any more.
+            PageState::Tail => None,
+        }
+    }
+
+    /// The owner of the block that was seen allocated.
+    fn read_owner(head: Pfn, first: AllocatorWord, page: &Page) -> Option<Self> {
+        let word: OwnerWord = page.owner();
+        let kind = word.kind()?;
+        let seen = Seen::Allocated(kind);
+        if kind.has_descriptor() {
+            let life = word.descriptor::<Life>(kind)?;
+            // SAFETY: the gate keeps the memory a descriptor, whose life stands first; it consists of atomics.
+            let described = unsafe { life.as_ref() }.look()?;
+            let descriptor = Some((life, described));
+            return Some(Self { head: described.head, order: described.order, seen, descriptor });
+        }
+        // What a plain block's second word says besides is a number, if the block has been freed since.
+        let order = match kind {
+            OwnerKind::Plain => (page.word() == first).then(|| first.order())?,
+            _ => word.bare_order()?,
+        };
+        Some(Self::block(head, order, seen))
+    }
 }
 
 impl<M: Machine> Owners<'_, M> {
@@ -136,42 +190,7 @@ impl<'o, M: Machine> Walker<'o, M> {
             return Some(Found::single(pfn, Seen::Hole));
         }
         let head = pages.head_of(pfn)?;
-        let page = pages.page(head)?;
-        let word = page.word();
-        match word.state()? {
-            PageState::Hole => Found::single(head, Seen::Hole).around(pfn),
-            PageState::Reserved => Found::single(head, Seen::Reserved).around(pfn),
-            PageState::Node => Found::single(head, Seen::Node).around(pfn),
-            PageState::Free => Found::block(head, word.order(), Seen::Free).around(pfn),
-            PageState::Isolated => Found::block(head, word.order(), Seen::Isolated).around(pfn),
-            PageState::Allocated => {
-                Found::block(head, word.order(), Seen::Allocated(OwnerKind::Plain)).around(pfn)?;
-                Self::look_at_owner(head, word.order(), page)?.around(pfn)
-            }
-            // It heads nothing any more.
-            PageState::Tail => None,
-        }
-    }
-
-    /// The owner of the block that was seen allocated.
-    fn look_at_owner(head: Pfn, order: Order, page: &Page) -> Option<Found> {
-        let word: OwnerWord = page.owner();
-        let kind = word.kind()?;
-        let seen = Seen::Allocated(kind);
-        if kind.has_descriptor() {
-            let life = word.descriptor::<Life>(kind)?;
-            // SAFETY: the gate keeps the memory a descriptor, whose life stands first; it consists of atomics.
-            let described = unsafe { life.as_ref() }.look()?;
-            return Some(Found {
-                head: described.head,
-                order: described.order,
-                seen,
-                descriptor: Some((life, described)),
-            });
-        }
-        // What a plain block's word says besides is a number, if the block has been freed since.
-        let order = if kind == OwnerKind::Plain { order } else { word.bare_order()? };
-        Some(Found::block(head, order, seen))
+        Found::read(head, pages.page(head)?, pfn)
     }
 }
 

@@ -337,12 +337,4 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let word = self.map.get(head)?.word();
         word.is(PageState::Allocated).then(|| word.order())
     }
-
-    /// Makes two blocks of `order` of the allocated block at `low`, which the caller owns. Both are the same group's.
-    pub(super) fn split_allocated(&self, low: Pfn, order: Order) {
-        let section = self.map.known_section(low);
-        let word = section.page(low).word();
-        section.page(low.buddy(order)).set_charged(order, word.zone(), word.group());
-        section.page(low).set_charged(order, word.zone(), word.group());
-    }
 }

@@ -86,8 +86,25 @@ impl<'a, M: Machine> Block<'a, M> {
         let allocator = self.allocator;
         let low = self.into_raw();
         let high = low.buddy(order);
-        allocator.split_allocated(low, order);
+        allocator.halve(low, order, OwnerWord::PLAIN);
         Ok((Self::own(allocator, low, order), Self::own(allocator, high, order)))
+    }
+
+    /// Joins two halves of a block, in whatever order they come. Costs three descriptor writes.
+    ///
+    /// # Errors
+    /// Gives both back if they are not of one size, buddies, in one zone, and paid for by one group.
+    pub fn merge(self, other: Self) -> Result<Self, (Self, Self)> {
+        let allocator = self.allocator;
+        let alike = self.order == other.order && core::ptr::eq(allocator, other.allocator);
+        let (low, upper) = (self.head.min(other.head), self.head.max(other.head));
+        match alike.then(|| allocator.join(low, upper, self.order)).flatten() {
+            None => Err((self, other)),
+            Some(order) => {
+                let _ = (self.into_raw(), other.into_raw());
+                Ok(Self::own(allocator, low, order))
+            }
+        }
     }
 
     /// Takes the block out of use for ever: its memory lies. Its pages stay allocated, and nobody can free them.

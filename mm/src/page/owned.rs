@@ -9,7 +9,7 @@ use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
 use crate::descriptor::{Descriptor, WalkGate};
 use crate::machine::{Geometry, Machine};
-use crate::units::{Order, Pfn, PfnRange, PhysAddr};
+use crate::units::{Order, Pfn, PfnRange, PhysAddr, ZoneId};
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The descriptor of a frame; `None` if nothing stands so high.
@@ -49,6 +49,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         Block::own(self, head, self.map.page(head).word().order())
     }
 
+    /// The zone of the allocated block at `head`.
+    pub(crate) fn zone_of(&self, head: Pfn) -> ZoneId {
+        self.map.page(head).word().zone()
+    }
+
     /// Says in the head of an allocated block, which the caller owns, who owns the block.
     pub(crate) fn set_head_owner(&self, head: Pfn, owner: OwnerWord) {
         self.map.page(head).set_owner(owner);
@@ -74,38 +79,23 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         self.own_described(old)
     }
 
-    /// Makes two blocks of `order` of the block at `low`; whose descriptor is given owns the upper one. Who walks sees
-    /// either the whole block, or a half that leads to its own descriptor.
-    pub(crate) fn halve_described<T>(
-        &self,
-        low: Pfn,
-        order: Order,
-        kind: OwnerKind,
-        descriptor: NonNull<Descriptor<T>>,
-    ) {
+    /// Makes two blocks of `order` of the allocated block at `low`, which the caller owns. Both are the same group's, and
+    /// `owner` owns the upper one.
+    pub(crate) fn halve(&self, low: Pfn, order: Order, owner: OwnerWord) {
         let section = self.map.known_section(low);
-        let (lower, upper) = (section.page(low), section.page(low.buddy(order)));
-        let word = lower.word();
-        upper.set_owner(OwnerWord::described(kind, descriptor));
-        upper.set_size(order, word.zone(), word.group());
-        lower.set_size(order, word.zone(), word.group());
+        section.page(low).halve(section.page(low.buddy(order)), order, owner);
     }
 
-    /// Makes one block of `order` of two, of whose owners the lower one stays. `None` if they are not the halves of one,
-    /// or not of one group; then nothing has changed.
-    pub(crate) fn join_described(&self, low: Pfn, upper: Pfn, order: Order) -> Option<Order> {
-        let half = order.down()?;
-        if order > M::Geometry::MAX_ORDER || !low.is_aligned(order) || low.buddy(half) != upper {
+    /// Makes one block of the two of `order` at `low` and `upper`, which the caller owns; the lower one's owner owns it.
+    /// Says how large it is; `None` if they are not two halves of one block, or not of one zone and group: then nothing has
+    /// changed.
+    pub(crate) fn join(&self, low: Pfn, upper: Pfn, order: Order) -> Option<Order> {
+        let joined = order.up().filter(|&joined| joined <= M::Geometry::MAX_ORDER && low.is_aligned(joined))?;
+        if low.buddy(order) != upper {
             return None;
         }
         let section = self.map.known_section(low);
-        let word = section.page(low).word();
-        if section.page(upper).word() != word {
-            return None;
-        }
-        section.page(low).set_size(order, word.zone(), word.group());
-        section.page(upper).set_tail();
-        section.page(upper).set_owner(OwnerWord::PLAIN);
-        Some(order)
+        section.page(low).join(section.page(upper), joined)?;
+        Some(joined)
     }
 }

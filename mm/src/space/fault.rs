@@ -16,19 +16,19 @@
 use thiserror::Error;
 
 use super::map::{MapError, Present, Run};
-use super::mmu::{Access, Mmu, TableEntry};
+use super::mmu::{Access, Mmu, PageProtection, TableEntry};
 use super::range::AddressRange;
 use super::region::{Backing, Region};
 use super::spaces::Space;
 use super::tables::{Attempt, Locked, Provision};
 use super::walk::{LARGE, Shape};
-use crate::cache::{CacheError, Faulted, Intent, Mapping, Writable};
+use crate::cache::{CacheError, Faulted, Intent, Mapping, Shown, Writable};
 use crate::machine::Machine;
-use crate::owner::{OwnError, TableLevel};
-use crate::units::{Count, PAGE_SHIFT, PageIndex, Pfn, VirtualAddress};
+use crate::owner::{FolioRef, OwnError, TableLevel};
+use crate::units::{Count, PAGE_SIZE, PageIndex, Pfn, VirtualAddress};
 
-/// log2 of the pages around one that stands behind that are mapped with it. Linux's `fault_around_bytes`.
-const AROUND_SHIFT: u32 = 4;
+/// Pages that are mapped with one that stands behind, at most, that one included. Linux's `fault_around_bytes`.
+const AROUND: u64 = 16;
 
 /// Why an access cannot go on; everything is as before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -159,13 +159,57 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
             let page = AddressRange::page(address);
             match locked.entry(address).0 {
                 TableEntry::Page(_) => page,
-                _ => locked.bare_around(mapping, index, address, shows),
+                _ => locked.bare_around(mapping, folio, index, address, shows),
             }
         };
         let offset = index.0 - folio.index().0 - range.pages_to(address);
         let offset = Count(u32::try_from(offset).unwrap_or(u32::MAX));
         let run = Run::of_folio(folio, offset, range, protection).ok_or(Attempt::Failed(MapError::Outside))?;
         Ok(locked.map(&run, Present::Replace, provision)?)
+    }
+
+    /// Maps a run of a folio's pages, from `offset` on, before anybody asks for them: all of it, or nothing. A region must
+    /// show them there, and allow what `protection` does; to be written, the folio is called dirty.
+    ///
+    /// # Errors
+    /// See [`FaultError`]: among others the pages are not what is shown there, or something is mapped already.
+    pub fn map_folio_range(
+        &self,
+        folio: &FolioRef<'a, M>,
+        Count(offset): Count,
+        Count(len): Count,
+        address: VirtualAddress,
+        protection: PageProtection,
+    ) -> Result<(), FaultError> {
+        let range = AddressRange::of_pages(address, len.into());
+        let regions = self.regions.read();
+        let region = regions.find(address).filter(|region| region.range().covers(range));
+        let region = region.ok_or(FaultError::NoRegion(address))?;
+        let access = if protection == PageProtection::ReadWrite { Access::Write } else { Access::Read };
+        if protection != region.protection() && protection != region.protection().without_write() {
+            return Err(FaultError::Denied(address, access));
+        }
+        let Backing::Mapping(mapping, first, _) = region.backing() else { return Err(MapError::Outside.into()) };
+        let index = first.plus(region.range().pages_to(address));
+        let intent = if access == Access::Write { Intent::Write } else { Intent::Read };
+        let mut provision = Provision::none();
+        loop {
+            let faulted = mapping.fault(index, intent, folio.order())?;
+            let shown = &faulted.folio;
+            let own = mapping.holds(shown, index);
+            if !own || shown.head() != folio.head() || shown.index().plus(offset.into()) != index {
+                return Err(MapError::Outside.into());
+            }
+            let run = Run::of_folio(shown, Count(offset), range, protection).ok_or(MapError::Outside)?;
+            match self.tables.lock().map(&run, Present::Refuse, &mut provision) {
+                Ok(()) => return Ok(()),
+                Err(Attempt::Failed(error)) => return Err(error.into()),
+                Err(Attempt::Lacking(wanted)) => {
+                    drop(faulted);
+                    self.spaces.cache().with_reclaim(|| provision.fill(&self.tables, &wanted))?;
+                }
+            }
+        }
     }
 
     /// Maps a frame that is no folio's.
@@ -183,25 +227,26 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
     fn bare_around(
         &self,
         mapping: &Mapping<'a, M>,
+        folio: &FolioRef<'a, M>,
         index: PageIndex,
         address: VirtualAddress,
         shows: AddressRange,
     ) -> AddressRange {
-        let span = 1_u64 << AROUND_SHIFT;
-        let leaf = Shape::<U>::around(address, LARGE);
-        let first = VirtualAddress(address.page().0 & !((span << PAGE_SHIFT) - 1));
-        let around = AddressRange::of_pages(first, span).intersection(shows).intersection(leaf);
-        let is_bare = |page: &VirtualAddress| {
-            let away = page.page().0.abs_diff(address.page().0) >> PAGE_SHIFT;
-            let there = if *page < address { PageIndex(index.0 - away) } else { index.plus(away) };
-            self.entry(*page).0 == TableEntry::Empty && !mapping.hides(there)
+        let span = PAGE_SIZE as u64 * AROUND;
+        let aligned = AddressRange::of_pages(VirtualAddress(address.0 & !(span - 1)), AROUND);
+        let around = aligned.intersection(shows).intersection(Shape::<U>::around(address, LARGE));
+        let is_bare = |page: &AddressRange| {
+            let index = PageIndex(index.0 + around.pages_to(page.start()) - around.pages_to(address));
+            let is_seen = matches!(mapping.shown(index), Shown::Behind(seen) if seen.head() == folio.head());
+            // What was taken over from behind during the look stands in front by now.
+            is_seen && !mapping.hides(index) && self.entry(page.start()).0 == TableEntry::Empty
         };
         let page = AddressRange::page(address);
-        let before = AddressRange::new(around.start(), page.start()).pages();
-        let behind = AddressRange::new(page.end(), around.end()).addresses().take_while(is_bare).count() as u64;
-        let below = |away: &u64| is_bare(&VirtualAddress(page.start().0 - (away << PAGE_SHIFT)));
-        let before = (1..=before).take_while(below).count() as u64;
-        let start = VirtualAddress(page.start().0 - (before << PAGE_SHIFT));
-        AddressRange::of_pages(start, before + 1 + behind)
+        let below = core::iter::successors(page.before(), |page| page.before());
+        let above = core::iter::successors(Some(page.behind()), |page| Some(page.behind()));
+        let within = |page: &AddressRange| around.covers(*page) && is_bare(page);
+        let first = below.take_while(within).last().unwrap_or(page);
+        let last = above.take_while(within).last().unwrap_or(page);
+        AddressRange::new(first.start(), last.end())
     }
 }

@@ -6,7 +6,7 @@
 //! What is pinned for writing when its space forks belongs to both sides from then on, and what a device writes there is
 //! seen by each until it writes the page itself.
 
-use super::mmu::{Mmu, PageProtection};
+use super::mmu::Mmu;
 use super::range::AddressRange;
 use super::region::{Backing, Sharing, Spec};
 use super::regions::Regions;
@@ -60,7 +60,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         regions.append(fresh);
         // Before the child's first write, and before anybody of the parent's can fault.
         self.each_part(&old, AddressRange::ALL, |locked, part, region| {
-            locked.protect(part, region.entries(), PageProtection::Read);
+            locked.protect(part, region.entries(), region.protection().without_write());
         });
         Ok(child)
     }

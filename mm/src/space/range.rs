@@ -68,6 +68,19 @@ impl AddressRange {
         Self::new(self.start.max(other.start), self.end.min(other.end))
     }
 
+    /// The page before the first one, if there is one.
+    pub(super) const fn before(self) -> Option<Self> {
+        match self.start.0.checked_sub(1) {
+            Some(last) => Some(Self::page(VirtualAddress(last))),
+            None => None,
+        }
+    }
+
+    /// The page behind the last one.
+    pub(super) const fn behind(self) -> Self {
+        Self::page(self.end)
+    }
+
     /// Pages from the start up to the one around `address`, which lies in this or at its end.
     pub(super) const fn pages_to(self, address: VirtualAddress) -> u64 {
         (address.page().0 - self.start.0) >> PAGE_SHIFT

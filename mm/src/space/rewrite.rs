@@ -12,8 +12,8 @@ use crate::owner::FolioRef;
 use crate::units::{Count, Pfn, PfnRange};
 
 impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
-    /// Replaces every entry of pages in a range by what `change` makes of it, which must be no other page. Large ones are
-    /// all inside of the range or all outside.
+    /// Replaces every entry of pages in a range by what `change` makes of it, which must be no other page. Large ones that
+    /// are not all inside of the range must stay what they are: another folio's, if this is about one.
     pub(super) fn rewrite(
         &mut self,
         range: AddressRange,
@@ -41,18 +41,22 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
                         gather.table(self.unhang(table, next), whole);
                     }
                 }
-                Step::Page(_) | Step::Moving(_) => {
-                    debug_assert!(part == whole, "a large entry at {whole:?} is changed as a whole, not at {part:?}");
-                    match table.change(part.start(), |entry| change(entry, whole)) {
-                        (TableEntry::Page(old), TableEntry::Page(new)) => {
-                            if old.protection != new.protection {
-                                gather.stale(whole);
-                            }
-                        }
-                        (TableEntry::Page(old), _) => gather.page(old, whole),
-                        _ => {}
-                    }
+                Step::Page(_) | Step::Moving(_) if part != whole => {
+                    let entry = table.entry(part.start());
+                    assert!(
+                        change(entry, whole) == entry,
+                        "a large entry at {whole:?} is changed in part, at {part:?}"
+                    );
                 }
+                Step::Page(_) | Step::Moving(_) => match table.change(part.start(), |entry| change(entry, whole)) {
+                    (TableEntry::Page(old), TableEntry::Page(new)) => {
+                        if old.protection != new.protection {
+                            gather.stale(whole);
+                        }
+                    }
+                    (TableEntry::Page(old), _) => gather.page(old, whole),
+                    _ => {}
+                },
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::units::{Count, NodeId, Order, Pfn, PhysAddr, SpaceId, VirtualAddress}
 
 mod faults;
 mod model;
+mod moving;
 mod pins;
 mod rig;
 mod tables;
