@@ -269,7 +269,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     }
 
     /// Gives up the place of what was written out, from an index on to the end of the entry; what is before goes too.
-    fn forget_stored(&self, index: PageIndex) {
+    pub(super) fn forget_stored(&self, index: PageIndex) {
         let mut reserve = self.cache.nodes.no_reserve();
         let mut tree = self.tree.lock();
         let Some(Found { first, last, entry: Entry::Stored(slot) }) = tree.next(index) else { return };
