@@ -95,6 +95,15 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
         }
     }
 
+    /// Shows the tables of every space to `visit`, until it fails.
+    pub(super) fn try_for_each_tables<E>(
+        &self,
+        visit: impl FnMut(&Tables<'_, M, U>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // SAFETY: all spaces here were made by `create`.
+        unsafe { self.registry.try_for_each(visit) }
+    }
+
     /// The tables of the space with a number; they stay as long as they are referred to.
     pub(crate) fn tables(&self, space: SpaceId) -> Option<Counted<'_, M, Tables<'_, M, U>>> {
         // SAFETY: all spaces here were made by `create`, and borrow from this.
