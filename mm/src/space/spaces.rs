@@ -16,7 +16,7 @@ use crate::cache::{Mapping, MappingRef, PageCache};
 use crate::machine::Machine;
 use crate::owner::OwnError;
 use crate::slab::{Counted, KmemCaches, NoMemory};
-use crate::units::{Order, PAGE_SHIFT, PageIndex, Pfn, SpaceId, VirtualAddress};
+use crate::units::{Order, PAGE_SHIFT, PageIndex, Pfn, SpaceId};
 
 /// All address spaces of a machine.
 pub struct Spaces<'a, M: Machine, U: Mmu> {

@@ -12,22 +12,22 @@ use crate::units::{Bytes, CpuId, PageIndex};
 use PageProtection::ReadWrite;
 
 /// Pages that each of the workers has in each of three regions.
-const EACH: u64 = 40;
-const WORKERS: u64 = 2;
+const EACH: usize = 40;
+const WORKERS: usize = 2;
 const ROUNDS: u64 = 150;
 
 /// Where the regions begin: anonymous memory, a file privately, a file shared.
 const REGIONS: [u64; 3] = [0, 128, 256];
 
 /// Writes pages that are this worker's, and finds what it wrote, in a space where others do the same beside it.
-fn work(rig: &Rig<'_>, space: &UserSpace<'_>, worker: u64) {
-    let mut random = fastrand::Rng::with_seed(worker);
-    let mut known = [[None::<u8>; EACH as usize]; REGIONS.len()];
+fn work(rig: &Rig<'_>, space: &UserSpace<'_>, worker: usize) {
+    let mut random = fastrand::Rng::with_seed(worker as u64);
+    let mut known = [[None::<u8>; EACH]; REGIONS.len()];
     for round in 0..ROUNDS {
         for _ in 0..8 {
-            let (region, page) = (random.usize(..REGIONS.len()), random.usize(..EACH as usize));
+            let (region, page) = (random.usize(..REGIONS.len()), random.usize(..EACH));
             // Pages of several workers stand in one folio.
-            let address = REGIONS[region] + page as u64 * WORKERS + worker;
+            let address = REGIONS[region] + (page * WORKERS + worker) as u64;
             match (random.u8(..3), known[region][page]) {
                 (0, _) => {
                     let byte = random.u8(..);
@@ -56,7 +56,7 @@ fn workers_in_one_space_find_what_they_wrote_while_it_forks_and_is_reclaimed() {
     with_rig(|rig| {
         let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
         let space = rig.space();
-        let all = EACH * WORKERS;
+        let all = (EACH * WORKERS) as u64;
         space.map_anonymous(pages(REGIONS[0], all), ReadWrite, Private, LARGE).expect("nothing is there");
         space.map_file(pages(REGIONS[1], all), &file, PageIndex(0), ReadWrite, Private).expect("nothing is there");
         space.map_file(pages(REGIONS[2], all), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
