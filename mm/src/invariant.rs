@@ -40,6 +40,10 @@ pub enum Invariant {
     Cache2,
     /// On the list of its generation is exactly who stands in a mapping.
     Lru1,
+    /// A buffer stands in one mapping at most, where it says, and just as long in a generation.
+    Buf1,
+    /// Which buffer is marked in a mapping's tree is dirty, and the other way round.
+    Buf2,
     /// Every charge group's counter is the sum of the blocks that name it, and all groups together are the used pages.
     Acct2,
     /// Every page table that an entry leads to is owned, in its place, not empty, and its entries are counted.
@@ -70,6 +74,8 @@ impl fmt::Display for Invariant {
             Self::Cache1 => "CACHE-1",
             Self::Cache2 => "CACHE-2",
             Self::Lru1 => "LRU-1",
+            Self::Buf1 => "BUF-1",
+            Self::Buf2 => "BUF-2",
             Self::Acct2 => "ACCT-2",
             Self::Space1 => "SPACE-1",
             Self::Space2 => "SPACE-2",

@@ -10,6 +10,7 @@ use std::vec::Vec;
 use super::*;
 use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::folio::{SplitError, SplitTo};
 use crate::host::HostMachine;
 use crate::owner::{FolioFlags, Owners};
 use crate::page::{PageAllocator, Request};
@@ -333,5 +334,55 @@ fn a_private_view_of_a_file_leaves_the_file_alone_and_sees_its_changes_until_it_
         assert_eq!(shared.write_back().map_err(text), Ok(Count(0)));
         let bytes = file.bytes.lock().expect("nobody has failed");
         assert_eq!((bytes[5000], usize::from(bytes[5001])), (3, 5001 % 251));
+    });
+}
+
+#[test]
+fn a_folio_of_2_mib_splits_where_it_stands_whole_or_not_at_all() {
+    let swap = HostFile::pages(600);
+    with_cache(32, &swap, |cache| {
+        let mapping = cache.anonymous(Order::of(10)).expect("there is memory");
+        mapping.write(PageIndex(0x1234).start(), &[7]).expect("there is memory");
+        let folio = mapping.lookup(PageIndex(0x1234)).expect("it stands there");
+        assert_eq!((folio.index(), folio.order()), (PageIndex(0x1000), Order::of(10)));
+        let page = folio.head().plus(0x234);
+        let folio = folio.lock();
+        // Somebody else refers to it, or pins it.
+        let other = mapping.lookup(PageIndex(0x1000)).expect("it stands there");
+        let (folio, why) = cache.split(folio, SplitTo::Uniform(Order::ZERO)).expect_err("it is referred to");
+        assert_eq!(why, SplitError::Referred);
+        let pinned = crate::owner::PinnedFolio::new(other);
+        let (folio, why) = cache.split(folio, SplitTo::Uniform(Order::ZERO)).expect_err("it is pinned");
+        assert_eq!(why, SplitError::Pinned);
+        drop(pinned);
+        assert_eq!(mapping.pages(), 1024);
+        cache
+            .split(folio, SplitTo::Around(page, Order::ZERO))
+            .map_err(|(_, error)| error)
+            .expect("nobody refers to it");
+        mapping.verify().expect("all is well");
+        let orders = |mapping: &Mapping<'_, _>| {
+            let (mut orders, mut at) = (Vec::new(), 0x1000);
+            while at < 0x1400 {
+                let folio = mapping.lookup(PageIndex(at)).expect("it stands there");
+                assert_eq!(folio.index(), PageIndex(at));
+                orders.push(folio.order().number());
+                at += u64::from(folio.order().pages());
+            }
+            orders
+        };
+        assert_eq!(orders(&mapping), [9, 5, 4, 2, 0, 0, 1, 3, 6, 7, 8]);
+        let large = mapping.lookup(PageIndex(0x1000)).expect("it stands there").lock();
+        cache.split(large, SplitTo::Uniform(Order::ZERO)).map_err(|(_, error)| error).expect("nobody refers to it");
+        mapping.verify().expect("all is well");
+        assert_eq!(orders(&mapping).len(), 512 + 10);
+        let mut byte = [0];
+        mapping.read(PageIndex(0x1234).start(), &mut byte).expect("it is read");
+        assert_eq!(byte, [7]);
+        // The swap store has no place for 256 pages in a row after this, so that folio goes in pages.
+        assert_eq!(cache.reclaim(Count(2000)).0 + cache.reclaim(Count(2000)).0, 600);
+        mapping.read(PageIndex(0x1234).start(), &mut byte).expect("it is read back");
+        assert_eq!(byte, [7]);
+        mapping.verify().expect("all is well");
     });
 }

@@ -51,7 +51,8 @@ impl<T> fmt::Debug for Entry<T> {
 }
 
 /// log2 of a node's slots.
-pub(super) const SLOT_BITS: u32 = 6;
+const SLOT_ORDER: u8 = 6;
+pub(super) const SLOT_BITS: u32 = SLOT_ORDER as u32;
 /// Slots of a node.
 pub(super) const SLOTS: usize = 1 << SLOT_BITS;
 
@@ -68,7 +69,7 @@ impl Level {
 
     /// The level at which entries of an order stand: the highest whose slots are not larger than they.
     pub(super) const fn of(order: Order) -> Self {
-        Self(order.number() / SLOT_BITS as u8)
+        Self(order.number() / SLOT_ORDER)
     }
 
     /// Where the largest entries stand.
@@ -102,8 +103,9 @@ impl Level {
 
     /// The slot that leads to an index.
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "six bits")]
     pub(super) const fn slot(self, PageIndex(index): PageIndex) -> usize {
-        (index >> self.shift()) as usize % SLOTS
+        (index >> self.shift() & (SLOTS as u64 - 1)) as usize
     }
 
     /// The first index under a slot of the node that covers an index.
@@ -193,7 +195,7 @@ impl<T> Word<T> {
             return None;
         }
         #[expect(clippy::cast_possible_truncation, reason = "four bits")]
-        let level = Level((self.0.addr() % NODE_ALIGN as usize >> LEVEL_SHIFT) as u8);
+        let level = Level(((self.0.addr() % NODE_ALIGN as usize) >> LEVEL_SHIFT) as u8);
         let node = self.0.map_addr(|address| address & !(NODE_ALIGN as usize - 1));
         Some(NodePointer { node: NonNull::new(node.cast())?, level })
     }

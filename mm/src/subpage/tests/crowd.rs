@@ -1,0 +1,74 @@
+//! Threads that share every buffer, while others reclaim and write back.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::vec;
+
+use fastrand::Rng;
+
+use super::super::{BufferCache, BufferMapping, BufferSize};
+use super::{Bytes, CPUS, with_caches};
+use crate::cache::Shrinker;
+use crate::host::{HostMachine, on_cpu};
+use crate::units::{Count, CpuId, FileOffset};
+
+const BLOCKS: u64 = 96;
+const OWN: usize = 64;
+
+/// Writes its own bytes of every buffer, again and again, and finds there what it wrote. Says what it wrote last.
+fn work(mapping: &BufferMapping<'_, HostMachine>, who: u64, turns: u32) -> [u8; BLOCKS as usize] {
+    let mut rng = Rng::with_seed(who);
+    let mut last = [0_u8; BLOCKS as usize];
+    for _ in 0..turns {
+        let block = rng.u64(..BLOCKS);
+        let at = FileOffset(block * 512 + who * OWN as u64);
+        let mut seen = [0; OWN];
+        mapping.read(at, &mut seen).expect("there is memory");
+        let slot = usize::try_from(block).expect("small");
+        assert_eq!(seen, [last[slot]; OWN], "block {block} of {who}");
+        last[slot] = rng.u8(..);
+        mapping.write(at, &[last[slot]; OWN]).expect("there is memory");
+    }
+    last
+}
+
+#[test]
+fn no_write_is_lost_while_buffers_come_and_go_under_it() {
+    with_caches(|caches| {
+        let store = Bytes::new(vec![0; 512 * BLOCKS as usize]);
+        let cache = BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory");
+        let mapping = cache.mapping(&store).expect("there is memory");
+        let over = AtomicBool::new(false);
+        let last = thread::scope(|scope| {
+            let workers = [1, 2].map(|who: u16| {
+                let mapping = &*mapping;
+                scope.spawn(move || on_cpu(CpuId(who), || work(mapping, u64::from(who), 30_000)))
+            });
+            let reclaimer = scope.spawn(|| {
+                on_cpu(CpuId(CPUS - 1), || {
+                    let (mut rng, mut reclaimed) = (Rng::with_seed(3), 0);
+                    while !over.load(Ordering::Relaxed) {
+                        reclaimed += cache.reclaim(Count(rng.u32(1..20))).0;
+                        match rng.u8(..8) {
+                            0 => drop(cache.shrink(Count(1))),
+                            1 => drop(mapping.write_back().expect("the store takes it")),
+                            _ => {}
+                        }
+                    }
+                    reclaimed
+                })
+            });
+            let first = work(&mapping, 0, 30_000);
+            let [second, third] = workers.map(|worker| worker.join().expect("a worker found what it wrote"));
+            over.store(true, Ordering::Relaxed);
+            assert!(reclaimer.join().expect("nothing was wrong") > 0);
+            [first, second, third]
+        });
+        mapping.verify().expect("sound");
+        mapping.write_back().expect("the store takes it");
+        for (at, &byte) in store.bytes.lock().iter().enumerate() {
+            let (block, who) = (at / 512, at % 512 / OWN);
+            assert_eq!(byte, last.get(who).map_or(0, |last| last[block]), "at {at}");
+        }
+    });
+}
