@@ -161,6 +161,11 @@ fn what_was_used_once_goes_first_and_in_the_order_in_which_it_came() {
         assert_eq!(cache.reclaim(Count(1)), Count(1));
         assert_eq!(present(&mapping, 0..16), [9, 12], "3 was not used lately");
         assert_eq!(cache.reclaim(Count(u32::MAX)), Count(2));
+        // Where all are used all the time, they go in the order in which they became active.
+        (0..4).chain(0..4).chain(0..4).for_each(used);
+        assert_eq!(cache.report().inactive, Count(0));
+        assert_eq!(cache.reclaim(Count(1)), Count(1));
+        assert_eq!(present(&mapping, 0..16), [1, 2, 3]);
         mapping.verify().expect("sound");
     });
 }
