@@ -39,7 +39,7 @@ mod reclaim;
 mod reverse_map;
 mod shadow;
 mod shrinker;
-
+mod split;
 mod store;
 mod swap;
 #[cfg(test)]
@@ -49,6 +49,7 @@ mod write_back;
 
 pub use fault::{Faulted, Intent, Writable};
 pub use fill::CacheError;
+pub(crate) use lookup::Shown;
 pub use lru::Generation;
 pub use mapping::{Mapping, MappingRef};
 pub use memory_store::{MemoryStore, MemoryStoreError};
@@ -56,5 +57,4 @@ pub use page_cache::{CacheReport, PageCache};
 pub use reverse_map::{Accessed, Family, Leave, Listed, MapsFolios};
 pub use shadow::Fork;
 pub use shrinker::Shrinker;
-
 pub use store::{Store, StoreError};

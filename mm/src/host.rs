@@ -32,10 +32,12 @@ use crate::machine::{Geometry, InjectedFault, Machine, Standard};
 use crate::units::{CpuId, Pfn, PfnRange, PhysAddr};
 
 mod memory;
+mod mmu;
 #[cfg(test)]
 pub(crate) mod sweep;
 
 use memory::Memory;
+pub use mmu::HostMmu;
 
 /// Slots that a CPU may have live at once.
 const SLOTS: usize = 3;
@@ -141,6 +143,16 @@ impl<G: Geometry> HostMachine<G> {
     /// If the snapshot's frames end above the machine's memory.
     pub unsafe fn restore(&self, snapshot: &Snapshot) {
         self.memory.write(snapshot.range, &snapshot.bytes);
+    }
+
+    /// Copies bytes of a frame out as a device does, past all mappings. Together they are no longer than a page.
+    pub(crate) fn read(&self, frame: Pfn, offset: usize, bytes: &mut [u8]) {
+        self.memory.read_at(frame, offset, bytes);
+    }
+
+    /// Copies bytes into a frame as a device does.
+    pub(crate) fn write(&self, frame: Pfn, offset: usize, bytes: &[u8]) {
+        self.memory.write_at(frame, offset, bytes);
     }
 
     #[inline]

@@ -46,6 +46,12 @@ pub enum Invariant {
     Buf2,
     /// Every charge group's counter is the sum of the blocks that name it, and all groups together are the used pages.
     Acct2,
+    /// Every page table that an entry leads to is owned, in its place, not empty, and its entries are counted.
+    Space1,
+    /// Every entry for a page lies in a region, and leads to what the region's mapping has there.
+    Space2,
+    /// The entries that a folio counts are those of all page tables.
+    Map1,
     /// A tree node's counts and marks are those of its slots, and no node is empty.
     Tree1,
 }
@@ -71,6 +77,9 @@ impl fmt::Display for Invariant {
             Self::Buf1 => "BUF-1",
             Self::Buf2 => "BUF-2",
             Self::Acct2 => "ACCT-2",
+            Self::Space1 => "SPACE-1",
+            Self::Space2 => "SPACE-2",
+            Self::Map1 => "MAP-1",
             Self::Tree1 => "TREE-1",
         })
     }

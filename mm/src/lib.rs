@@ -55,6 +55,7 @@
 //! | [`folio`] | what is done with folios: their bytes, splits and joins |
 //! | [`cache`] | memory objects whose contents stand in folios, and what becomes of folios that nobody uses |
 //! | [`subpage`] | the same for contents in pieces smaller than a page |
+//! | [`space`] | users' page tables and regions, faults, pins |
 //! | [`report`] | what memory is used for, in the columns of Linux's `/proc` |
 //! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
 //!
@@ -97,6 +98,7 @@ pub mod owner;
 pub mod page;
 pub mod report;
 pub mod slab;
+pub mod space;
 pub mod subpage;
 mod sync;
 pub mod trace;

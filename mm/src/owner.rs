@@ -46,6 +46,6 @@ pub use kinds::{CompressedStore, KernelStack, PerCpuArea, TaskId};
 pub use mapcount::{MappedBy, Mappings, TooManyMappings};
 pub use owned::Owned;
 pub use owners::{OwnError, Owner, OwnerReport, Owners};
-pub use page_table::{PageTable, TableGuard, TableLevel, TablesOfLevel, UsedEntries};
+pub use page_table::{PageTable, TableGuard, TableLevel, TablePlace, TablesOfLevel, UsedEntries};
 pub use reference::{Reference, Shared};
 pub use walker::{Seen, Sighting, Walker};

@@ -66,6 +66,9 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
+    /// The size of what fills a slot above the leaves.
+    pub(crate) const SLOT: Order = Order::of(word::SLOT_BITS as usize);
+
     /// One index.
     pub(crate) const fn page(index: PageIndex) -> Self {
         Self { first: index, order: Order::ZERO }

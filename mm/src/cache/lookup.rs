@@ -23,6 +23,16 @@ pub(super) enum Standing<'a, M: Machine> {
     Stored,
 }
 
+/// What is seen at an index without reading anything.
+pub(crate) enum Shown<'a, M: Machine> {
+    /// A folio of the mapping's own.
+    Own(FolioRef<'a, M>),
+    /// One that stands behind it.
+    Behind(FolioRef<'a, M>),
+    /// Nothing that is in memory.
+    Nothing,
+}
+
 impl<'a, M: Machine> Mapping<'a, M> {
     /// The folio at an index, in whatever state it is.
     pub fn lookup(&self, index: PageIndex) -> Option<FolioRef<'a, M>> {
@@ -49,6 +59,29 @@ impl<'a, M: Machine> Mapping<'a, M> {
                 }
             }
         }
+    }
+
+    /// What a user sees at an index through this mapping, as far as it is in memory, and which mapping it stands in.
+    pub(crate) fn shown(&self, index: PageIndex) -> Shown<'a, M> {
+        match self.standing(index) {
+            Some(Standing::Folio(folio)) => return Shown::Own(folio),
+            Some(Standing::Stored) => return Shown::Nothing,
+            None => {}
+        }
+        let mut behind = self.behind();
+        while let Some(mapping) = behind {
+            match mapping.standing(index) {
+                Some(Standing::Folio(folio)) => return Shown::Behind(folio),
+                Some(Standing::Stored) => return Shown::Nothing,
+                None => behind = mapping.behind(),
+            }
+        }
+        Shown::Nothing
+    }
+
+    /// Whether something stands here at an index, in memory or not, so that what is behind is not seen there.
+    pub(crate) fn hides(&self, index: PageIndex) -> bool {
+        self.standing(index).is_some()
     }
 
     /// Says that a folio was used: twice makes it active.

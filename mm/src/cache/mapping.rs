@@ -13,7 +13,7 @@ use crate::folio::{FrozenFolio, LockedFolio};
 use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef};
 use crate::slab::{Counted, NoMemory};
-use crate::tree::{Entry, Extent, Found, InsertError, NodeReserve, Tree, TreeGuard};
+use crate::tree::{Entry, Extent, Found, InsertError, NodeReserve, Tree};
 use crate::units::{Count, Order, PAGE_SIZE, PageIndex, StoreSlot};
 
 /// A reference to a mapping. With the last one it goes, and all that stands in it.
@@ -30,7 +30,6 @@ pub struct Mapping<'a, M: Machine> {
 }
 
 pub(super) type FolioTree<'a, M> = Tree<'a, Descriptor<Folio>, State<'a, M>>;
-pub(super) type LockedTree<'t, 'a, M> = TreeGuard<'t, 'a, Descriptor<Folio>, State<'a, M>>;
 
 /// Where contents come from that are not in memory.
 pub(super) enum Contents<'a> {
@@ -50,7 +49,7 @@ pub(super) struct State<'a, M: Machine> {
     pub(super) ahead: (PageIndex, Order),
 }
 
-impl<'a, M: Machine> PageCache<'a, M> {
+impl<M: Machine> PageCache<'_, M> {
     /// A file whose contents are a store's. Folios are made as large as `largest`, if there is memory.
     ///
     /// # Errors
@@ -133,7 +132,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     }
 
     /// Whether the folio stands here and covers the index. Stable only under the folio's lock.
-    pub(super) fn holds(&self, folio: &FolioRef<'_, M>, index: PageIndex) -> bool {
+    pub(crate) fn holds(&self, folio: &FolioRef<'_, M>, index: PageIndex) -> bool {
         let (mapping, first) = folio.place();
         mapping == self.address() && first <= index && index.0 - first.0 < u64::from(folio.order().pages())
     }

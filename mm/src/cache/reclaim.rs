@@ -2,7 +2,8 @@
 //!
 //! Whoever comes last in the inactive generation is asked whether it was used through a page table; if so, it gets
 //! another turn, the second time in the active generation. If not, its entries are taken away, what is dirty is written
-//! out, and it goes, unless somebody refers to it, has it locked, or pins it. Nothing here waits, nor allocates.
+//! out, and it goes, unless somebody refers to it, has it locked, or pins it. Nothing here waits; and nothing allocates, but
+//! to split a folio for which the swap store has no place in one piece.
 //!
 //! Cost: for each folio that goes, its entries, its tree's slots, and freeing a block.
 //! Source: Linux's `shrink_folio_list`.
@@ -14,10 +15,10 @@ use super::page_cache::{PageCache, count};
 use super::reverse_map::{Accessed, Leave};
 use super::store::StoreError;
 use super::swap::Swap;
-use crate::folio::LockedFolio;
+use crate::folio::{LockedFolio, SplitTo};
 use crate::machine::Machine;
 use crate::owner::{FolioFlags, FolioRef};
-use crate::units::{Count, PAGE_SIZE, StoreSlot};
+use crate::units::{Count, Order, PAGE_SIZE, StoreSlot};
 
 impl<'a, M: Machine> PageCache<'a, M> {
     /// Reclaims about as many pages as are wanted; fewer, if after two looks at each folio there are no more that can
@@ -80,7 +81,15 @@ impl<'a, M: Machine> PageCache<'a, M> {
         if folio.mappings().entries.0 > 0 {
             return Count(0);
         }
-        let Ok(stored) = mapping.write_out(&folio) else { return Count(0) };
+        let stored = match mapping.write_out(&folio) {
+            Ok(stored) => stored,
+            // There may be places for its pages one by one. If they cannot be had, it stays.
+            Err(StoreError::Full) if folio.order() > Order::ZERO => {
+                let _ = self.split(folio, SplitTo::Uniform(Order::ZERO));
+                return Count(0);
+            }
+            Err(_) => return Count(0),
+        };
         let address: *const Mapping<'a, M> = mapping;
         // SAFETY: the one other reference is the tree's, which nobody gives up without the lock.
         let frozen = match unsafe { folio.freeze(Count(1)) } {

@@ -12,7 +12,7 @@ use crate::descriptor::Descriptor;
 use crate::folio::LockedFolio;
 use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef};
-use crate::slab::{Counted, NoMemory};
+use crate::slab::NoMemory;
 use crate::tree::{Entry, Extent, Found, InsertError, NodeReserve};
 use crate::units::{PageIndex, StoreSlot};
 

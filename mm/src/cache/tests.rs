@@ -10,6 +10,7 @@ use std::vec::Vec;
 use super::*;
 use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::folio::{SplitError, SplitTo};
 use crate::host::HostMachine;
 use crate::owner::{FolioFlags, Owners};
 use crate::page::{PageAllocator, Request};
@@ -17,6 +18,7 @@ use crate::slab::{Counted, KmemCaches};
 use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, PageIndex, Pfn, PhysAddr};
 
 mod model;
+mod stress;
 
 type Cache<'a> = PageCache<'a, HostMachine>;
 
@@ -69,8 +71,14 @@ impl Store for HostFile {
 
 /// A machine of so many MiB, the upper half of them highmem, with a cache that swaps to `swap`. Afterwards nothing is left.
 fn with_cache<R>(mib: u32, swap: &HostFile, test: impl FnOnce(&Cache<'_>) -> R) -> R {
+    with_cache_of(mib, 1, swap, test)
+}
+
+/// The same with so many CPUs.
+fn with_cache_of<R>(mib: u32, cpus: u16, swap: &HostFile, test: impl FnOnce(&Cache<'_>) -> R) -> R {
+    let cpus = NonZeroU16::new(cpus).expect("a machine has a CPU");
     let (end, direct_map_end) = (Pfn::new(mib << 8), Pfn::new(mib << 7));
-    let machine = HostMachine::new(end, direct_map_end, NonZeroU16::MIN).expect("the host lends memory");
+    let machine = HostMachine::new(end, direct_map_end, cpus).expect("the host lends memory");
     let memory = Region { start: PhysAddr(0), len: u64::from(mib) << 20, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
     let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
@@ -333,5 +341,55 @@ fn a_private_view_of_a_file_leaves_the_file_alone_and_sees_its_changes_until_it_
         assert_eq!(shared.write_back().map_err(text), Ok(Count(0)));
         let bytes = file.bytes.lock().expect("nobody has failed");
         assert_eq!((bytes[5000], usize::from(bytes[5001])), (3, 5001 % 251));
+    });
+}
+
+#[test]
+fn a_folio_of_2_mib_splits_where_it_stands_whole_or_not_at_all() {
+    let swap = HostFile::pages(600);
+    with_cache(32, &swap, |cache| {
+        let mapping = cache.anonymous(Order::of(10)).expect("there is memory");
+        mapping.write(PageIndex(0x1234).start(), &[7]).expect("there is memory");
+        let folio = mapping.lookup(PageIndex(0x1234)).expect("it stands there");
+        assert_eq!((folio.index(), folio.order()), (PageIndex(0x1000), Order::of(10)));
+        let page = folio.head().plus(0x234);
+        let folio = folio.lock();
+        // Somebody else refers to it, or pins it.
+        let other = mapping.lookup(PageIndex(0x1000)).expect("it stands there");
+        let (folio, why) = cache.split(folio, SplitTo::Uniform(Order::ZERO)).expect_err("it is referred to");
+        assert_eq!(why, SplitError::Referred);
+        let pinned = crate::owner::PinnedFolio::new(other);
+        let (folio, why) = cache.split(folio, SplitTo::Uniform(Order::ZERO)).expect_err("it is pinned");
+        assert_eq!(why, SplitError::Pinned);
+        drop(pinned);
+        assert_eq!(mapping.pages(), 1024);
+        cache
+            .split(folio, SplitTo::Around(page, Order::ZERO))
+            .map_err(|(_, error)| error)
+            .expect("nobody refers to it");
+        mapping.verify().expect("all is well");
+        let orders = |mapping: &Mapping<'_, _>| {
+            let (mut orders, mut at) = (Vec::new(), 0x1000);
+            while at < 0x1400 {
+                let folio = mapping.lookup(PageIndex(at)).expect("it stands there");
+                assert_eq!(folio.index(), PageIndex(at));
+                orders.push(folio.order().number());
+                at += u64::from(folio.order().pages());
+            }
+            orders
+        };
+        assert_eq!(orders(&mapping), [9, 5, 4, 2, 0, 0, 1, 3, 6, 7, 8]);
+        let large = mapping.lookup(PageIndex(0x1000)).expect("it stands there").lock();
+        cache.split(large, SplitTo::Uniform(Order::ZERO)).map_err(|(_, error)| error).expect("nobody refers to it");
+        mapping.verify().expect("all is well");
+        assert_eq!(orders(&mapping).len(), 512 + 10);
+        let mut byte = [0];
+        mapping.read(PageIndex(0x1234).start(), &mut byte).expect("it is read");
+        assert_eq!(byte, [7]);
+        // The swap store has no place for 256 pages in a row after this, so that folio goes in pages.
+        assert_eq!(cache.reclaim(Count(2000)).0 + cache.reclaim(Count(2000)).0, 600);
+        mapping.read(PageIndex(0x1234).start(), &mut byte).expect("it is read back");
+        assert_eq!(byte, [7]);
+        mapping.verify().expect("all is well");
     });
 }

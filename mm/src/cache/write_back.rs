@@ -6,13 +6,23 @@
 //! Invariants: CACHE-2, CACHE-3 (users lose the right to write before the folio is called clean).
 
 use super::mapping::{Contents, Mapping};
-use super::page_cache::count;
+use super::page_cache::{PageCache, count};
 use super::store::{Store, StoreError};
 use crate::folio::LockedFolio;
 use crate::machine::Machine;
-use crate::owner::FolioFlags;
+use crate::owner::{FolioFlags, FolioRef};
 use crate::tree::{Entry, Extent};
 use crate::units::{Count, FileOffset, PAGE_SIZE, PageIndex};
+
+impl<'a, M: Machine> PageCache<'a, M> {
+    /// Calls a folio dirty that was written past all page tables, if it still stands anywhere.
+    pub(crate) fn written(folio: FolioRef<'a, M>) {
+        let folio = folio.lock();
+        if let Some(mapping) = Self::mapping_of(&folio) {
+            mapping.set_dirty(&folio);
+        }
+    }
+}
 
 impl<'a, M: Machine> Mapping<'a, M> {
     /// Calls a folio dirty that stands here.

@@ -48,7 +48,10 @@ pub enum SplitError {
     /// Its pages must stay what they are.
     #[error("the folio is pinned")]
     Pinned,
-    /// There is no memory for the pieces' descriptors.
+    /// It stands in no mapping, and was to be split in one.
+    #[error("the folio stands in no mapping")]
+    Nowhere,
+    /// There is no memory for the pieces' descriptors, or for their places in a tree.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
 }

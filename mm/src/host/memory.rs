@@ -130,6 +130,20 @@ impl Memory {
         self.file.write_all_at(bytes, range.start.address().0).expect("the host has memory for what was there before");
     }
 
+    /// Copies out of one frame.
+    pub(super) fn read_at(&self, frame: Pfn, offset: usize, bytes: &mut [u8]) {
+        assert!(frame < self.end && offset + bytes.len() <= PAGE_SIZE);
+        let place = frame.address().0 + offset as u64;
+        self.file.read_exact_at(bytes, place).expect("the file is as long as memory");
+    }
+
+    /// Copies into one frame.
+    pub(super) fn write_at(&self, frame: Pfn, offset: usize, bytes: &[u8]) {
+        assert!(frame < self.end && offset + bytes.len() <= PAGE_SIZE);
+        let place = frame.address().0 + offset as u64;
+        self.file.write_all_at(bytes, place).expect("the host has memory for what it lends");
+    }
+
     /// The size of the reservation: frames, then slots with a fault page before each and one behind the last.
     fn bytes(end: Pfn, slots: usize) -> usize {
         (end.index() + 2 * slots + 1) * PAGE_SIZE

@@ -1,14 +1,16 @@
 //! Page tables: how far above pages they stand, the lock on their entries, and how many of those lead anywhere.
 //!
 //! What an entry looks like, the kernel knows. Whoever changes one holds the table's [guard](TableGuard) and counts it,
-//! so an empty table is known for one at once, and what the counts say can be compared with the tables themselves.
+//! so an empty table is known for one at once, and what the counts say can be compared with the tables themselves. A
+//! user's table names its space and the addresses that it serves, so that whoever meets it by its frame finds the entry
+//! that leads to it.
 
 use spin::{Mutex, MutexGuard};
 
 use super::reference::Reference;
 use super::walker::Walker;
 use crate::machine::Machine;
-use crate::units::Count;
+use crate::units::{Count, SpaceId, VirtualAddress};
 
 /// How far a page table stands above the pages it leads to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -52,10 +54,20 @@ impl UsedEntries {
 /// The right to change a table's entries, and their count.
 pub type TableGuard<'t> = MutexGuard<'t, UsedEntries>;
 
+/// Where a user's table belongs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TablePlace {
+    /// The space.
+    pub space: SpaceId,
+    /// The lowest address that the table serves.
+    pub address: VirtualAddress,
+}
+
 /// A page table.
 #[derive(Debug)]
 pub struct PageTable {
     level: TableLevel,
+    place: Option<TablePlace>,
     used: Mutex<UsedEntries>,
 }
 
@@ -67,12 +79,22 @@ impl PageTable {
 
     /// A table that so many entries of are used already.
     pub const fn adopted(level: TableLevel, used: UsedEntries) -> Self {
-        Self { level, used: Mutex::new(used) }
+        Self { level, place: None, used: Mutex::new(used) }
+    }
+
+    /// A user's table without entries.
+    pub const fn of_user(level: TableLevel, place: TablePlace) -> Self {
+        Self { level, place: Some(place), used: Mutex::new(UsedEntries(0)) }
     }
 
     /// How far above pages it stands.
     pub const fn level(&self) -> TableLevel {
         self.level
+    }
+
+    /// Where it belongs; `None` if it is not a user's.
+    pub const fn place(&self) -> Option<TablePlace> {
+        self.place
     }
 
     /// Locks the table: whoever holds the guard alone changes entries, and counts them. Spins, so an interrupt handler

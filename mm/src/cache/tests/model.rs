@@ -2,6 +2,7 @@
 //! have contents, against plain bytes; the checkers after each.
 
 use super::*;
+use crate::folio::SplitTo;
 use crate::host::sweep::fail_each_once;
 
 /// Pages of each memory object.
@@ -114,6 +115,26 @@ impl<'c, 's: 'c> World<'c, 's> {
         self.private.push(Private { mapping: child, own, file });
     }
 
+    /// Splits any folio that stands anywhere.
+    fn split(&mut self) {
+        let shared = self.shared.iter().map(|it| &it.mapping);
+        let mappings: Vec<_> = shared.chain(self.private.iter().map(|it| &it.mapping)).collect();
+        let mapping = mappings[self.random.usize(..mappings.len())];
+        let Some(folio) = mapping.lookup(PageIndex(self.random.u64(..PAGES as u64))) else { return };
+        if folio.order() == Order::ZERO {
+            return;
+        }
+        let order = Order::of(self.random.usize(..folio.order().index()));
+        let frame = folio.head().plus(self.random.u32(..folio.order().pages()));
+        let to = if self.random.bool() { SplitTo::Uniform(order) } else { SplitTo::Around(frame, order) };
+        let (head, pieces) = (folio.head(), to.pieces(folio.head(), folio.order()).expect("it has such pieces"));
+        let end = folio.range().end;
+        self.cache.split(folio.lock(), to).map_err(|(_, error)| error).expect("there is memory");
+        let walk = self.cache.owners().walk();
+        let found = walk.blocks(crate::units::PfnRange::new(head, end)).count();
+        assert_eq!(found, pieces.0 as usize, "{to:?}");
+    }
+
     fn check_all(&self) {
         for shared in &self.shared {
             (0..PAGES).for_each(|page| self.check_page(&shared.mapping, page, &shared.pages[page]));
@@ -152,7 +173,8 @@ impl<'c, 's: 'c> World<'c, 's> {
             88..93 => {
                 let _ = self.cache.reclaim(Count(self.random.u32(..128)));
             }
-            93..96 => {
+            93..95 => self.split(),
+            95..97 => {
                 let file = self.random.usize(..self.shared.len());
                 if self.shared[file].mapping.write_back().is_ok() {
                     let bytes = self.files[file].bytes.lock().expect("nobody has failed");
@@ -216,6 +238,11 @@ fn the_nth_allocation_may_fail_for_every_n_and_nothing_is_lost() {
             cache.reclaim(Count(100));
             parent.read(PageIndex(1).start(), &mut seen).map_err(text)?;
             drop(parent);
+            let folio = file.read_folio(PageIndex(5)).map_err(text)?;
+            let around = SplitTo::Around(folio.head(), Order::ZERO);
+            if folio.order() > Order::ZERO {
+                cache.split(folio.lock(), around).map_err(|(_, error)| text(error))?;
+            }
             child.write(PageIndex(3).start(), &[4]).map_err(text)?;
             let anonymous = cache.anonymous(Order::of(4)).map_err(text)?;
             anonymous.write(PageIndex(0).start(), &[5; 16 * PAGE_SIZE]).map_err(text)?;

@@ -1,0 +1,92 @@
+//! Readers, writers, splits and reclaim at once, on CPUs of their own.
+
+use std::thread;
+
+use super::*;
+use crate::folio::SplitTo;
+use crate::host::on_cpu;
+use crate::units::{Bytes, CpuId};
+
+const PAGES: u64 = 128;
+const TURNS: u32 = 4000;
+
+fn word(page: u64) -> [u8; 8] {
+    (page.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1).to_le_bytes()
+}
+
+/// What every page holds, whoever has written it.
+fn contents(page: u64) -> Vec<u8> {
+    word(page).repeat(PAGE_SIZE / 8)
+}
+
+/// Looks a page up without a lock: if it is there and whole, it is the right one.
+fn look(mapping: &Mapping<'_, HostMachine>, page: u64) -> u32 {
+    let Some(folio) = mapping.lookup(PageIndex(page)) else { return 0 };
+    let mut bytes = [0; 8];
+    let index = folio.index().0;
+    // As long as the reference is held, the folio keeps its pages, and its place or none.
+    if folio.flags().contains(FolioFlags::UPTODATE) && index <= page && page - index < u64::from(folio.order().pages())
+    {
+        let offset = usize::try_from(page - index).expect("small") * PAGE_SIZE;
+        folio.copy_to(Bytes(offset), &mut bytes).expect("the folio has the page");
+        assert_eq!(bytes, word(page), "page {page} of another file");
+        return 1;
+    }
+    0
+}
+
+fn work(cache: &Cache<'_>, mappings: &[MappingRef<'_, HostMachine>], cpu: u16) -> u32 {
+    let mut random = fastrand::Rng::with_seed(u64::from(cpu));
+    let mut found = 0;
+    for _ in 0..TURNS {
+        let page = random.u64(..PAGES);
+        let mapping = &mappings[random.usize(..mappings.len())];
+        match (cpu, random.u32(..8)) {
+            (0, 0..3) => {
+                let _ = cache.reclaim(Count(random.u32(..64)));
+            }
+            (0, 3) => {
+                if let Some(folio) = mapping.lookup(PageIndex(page)) {
+                    let to = SplitTo::Around(folio.head(), Order::ZERO);
+                    // Somebody may refer to it, or have split it before.
+                    let _ = cache.split(folio.lock(), to);
+                }
+            }
+            (1, 0..3) => mapping.write(PageIndex(page).start(), &contents(page)).expect("there is memory"),
+            (1, 3) => {
+                let _ = mapping.write_back().expect("the host has the file");
+            }
+            (_, 0..6) => found += look(mapping, page),
+            _ => {
+                let mut seen = [0; 8];
+                mapping.read(PageIndex(page).start().plus(8), &mut seen).expect("there is memory");
+                assert_eq!(seen, word(page));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn who_looks_up_without_a_lock_never_finds_another_folio_whatever_comes_and_goes() {
+    let whole: Vec<u8> = (0..PAGES).flat_map(contents).collect();
+    let files = [HostFile::of(whole.clone()), HostFile::of(whole)];
+    let swap = HostFile::pages(512);
+    with_cache_of(4, 4, &swap, |cache| {
+        let mut mappings: Vec<_> =
+            files.iter().map(|file| cache.file(file, Order::of(3)).expect("there is memory")).collect();
+        let anonymous = cache.anonymous(Order::of(2)).expect("there is memory");
+        for page in 0..PAGES {
+            anonymous.write(PageIndex(page).start(), &contents(page)).expect("there is memory");
+        }
+        mappings.push(anonymous);
+        let found: u32 = thread::scope(|scope| {
+            let (cache, mappings) = (cache, &mappings);
+            let spawn = |cpu| scope.spawn(move || on_cpu(CpuId(cpu), || work(cache, mappings, cpu)));
+            let workers: Vec<_> = (0..4).map(spawn).collect();
+            workers.into_iter().map(|worker| worker.join().expect("no worker has failed")).sum()
+        });
+        assert!(found > TURNS / 10, "{found} were found");
+        mappings.iter().for_each(|mapping| mapping.verify().expect("the mapping is sound"));
+    });
+}
