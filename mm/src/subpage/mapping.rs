@@ -125,15 +125,11 @@ impl<'a, M: Machine> BufferMapping<'a, M> {
                 break found;
             }
         };
-        if !buffer.flags().contains(BufferFlags::UPTODATE) {
+        if contents == Contents::Wanted && !buffer.flags().contains(BufferFlags::UPTODATE) {
+            // Behind the store's end are zeroes: since the buffer was made, or since the store was cut.
             let (start, len) = self.stored(index);
-            let (stored, behind) = buffer.bytes_mut().split_at_mut(len);
-            // The store may come to end further behind.
-            behind.fill(0);
-            if contents == Contents::Wanted {
-                self.store.read(start, stored)?;
-                buffer.set(BufferFlags::UPTODATE);
-            }
+            self.store.read(start, &mut buffer.bytes_mut()[..len])?;
+            buffer.set(BufferFlags::UPTODATE);
         }
         self.mark_accessed(&buffer);
         Ok(buffer)
@@ -197,7 +193,6 @@ impl<'a, M: Machine> BufferMapping<'a, M> {
             panic!("invariant BUF-1 broken: a buffer does not stand at {index:?}");
         };
         tree.buffers -= 1;
-        buffer.clear(BufferFlags::DIRTY);
         buffer.set_place(core::ptr::null_mut(), BlockIndex(0));
         drop(tree);
         cache.put_kept(kept);

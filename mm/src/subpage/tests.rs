@@ -9,9 +9,10 @@ use spin::Mutex;
 
 use super::{BlockIndex, BufferCache, BufferError, BufferFlags, BufferMapping, BufferSize};
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::cache::{Shrinker, Store, StoreError};
+use crate::cache::{PageCache, Shrinker, Store, StoreError};
 use crate::faults::{Faults, Fired};
 use crate::host::HostMachine;
+use crate::owner::Owners;
 use crate::page::{PageAllocator, Request};
 use crate::slab::{KmemCaches, NoMemory};
 use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr};
@@ -160,6 +161,11 @@ fn what_was_used_once_goes_first_and_in_the_order_in_which_it_came() {
         assert_eq!(cache.reclaim(Count(1)), Count(1));
         assert_eq!(present(&mapping, 0..16), [9, 12], "3 was not used lately");
         assert_eq!(cache.reclaim(Count(u32::MAX)), Count(2));
+        // Where all are used all the time, they go in the order in which they became active.
+        (0..4).chain(0..4).chain(0..4).for_each(used);
+        assert_eq!(cache.report().inactive, Count(0));
+        assert_eq!(cache.reclaim(Count(1)), Count(1));
+        assert_eq!(present(&mapping, 0..16), [1, 2, 3]);
         mapping.verify().expect("sound");
     });
 }
@@ -239,5 +245,32 @@ fn with_no_memory_at_all_a_buffer_is_refused() {
         mapping.verify().expect("sound");
         drop(held);
         assert_eq!(read(&mapping, 0, 4096).expect("there is memory again"), patterned(4096));
+    });
+}
+
+#[test]
+fn the_page_cache_gets_memory_that_buffers_can_do_without() {
+    with_caches(|caches| {
+        let (store, file) = (Bytes::new(patterned(1 << 20)), Bytes::new(patterned(48 * PAGE_SIZE)));
+        let buffers = BufferCache::new(caches, BufferSize::Kib2).expect("there is memory");
+        let mapping = buffers.mapping(&store).expect("there is memory");
+        let owners = Owners::new(caches).expect("there is memory");
+        let shrinkers: [&dyn Shrinker; 1] = [&buffers];
+        let cache = PageCache::new(&owners, None, &shrinkers).expect("there is memory");
+        let folios = cache.file(&file, Order::ZERO).expect("there is memory");
+        let mut held = Vec::new();
+        while let Ok(block) = caches.pages.alloc(Request::movable(Order::ZERO)) {
+            held.push(block);
+        }
+        held.truncate(held.len() - 64);
+        mapping.write(FileOffset(0), &[7; 512 << 10]).expect("what was written before goes");
+        let before = buffers.report().pages;
+        assert!(before.0 > 40, "buffers are to have most of it, not {before:?}");
+        let mut seen = vec![0; 48 * PAGE_SIZE];
+        folios.read(FileOffset(0), &mut seen).expect("buffers give way");
+        assert!(seen == patterned(48 * PAGE_SIZE));
+        assert!(buffers.report().pages.0 < before.0);
+        mapping.verify().expect("sound");
+        assert_eq!(read(&mapping, 0, 512 << 10), Ok(vec![7; 512 << 10]));
     });
 }

@@ -3,11 +3,14 @@
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
 
-use super::{Entry, Extent, Found, InsertError, NodesLacking, NotOne, TreeNodes};
+use super::node::Mark;
+use super::word::{NodePointer, Word};
+use super::{Entry, Extent, Found, InsertError, NodesLacking, NotOne, TreeGuard, TreeNodes};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::HostMachine;
+use crate::invariant::Invariant;
 use crate::page::PageAllocator;
-use crate::slab::KmemCaches;
+use crate::slab::{KmemCaches, SlabDebug};
 use crate::units::{Count, NodeId, Order, PageIndex, Pfn, PhysAddr, StoreSlot};
 
 mod model;
@@ -16,23 +19,25 @@ mod readers;
 
 const CPUS: u16 = 4;
 
-/// A machine with 16 MiB of lowmem, and nodes on it.
-fn with_nodes<R>(test: impl FnOnce(&PageAllocator<'_, HostMachine>, &TreeNodes<'_, HostMachine>) -> R) -> R {
-    let cpus = NonZeroU16::new(CPUS).expect("not zero");
-    let machine = HostMachine::new(Pfn::new(0x1000), Pfn::new(0x1000), cpus).expect("the host lends memory");
-    let memory = Region { start: PhysAddr(0), len: 16 << 20, kind: RegionKind::Usable, node: NodeId(0) };
-    let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
-    let free = pages.free_pages();
-    let caches = KmemCaches::new(&pages).expect("there is memory");
-    let nodes = TreeNodes::new(&caches).expect("there is memory");
-    let result = test(&pages, &nodes);
-    drop(nodes);
-    caches.verify().expect("the caches are sound");
-    drop(caches);
-    pages.verify().expect("the page allocator is sound");
-    assert_eq!(pages.free_pages(), free, "pages were lost");
-    result
+/// A machine with 16 MiB of lowmem, and nodes on it: as they are, and with all that is allocated debugged.
+fn with_nodes(test: impl Fn(&PageAllocator<'_, HostMachine>, &TreeNodes<'_, HostMachine>)) {
+    for debug in [SlabDebug::NONE, SlabDebug::parse("FZPU").expect("these are flags")] {
+        let cpus = NonZeroU16::new(CPUS).expect("not zero");
+        let machine = HostMachine::new(Pfn::new(0x1000), Pfn::new(0x1000), cpus).expect("the host lends memory");
+        let memory = Region { start: PhysAddr(0), len: 16 << 20, kind: RegionKind::Usable, node: NodeId(0) };
+        let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
+        let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+        let free = pages.free_pages();
+        let caches = KmemCaches::new_with(&pages, debug).expect("there is memory");
+        let nodes = TreeNodes::new(&caches).expect("there is memory");
+        test(&pages, &nodes);
+        drop(nodes);
+        caches.verify().expect("the caches are sound");
+        drop(caches);
+        pages.verify().expect("the page allocator is sound");
+        assert_eq!(pages.free_pages(), free, "pages were lost");
+        assert_eq!(machine.take_reports(), [""; 0]);
+    }
 }
 
 /// An item that nobody follows.
@@ -92,5 +97,51 @@ fn a_large_entry_is_broken_up_around_a_page_and_put_together_again() {
         assert_eq!(guard.next_marked(PageIndex(0)), Some(found));
         assert_eq!(guard.remove(all, &mut reserve), Ok(item(1)));
         assert_eq!(guard.verify(), Ok(Count(0)));
+    });
+}
+
+#[test]
+fn the_checker_names_what_a_node_gets_wrong() {
+    with_nodes(|_, nodes| {
+        let tree = nodes.tree::<u128, _>(());
+        let mut reserve = nodes.reserve(Count(16)).expect("there is memory");
+        let mut guard = tree.lock();
+        let [one, other] = [5, 700].map(|index| Extent::page(PageIndex(index)));
+        for extent in [one, other] {
+            guard.insert(extent, item(0), &mut reserve).expect("there is room");
+        }
+        guard.mark(one);
+        let broken = |guard: &TreeGuard<'_, '_, u128, ()>| guard.verify().map_err(|violation| violation.invariant);
+        let root = tree.root().to_node().expect("a node is there");
+        let node = guard.access().node(root);
+        for (slot, was, wrong) in
+            [(0, Mark::Set, Mark::Clear), (10, Mark::Clear, Mark::Set), (1, Mark::Clear, Mark::Set)]
+        {
+            node.set_mark(slot, wrong);
+            assert_eq!(broken(&guard), Err(Invariant::Tree1), "slot {slot}");
+            node.set_mark(slot, was);
+            assert_eq!(broken(&guard), Ok(Count(3)));
+        }
+        // A word that leads past a level, and one that leads to nothing.
+        let leaf = node.word::<u128>(0).to_node().expect("a leaf is there");
+        let lost = node.word::<u128>(10);
+        for word in [
+            Word::<u128>::node(NodePointer { level: root.level, ..leaf }),
+            Word::<u128>::node(reserve.take(leaf.level).expect("in stock")),
+        ] {
+            node.set(10, word, Mark::Clear);
+            assert_eq!(broken(&guard), Err(Invariant::Tree1));
+            if let Some(spare) = word.to_node().filter(|spare| spare.node != leaf.node) {
+                reserve.put(spare.node);
+            }
+        }
+        // A root that is higher than it must be.
+        node.set(10, Word::<u128>::EMPTY, Mark::Clear);
+        assert_eq!(broken(&guard), Err(Invariant::Tree1));
+        node.set(10, lost, Mark::Clear);
+        for extent in [one, other] {
+            assert_eq!(guard.remove(extent, &mut reserve), Ok(item(0)));
+        }
+        assert_eq!(broken(&guard), Ok(Count(0)));
     });
 }

@@ -128,6 +128,15 @@ impl World<'_> {
     }
 }
 
+/// Says that all is over, also when it ends badly.
+struct Over<'o>(&'o AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn readers_find_what_stays_and_nothing_that_was_never_there() {
     with_nodes(|_, nodes| {
@@ -142,6 +151,7 @@ fn readers_find_what_stays_and_nothing_that_was_never_there() {
         }
         drop(reserve);
         thread::scope(|scope| {
+            let ended = Over(&world.over);
             let readers = [2, CPUS - 1].map(|cpu| {
                 let world = &world;
                 scope.spawn(move || on_cpu(CpuId(cpu), || world.read(nodes, u64::from(cpu))))
@@ -151,7 +161,7 @@ fn readers_find_what_stays_and_nothing_that_was_never_there() {
             nodes.shrink();
             world.write(nodes, 0, 20_000);
             other.join().expect("the other writer saw nothing wrong");
-            world.over.store(true, Ordering::Relaxed);
+            drop(ended);
             for reader in readers {
                 assert!(reader.join().expect("a reader saw nothing wrong") > 1000);
             }
