@@ -306,7 +306,7 @@ fn drain(stock: &mut Reserve<'_, '_>, rng: &mut Rng) {
 #[test]
 fn random_operations_of_mixed_orders_are_those_of_a_map() {
     with_nodes(|_, nodes| {
-        for seed in 0..48 {
+        for seed in 0..24 {
             let mut rng = Rng::with_seed(seed);
             let tree = nodes.tree::<u128, _>(());
             let mut reserve = nodes.no_reserve();
