@@ -5,6 +5,7 @@
 use core::fmt;
 
 use bitflags::bitflags;
+use mm::space::Access;
 
 /// An exception's number: 0 to 31.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +114,7 @@ impl fmt::Display for Explained {
                 let origin = if code & 1 != 0 { ", from outside the program" } else { "" };
                 write!(f, "{code:#x}, entry {} of the {table}{origin}", code >> 3 & 0x1fff)
             }
-            ErrorCode::PageFault => write!(f, "{code:#x}, {}", Access::of(code)),
+            ErrorCode::PageFault => write!(f, "{code:#x}, {}", PageFault::of(code)),
             ErrorCode::ControlProtection => {
                 let cause =
                     ["?", "near return", "far return", "missing ENDBRANCH", "shadow stack token", "shadow stack"];
@@ -139,35 +140,70 @@ bitflags! {
 
 /// What a page fault was about to do, and why it could not.
 #[derive(Clone, Copy, Debug)]
-struct Access(PageFaultCode);
+pub struct PageFault(PageFaultCode);
 
-impl Access {
-    const fn of(code: u64) -> Self {
+/// Why an access faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageFaultCause {
+    /// The tables lead nowhere.
+    NotPresent,
+    /// The page does not allow it.
+    Protection,
+    /// The page's protection key does not allow it.
+    ProtectionKey,
+    /// Shadow stacks are accessed in no other way.
+    ShadowStack,
+    /// The tables are malformed.
+    ReservedBit,
+}
+
+impl PageFault {
+    /// What the processor's error code says.
+    pub const fn of(code: u64) -> Self {
         Self(PageFaultCode::from_bits_truncate(code))
+    }
+
+    /// What it was about to do.
+    pub const fn access(self) -> Access {
+        if self.0.contains(PageFaultCode::FETCH) {
+            Access::Execute
+        } else if self.0.contains(PageFaultCode::WRITE) {
+            Access::Write
+        } else {
+            Access::Read
+        }
+    }
+
+    /// Why it could not.
+    pub const fn cause(self) -> PageFaultCause {
+        if self.0.contains(PageFaultCode::RESERVED_BIT) {
+            PageFaultCause::ReservedBit
+        } else if self.0.contains(PageFaultCode::PROTECTION_KEY) {
+            PageFaultCause::ProtectionKey
+        } else if self.0.contains(PageFaultCode::SHADOW_STACK) {
+            PageFaultCause::ShadowStack
+        } else if self.0.contains(PageFaultCode::PROTECTION) {
+            PageFaultCause::Protection
+        } else {
+            PageFaultCause::NotPresent
+        }
     }
 }
 
-impl fmt::Display for Access {
+impl fmt::Display for PageFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flags = self.0;
-        let access = if flags.contains(PageFaultCode::FETCH) {
-            "execute"
-        } else if flags.contains(PageFaultCode::WRITE) {
-            "write"
-        } else {
-            "read"
+        let access = match self.access() {
+            Access::Read => "read",
+            Access::Write => "write",
+            Access::Execute => "execute",
         };
-        let mode = if flags.contains(PageFaultCode::USER) { "user" } else { "kernel" };
-        let cause = if flags.contains(PageFaultCode::RESERVED_BIT) {
-            "a reserved bit is set in a page table"
-        } else if flags.contains(PageFaultCode::PROTECTION_KEY) {
-            "the page's protection key forbids it"
-        } else if flags.contains(PageFaultCode::SHADOW_STACK) {
-            "it was a shadow-stack access"
-        } else if flags.contains(PageFaultCode::PROTECTION) {
-            "the page's protection forbids it"
-        } else {
-            "the page is not present"
+        let mode = if self.0.contains(PageFaultCode::USER) { "user" } else { "kernel" };
+        let cause = match self.cause() {
+            PageFaultCause::ReservedBit => "a reserved bit is set in a page table",
+            PageFaultCause::ProtectionKey => "the page's protection key forbids it",
+            PageFaultCause::ShadowStack => "it was a shadow-stack access",
+            PageFaultCause::Protection => "the page's protection forbids it",
+            PageFaultCause::NotPresent => "the page is not present",
         };
         write!(f, "{mode} {access}, {cause}")
     }

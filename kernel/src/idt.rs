@@ -1,53 +1,19 @@
-//! Every exception, with a report that a person can read. None of them is recovered from.
+//! Where the processor goes for every exception. All of them end the kernel with a report, but for page faults that can be
+//! resolved ([`fault`]).
 //!
 //! The stubs are naked functions, as the interrupt ABI is not stable: each pushes what the processor did not, so that
-//! one [`Registers`] describes all.
+//! one [`Registers`](crate::fatal::Registers) describes all.
 
 use core::arch::naked_asm;
-use core::fmt::{self, Write};
 
 use kernel_core::exception::{ErrorCode, Vector};
-use kernel_core::layout::Place;
-use mm::machine::Machine;
-use mm::units::Pfn;
 use spin::Once;
 use x86_64::VirtAddr;
-use x86_64::registers::control::Cr2;
 use x86_64::structures::idt::{Entry, InterruptDescriptorTable};
 
-use crate::backtrace::{self, FramePointer};
-use crate::panic::die;
-use crate::platform::Platform;
+use crate::fatal::save_and_report;
 use crate::stacks::ExceptionStack;
-use crate::{image, stacks};
-
-/// What the processor and the stub push, from the lowest address upwards.
-#[derive(Debug)]
-#[repr(C)]
-struct Registers {
-    r15: u64,
-    r14: u64,
-    r13: u64,
-    r12: u64,
-    r11: u64,
-    r10: u64,
-    r9: u64,
-    r8: u64,
-    rbp: u64,
-    rdi: u64,
-    rsi: u64,
-    rdx: u64,
-    rcx: u64,
-    rbx: u64,
-    rax: u64,
-    vector: u64,
-    error_code: u64,
-    rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
-}
+use crate::user::fault;
 
 static TABLE: Once<InterruptDescriptorTable> = Once::new();
 
@@ -71,7 +37,7 @@ fn build() -> InterruptDescriptorTable {
     set(&mut table.segment_not_present, entry::<11>, None);
     set(&mut table.stack_segment_fault, entry::<12>, None);
     set(&mut table.general_protection_fault, entry::<13>, None);
-    set(&mut table.page_fault, entry::<{ Vector::PAGE_FAULT.0 }>, Some(ExceptionStack::PageFault));
+    set(&mut table.page_fault, fault::entry, Some(ExceptionStack::PageFault));
     set(&mut table.x87_floating_point, entry::<16>, None);
     set(&mut table.alignment_check, entry::<17>, None);
     set(&mut table.machine_check, entry::<{ Vector::MACHINE_CHECK.0 }>, Some(ExceptionStack::MachineCheck));
@@ -104,69 +70,6 @@ extern "C" fn entry<const VECTOR: u8>() {
         "jmp {save}",
         coded = const !matches!(Vector(VECTOR).error_code(), ErrorCode::None) as u8,
         vector = const VECTOR,
-        save = sym save,
+        save = sym save_and_report,
     )
-}
-
-/// Completes the [`Registers`] and reports them, with a frame pointer at which a backtrace ends.
-#[unsafe(naked)]
-extern "C" fn save() {
-    naked_asm!(
-        "push rax",
-        "push rbx",
-        "push rcx",
-        "push rdx",
-        "push rsi",
-        "push rdi",
-        "push rbp",
-        "push r8",
-        "push r9",
-        "push r10",
-        "push r11",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "cld",
-        "mov rdi, rsp",
-        "xor ebp, ebp",
-        "and rsp, -16",
-        "call {report}",
-        "ud2",
-        report = sym report,
-    )
-}
-
-extern "sysv64" fn report(registers: &Registers) -> ! {
-    die(|serial| {
-        write_headline(serial, registers)?;
-        write!(serial, "{registers}")?;
-        if let Some(linked) = image::as_linked(registers.rip) {
-            writeln!(serial, "  backtrace: {linked:#x}")?;
-        }
-        backtrace::write(serial, FramePointer(registers.rbp))
-    })
-}
-
-fn write_headline(serial: &mut impl Write, registers: &Registers) -> fmt::Result {
-    let vector = Vector(u8::try_from(registers.vector).unwrap_or(u8::MAX));
-    let explained = vector.explain(registers.error_code);
-    if vector != Vector::PAGE_FAULT {
-        return writeln!(serial, "\nEXCEPTION: {vector}, error code {explained}");
-    }
-    let address = Cr2::read_raw();
-    let place = Place::of(address, Platform::get().map_or(Pfn::new(0), Platform::direct_map_end), stacks::guards());
-    writeln!(serial, "\nEXCEPTION: {vector} at {address:#x}, in {place}; error code {explained}")
-}
-
-impl fmt::Display for Registers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax, .. } = self;
-        let Self { vector: _, error_code: _, rip, cs, rflags, rsp, ss, .. } = self;
-        writeln!(f, "  rip {rip:016x}  rsp {rsp:016x}  rflags {rflags:x}  cs {cs:x}  ss {ss:x}")?;
-        writeln!(f, "  rax {rax:016x}  rbx {rbx:016x}  rcx {rcx:016x}  rdx {rdx:016x}")?;
-        writeln!(f, "  rsi {rsi:016x}  rdi {rdi:016x}  rbp {rbp:016x}  r8  {r8:016x}")?;
-        writeln!(f, "  r9  {r9:016x}  r10 {r10:016x}  r11 {r11:016x}  r12 {r12:016x}")?;
-        writeln!(f, "  r13 {r13:016x}  r14 {r14:016x}  r15 {r15:016x}")
-    }
 }

@@ -1,10 +1,11 @@
-//! Where things stand in the kernel's half of the address space, and what an address there means.
+//! Where things stand in the address space, and what an address there means.
 //!
 //! | from | what |
 //! |---|---|
+//! | `0x0000_0080_0000_0000` | users' addresses, to the middle; what is below is nobody's, so that small numbers are no pointers |
 //! | `0xffff_8000_0000_0000` | the direct map: physical memory below the lowmem boundary |
 //! | `0xffff_a000_0000_0000` | one 2 MiB window of `kmap_local` slots |
-//! | `0xffff_b000_0000_0000` | the vmap area: pages mapped one by one, the kernel's stacks first |
+//! | `0xffff_be00_0000_0000` | the vmap area: pages mapped one by one, the kernel's stacks first |
 //! | `0xffff_c000_0000_0000` | the kernel image, its stack, and what the loader passes |
 //!
 //! The slots of a CPU are every other page of an 8-page stride, so an unmapped page lies on both sides of each slot
@@ -16,6 +17,10 @@ use core::ops::Range;
 
 use mm::units::{CpuId, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr};
 
+/// What may be users': the lower half, but for what the root's first entry spans.
+pub const USERS: Range<u64> = ROOT_ENTRY..1 << 47;
+/// The addresses that one entry of a root spans.
+pub const ROOT_ENTRY: u64 = 1 << 39;
 /// Where frame 0 stands in the direct map.
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 /// The first address behind the direct map's window: it holds every frame that a [`Pfn`] can name.
@@ -23,7 +28,7 @@ pub const DIRECT_MAP_LIMIT: u64 = DIRECT_MAP + ((Pfn::LIMIT.number() as u64) << 
 /// The window of `kmap_local` slots; one page table maps it.
 pub const KMAP_LOCAL: u64 = 0xffff_a000_0000_0000;
 /// The vmap area, mapped a page at a time by whoever needs addresses in a row.
-pub const VMAP: Range<u64> = 0xffff_b000_0000_0000..KERNEL;
+pub const VMAP: Range<u64> = KERNEL - 4 * ROOT_ENTRY..KERNEL;
 /// The lowest address at which a loader may place the kernel.
 pub const KERNEL: u64 = 0xffff_c000_0000_0000;
 
@@ -123,6 +128,8 @@ pub enum Place {
     NonCanonical,
     /// In the vmap area.
     Vmap,
+    /// Where users' memory is.
+    User,
     /// None of these.
     Nowhere,
 }
@@ -136,7 +143,7 @@ impl Place {
         }
         match address {
             0..0x1000 => Self::NullPage,
-            0x1000..0x0000_8000_0000_0000 => Self::Nowhere,
+            _ if USERS.contains(&address) => Self::User,
             0x0000_8000_0000_0000..DIRECT_MAP => Self::NonCanonical,
             DIRECT_MAP..DIRECT_MAP_LIMIT => match Pfn::containing(PhysAddr(address - DIRECT_MAP)) {
                 Some(frame) if frame < direct_map_end => Self::DirectMap(frame),
@@ -170,6 +177,7 @@ impl fmt::Display for Place {
             Self::KmapSlot(cpu, slot) => write!(f, "kmap_local slot {slot} of CPU {}", cpu.0),
             Self::KmapGuard => f.write_str("a guard page of the kmap_local window"),
             Self::Vmap => f.write_str("the vmap area, where nothing is mapped so"),
+            Self::User => f.write_str("users' memory"),
             Self::Kernel => f.write_str("the kernel's image, stack or boot data"),
             Self::NonCanonical => f.write_str("a non-canonical address"),
             Self::Nowhere => f.write_str("no part of the kernel's address space"),
@@ -237,6 +245,8 @@ mod tests {
         assert_eq!(place(KERNEL + 0xff8), Place::StackGuard("kernel stack"));
         assert_eq!(place(KERNEL + 0x1000), Place::Kernel);
         assert_eq!(place(0x0000_8000_0000_0000), Place::NonCanonical);
-        assert_eq!(place(0x0000_7fff_ffff_ffff), Place::Nowhere);
+        assert_eq!(place(0x0000_7fff_ffff_ffff), Place::User);
+        assert_eq!(place(0x0000_0080_0000_0000), Place::User);
+        assert_eq!(place(0x0000_007f_ffff_ffff), Place::Nowhere);
     }
 }

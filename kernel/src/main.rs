@@ -1,8 +1,8 @@
 //! The kernel around `mm`: boots through `bootloader_api`, maps memory its own way, then tests or measures.
 //!
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
-//! output and the way out; the image and its stacks; reports of failures; page tables; this machine for `mm`;
-//! firmware files; the clock; memory; stacks and areas of CPUs in it; its reports; the heap; tests, benchmarks, the
+//! output and the way out; the image and its stacks; reports of failures; this machine for `mm`; page tables; users' memory;
+//! exceptions; firmware files; the clock; memory; stacks and areas of CPUs in it; its reports; the heap; tests, benchmarks, the
 //! replay of traces, and a foreign client of the heap.
 #![no_std]
 #![no_main]
@@ -18,13 +18,17 @@ mod stacks;
 mod backtrace;
 mod panic;
 
+mod fatal;
 mod gdt;
-mod idt;
 
 mod kmap;
 mod platform;
 
 mod paging;
+
+mod user;
+
+mod idt;
 
 mod fw_cfg;
 

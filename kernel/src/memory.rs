@@ -4,6 +4,7 @@ use core::fmt;
 
 use kernel_core::cmdline::CommandLine;
 use mm::boot_map::BootMap;
+use mm::cache::PageCache;
 use mm::machine::{Geometry, Machine};
 use mm::owner::Owners;
 use mm::page::PageAllocator;
@@ -26,6 +27,9 @@ pub(crate) type Caches = KmemCaches<'static, Platform>;
 /// The typed owners of this machine's blocks.
 pub(crate) type MachineOwners = Owners<'static, Platform>;
 
+/// The page cache of this machine: there is no disk, so nothing is swapped out.
+pub(crate) type MachineCache = PageCache<'static, Platform>;
+
 const MAX_ORDER: Order = <<Platform as Machine>::Geometry as Geometry>::MAX_ORDER;
 
 /// What setting the allocator up came to.
@@ -40,6 +44,7 @@ pub(crate) struct Setup {
 static ALLOCATOR: Once<(Allocator, Setup)> = Once::new();
 static CACHES: Once<Caches> = Once::new();
 static OWNERS: Once<MachineOwners> = Once::new();
+static PAGE_CACHE: Once<MachineCache> = Once::new();
 
 /// Gives all memory that `map` calls usable to the page allocator, split into nodes if the command line asks, and makes
 /// the caches on it.
@@ -72,7 +77,8 @@ pub(crate) fn init(
     let caches = CACHES.call_once(|| {
         KmemCaches::new_with(allocator, words.slab_debug).unwrap_or_else(|error| panic!("slab: {error}"))
     });
-    OWNERS.call_once(|| Owners::new(caches).unwrap_or_else(|error| panic!("owners: {error}")));
+    let owners = OWNERS.call_once(|| Owners::new(caches).unwrap_or_else(|error| panic!("owners: {error}")));
+    PAGE_CACHE.call_once(|| PageCache::new(owners, None, &[]).unwrap_or_else(|error| panic!("page cache: {error}")));
     (allocator, caches)
 }
 
@@ -84,6 +90,11 @@ pub(crate) fn caches() -> Option<&'static Caches> {
 /// The machine's owners of blocks; `None` before [`init`].
 pub(crate) fn owners() -> Option<&'static MachineOwners> {
     OWNERS.get()
+}
+
+/// The machine's page cache; `None` before [`init`].
+pub(crate) fn page_cache() -> Option<&'static MachineCache> {
+    PAGE_CACHE.get()
 }
 
 /// The machine's page allocator; `None` before [`init`].

@@ -13,7 +13,7 @@
 //!
 //! `store` is what stands behind a mapping, `memory_store` one in memory, `swap` the places in the one for anonymous
 //! memory; `page_cache` what all mappings share, `lru` who goes next, `mapping` one of them, `lookup` the way to a folio
-//! without a lock, `fill` getting contents, `fault` what a user's access needs, `shadow` copy-on-write, `reverse_map`
+//! without a lock, `fill` getting contents, `given` folios made elsewhere, `fault` what a user's access needs, `shadow` copy-on-write, `reverse_map`
 //! who maps a folio, `bytes` reading and writing without mapping, `write_back` and `reclaim` the ways out, `split` folios
 //! made smaller where they stand, `shrinker` who gives memory back when there is too little, `verify` the checker.
 //!
@@ -30,6 +30,7 @@
 mod bytes;
 mod fault;
 mod fill;
+mod given;
 mod lookup;
 mod lru;
 mod mapping;
@@ -49,6 +50,7 @@ mod write_back;
 
 pub use fault::{Faulted, Intent, Writable};
 pub use fill::CacheError;
+pub use given::GiveError;
 pub(crate) use lookup::Shown;
 pub use lru::Generation;
 pub use mapping::{Mapping, MappingRef};

@@ -21,6 +21,7 @@ impl Source<'_> {
         match unit {
             Unit::Ticks => self.clock.unit(),
             Unit::Bytes => "bytes",
+            Unit::Millibytes => "millibytes",
             Unit::Pages => "pages",
         }
     }

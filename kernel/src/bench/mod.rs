@@ -6,6 +6,9 @@
 mod figure;
 
 mod bulk;
+mod cache;
+mod fault;
+mod folio;
 mod footprint;
 mod mix;
 mod pair;
@@ -42,6 +45,8 @@ pub(crate) enum Unit {
     Ticks,
     /// Memory in bytes.
     Bytes,
+    /// Memory in thousandths of a byte, for each page.
+    Millibytes,
     /// Memory in pages.
     Pages,
 }

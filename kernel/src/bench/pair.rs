@@ -33,7 +33,7 @@ fn pairs_at_hand(sampler: &mut Sampler, order: Order) -> Outcome {
 }
 
 /// A block whose buddy was just freed.
-fn half_freed(order: Order) -> Result<Block<'static, Platform>, NotPassed> {
+pub(super) fn half_freed(order: Order) -> Result<Block<'static, Platform>, NotPassed> {
     let above = order.up().ok_or("no block is twice as large")?;
     let halves = needed(Request::movable(above))?.split();
     let (at_hand, kept) = halves.map_err(|block| alloc::format!("{block:?} does not split"))?;

@@ -8,11 +8,11 @@ use core::fmt;
 use core::ops::Range;
 
 use kernel_core::boot_regions::touched_frames;
-use kernel_core::layout::{DIRECT_MAP, KMAP_LOCAL};
+use kernel_core::layout::{DIRECT_MAP, KMAP_LOCAL, ROOT_ENTRY, VMAP};
 use mm::boot_map::{BootMap, CarveError, Region};
 use mm::units::{PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange};
 use x86_64::instructions::interrupts;
-use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr3Flags};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr3Flags, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 use x86_64::structures::paging::mapper::{MapToError, Translate};
 use x86_64::structures::paging::page_table::PageTableEntry;
@@ -103,6 +103,7 @@ pub(crate) unsafe fn build(
     builder.map_image()?;
     builder.map_stack(&loader.stack)?;
     builder.map_window(offset)?;
+    builder.complete_root(offset)?;
     for run in touched_frames(loader.regions, direct_map_end) {
         builder.map_directly(run)?;
     }
@@ -120,6 +121,10 @@ impl KernelTables {
             unsafe { Efer::update(|flags| flags.insert(EferFlags::NO_EXECUTE_ENABLE)) };
             // SAFETY: the kernel writes to no page that is mapped read-only.
             unsafe { Cr0::update(|flags| flags.insert(Cr0Flags::WRITE_PROTECT)) };
+            let prevented =
+                Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION | Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION;
+            // SAFETY: it is the kernel that touches users' addresses.
+            unsafe { Cr4::update(|flags| flags.remove(prevented)) };
             // SAFETY: these tables map the image and the stack where the loader's do; the rest is the caller's word.
             unsafe { Cr3::write(self.root, Cr3Flags::empty()) };
         });
@@ -158,9 +163,19 @@ impl<'t> Builder<'t, '_> {
         let window = (&raw const WINDOW).addr() as u64;
         let table = self.loaded_frame(window)?;
         let start = VirtAddr::new_truncate(KMAP_LOCAL);
-        let level_3 = self.tables.level_4_table_mut()[start.p4_index()].borrow_mut_table(offset, &mut self.frames)?;
-        let level_2 = level_3[start.p3_index()].borrow_mut_table(offset, &mut self.frames)?;
+        let level_3 = self.tables.level_4_table_mut()[start.p4_index()].new_table(offset, &mut self.frames)?;
+        let level_2 = level_3[start.p3_index()].new_table(offset, &mut self.frames)?;
         level_2[start.p2_index()].set_addr(table.start_address(), TABLE);
+        Ok(())
+    }
+
+    /// Hangs in, empty, all tables that the root will ever lead to: address spaces copy its entries, and would not notice
+    /// another.
+    fn complete_root(&mut self, offset: VirtAddr) -> Result<(), BuildError> {
+        for address in VMAP.step_by(1 << ROOT_ENTRY.trailing_zeros()) {
+            let index = VirtAddr::new_truncate(address).p4_index();
+            self.tables.level_4_table_mut()[index].new_table(offset, &mut self.frames)?;
+        }
         Ok(())
     }
 
@@ -221,22 +236,12 @@ impl<'t> Builder<'t, '_> {
 
 /// A table entry that leads to a fresh table.
 trait NewTable {
-    fn borrow_mut_table(
-        &mut self,
-        offset: VirtAddr,
-        frames: &mut TableFrames<'_>,
-    ) -> Result<&mut PageTable, BuildError>;
+    fn new_table(&mut self, offset: VirtAddr, frames: &mut TableFrames<'_>) -> Result<&mut PageTable, BuildError>;
 }
 
 impl NewTable for PageTableEntry {
-    fn borrow_mut_table(
-        &mut self,
-        offset: VirtAddr,
-        frames: &mut TableFrames<'_>,
-    ) -> Result<&mut PageTable, BuildError> {
-        if !self.is_unused() {
-            return Err(BuildError::Overlap(KMAP_LOCAL));
-        }
+    fn new_table(&mut self, offset: VirtAddr, frames: &mut TableFrames<'_>) -> Result<&mut PageTable, BuildError> {
+        debug_assert!(self.is_unused(), "the window and the vmap area are nobody else's");
         let frame = frames.take()?;
         self.set_addr(frame.start_address(), TABLE);
         // SAFETY: the frame is fresh and mapped at the offset; only this entry leads to it.

@@ -9,7 +9,7 @@ use x86_64::structures::paging::PageTableFlags;
 use crate::image::Protection;
 
 /// What entries that lead to tables allow: everything, so that the last one decides.
-pub(super) const TABLE: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
+pub(crate) const TABLE: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
 const READ: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::NO_EXECUTE);
 const READ_WRITE: PageTableFlags = READ.union(PageTableFlags::WRITABLE);
 const READ_EXECUTE: PageTableFlags = PageTableFlags::PRESENT;

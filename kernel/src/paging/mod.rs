@@ -4,7 +4,7 @@
 //! They map, and nothing else: the image with its segments' protections, the kernel's stack, the direct map, the
 //! `kmap_local` window, and what is mapped in the vmap area. No page is writable and executable.
 
-mod entry;
+pub(crate) mod entry;
 
 pub(crate) mod build;
 pub(crate) mod live;

@@ -3,8 +3,11 @@
 //!
 //! Every table is owned memory ([`PageTable`]). Its lock guards its entries and their count; the reference that keeps it
 //! is the entry that leads to it, so whoever reads that entry under the lock of the table above finds a living table. A
-//! table that any entry leads to is never empty: new ones are filled while nobody sees them and hung in by one store,
+//! table that any entry below the root leads to is never empty: new ones are filled while nobody sees them and hung in by one store,
 //! and the entry that leads to a table goes with the table's last one.
+//!
+//! The root never changes: all that it will ever lead to hangs in from the start, and stays there when it becomes empty. So
+//! a user's root that has copied the kernel's half of it is never out of date.
 //!
 //! Locks are taken downwards. A mapping holds two at most; an unmapping keeps those whose tables may become empty. The
 //! allocator may be entered under them, and no interrupt handler takes them.
@@ -13,7 +16,7 @@
 //! reaches this CPU alone: before a second one runs with these tables, [`Space::unmap`] has to have the others flush, too,
 //! in the same place: behind the last store and before the first free.
 //!
-//! Cost: four tables are looked up by their frames, locked and read.
+//! Cost: three tables are looked up by their frames, locked and read.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -106,8 +109,8 @@ impl Space {
         if !VMAP.contains(&address) {
             return Err(MapError::Outside(address));
         }
-        let root = self.table(self.root);
-        self.map_below(&root, root.lock(), page, Entry::page(frame, protection))
+        let top = self.top(page).ok_or(MapError::Outside(address))?;
+        self.map_below(&top, top.lock(), page, Entry::page(frame, protection))
     }
 
     /// Takes a page out of the vmap area or the image, and frees the tables that this leaves empty. Gives the frame that
@@ -126,12 +129,28 @@ impl Space {
             return Err(UnmapError::Fixed(address));
         }
         let mut emptied = Emptied::new();
-        let root = self.table(self.root);
-        let (frame, _) = self.unmap_below(&root, root.lock(), page, &mut emptied)?;
+        let top = self.top(page).ok_or(UnmapError::NotMapped(address))?;
+        let (frame, _) = self.unmap_below(&top, top.lock(), page, &mut emptied)?;
         // This forgets the page, and on its way to any page every table: INVLPG drops the paging-structure caches whole.
         tlb::flush(page.start_address());
         drop(emptied);
         Ok(frame)
+    }
+
+    /// Gives a new root of a user's the kernel's half.
+    pub(crate) fn share_with(&self, root: &[AtomicU64]) {
+        let kernels = self.entries(self.root);
+        for (slot, kernels) in root.iter().zip(kernels).skip(TABLE_ENTRIES / 2) {
+            slot.store(kernels.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// The table below the root that `page` is in.
+    fn top(&self, page: Page) -> Option<Table<'_>> {
+        match load(&self.entries(self.root)[usize::from(index(page, ROOT))]).target(ROOT) {
+            Target::Table(table) => Some(self.table(table)),
+            Target::Nothing | Target::Page(_) | Target::LargePage => None,
+        }
     }
 
     /// Hangs `leaf` in for `page`, below a table that is locked.
@@ -205,7 +224,7 @@ impl Space {
         Ok((frame, if *guard == UsedEntries(0) { Left::Nothing } else { Left::Entries }))
     }
 
-    /// The table at a frame that an entry leads to, under the lock of the table above.
+    /// The table at a frame that an entry leads to, under the lock of the table above, if that is not the root.
     fn table(&self, frame: Pfn) -> Table<'_> {
         let found = self.owners.walk().look(frame).get();
         match found {
@@ -231,8 +250,8 @@ enum Left {
     Nothing,
 }
 
-/// The tables that an unmapping leaves empty, from the lowest up: every one but the root.
-type Emptied<'s> = ArrayVec<Owned<'s, Platform, PageTable>, { ROOT.0 as usize - 1 }>;
+/// The tables that an unmapping leaves empty, from the lowest up: every one but the root and the one below it.
+type Emptied<'s> = ArrayVec<Owned<'s, Platform, PageTable>, { ROOT.0 as usize - 2 }>;
 
 fn load(slot: &AtomicU64) -> Entry {
     Entry::from_bits(slot.load(Ordering::Acquire))

@@ -3,11 +3,12 @@
 use mm::charge::TooManyGroups;
 use mm::invariant::Violation;
 use mm::page::AllocError;
+use mm::slab::NoMemory;
 use mm::trace::{HeaderError, RecordError, Truncated};
 use mm::units::Order;
 use thiserror::Error;
 
-use super::live::Id;
+use super::held::Id;
 use super::pattern::Broken;
 use crate::fw_cfg::FileError;
 use crate::memory::Wholeness;
@@ -33,6 +34,8 @@ pub(super) enum Failure {
     OtherPeak { announced: u32, seen: u32 },
     #[error("no room for a table of {blocks} blocks")]
     Table { blocks: u32 },
+    #[error("no mapping for folios: {0}")]
+    Mapping(NoMemory),
     #[error("no group to charge: {0}")]
     Group(TooManyGroups),
     #[error("after {operations} operations the group is charged {charged} pages, and {live} charged pages are live")]

@@ -3,20 +3,7 @@
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 
-use mm::trace::BlockId;
-
-use super::held::Held;
-
-/// A block's name: an index into the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Id(pub(super) u32);
-
-impl From<BlockId> for Id {
-    fn from(id: BlockId) -> Self {
-        // A name beyond 32 bits is none of any table's.
-        Self(u32::try_from(id.index()).unwrap_or(u32::MAX))
-    }
-}
+use super::held::{Held, Id};
 
 /// Names in one piece of the table: a trace may name more than fit into the largest block.
 const PIECE: usize = 1024;

@@ -4,7 +4,8 @@
 //! overlaps another, and no freelist writes where it should not. What a record calls kernel memory comes from the
 //! direct map; if that is too small, from highmem, and the report says so.
 //!
-//! Unmovable memory has owners: what is charged or zeroed is had as page tables, the rest as objects. What the trace
+//! Memory has owners: what can move or may be highmem is had as folios of the page cache, and written and read through
+//! their mapping; what is unmovable and charged or zeroed as page tables, other kernel memory as objects. What the trace
 //! charges is charged to a group, whose count must be that of the charged pages that are live.
 //!
 //! `failure` is what may go wrong, `held` memory of every kind, `live` the table of blocks, `pattern` what is written into them, `zones` how memory
@@ -28,8 +29,8 @@ use mm::trace::{AllocationFlags, Decoder, Event, Header};
 use mm::units::{Order, PAGE_SIZE};
 
 use self::failure::Failure;
-use self::held::{Held, Wanted};
-use self::live::{Id, LiveBlocks};
+use self::held::{Held, Id, Wanted};
+use self::live::LiveBlocks;
 use self::zones::Zones;
 use crate::bench::{Figure, NoFigure, Row, Source, Unit, print_table};
 use crate::clock::{Clock, Stopwatch};
@@ -117,6 +118,7 @@ struct Replay {
 /// Allocations by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Kinds {
+    folios: u64,
     plain: u64,
     tables: u64,
     objects: u64,
@@ -125,6 +127,7 @@ struct Kinds {
 impl Kinds {
     fn count(&mut self, held: &Held) {
         match held {
+            Held::Folio(_) => self.folios += 1,
             Held::Plain(_) => self.plain += 1,
             Held::Table(_) => self.tables += 1,
             Held::Object(_) => self.objects += 1,
@@ -159,16 +162,19 @@ struct Replayed {
 impl Replay {
     fn new(allocator: &'static Allocator, header: Header, check_every: NonZeroU64) -> Result<Self, Failure> {
         let no_room = |_| Failure::Table { blocks: header.blocks };
-        let (Some(caches), Some(owners)) = (memory::caches(), memory::owners()) else {
+        let (Some(caches), Some(owners), Some(cache)) = (memory::caches(), memory::owners(), memory::page_cache())
+        else {
             panic!("a replay runs when memory is up");
         };
+        let mapping = |_| cache.anonymous(Order::ZERO).map_err(Failure::Mapping);
+        let mappings = (0..held::ORDERS).map(mapping).collect::<Result<_, _>>()?;
         Ok(Self {
             allocator,
             header,
             check_every,
             stopwatch: Stopwatch::calibrated(),
             live: LiveBlocks::new(header.blocks).map_err(no_room)?,
-            source: held::Source { allocator, caches, owners },
+            source: held::Source { allocator, caches, owners, mappings },
             group: allocator.groups().create(None).map_err(Failure::Group)?,
             charged_pages: 0,
             most_charged_pages: 0,
@@ -196,10 +202,10 @@ impl Replay {
     }
 
     fn alloc(&mut self, id: Id, order: Order, migratetype: Migratetype, flags: AllocationFlags) -> Result<(), Failure> {
-        let Self { source, stopwatch, operations: operation, live_pages, .. } = *self;
+        let Self { ref source, stopwatch, operations: operation, live_pages, .. } = *self;
         let group = if flags.contains(AllocationFlags::ACCOUNTED) { self.group.id() } else { GroupId::ROOT };
         let wanted = Wanted { order, migratetype, flags, group };
-        let (mut block, mut ticks) = stopwatch.time(|| Held::alloc(source, &wanted));
+        let (mut block, mut ticks) = stopwatch.time(|| Held::alloc(source, &wanted, id));
         if matches!(block, Err(AllocError::Exhausted(_))) && !flags.contains(AllocationFlags::HIGHMEM) {
             let (displaced, more) = stopwatch.time(|| source.allocator.alloc(wanted.anywhere()));
             (block, ticks) = (displaced.map(Held::Plain), ticks + more);
@@ -238,9 +244,11 @@ impl Replay {
 
     fn verify(&self) -> Result<(), Failure> {
         let operations = self.operations;
-        let held::Source { allocator, caches, owners } = self.source;
+        let held::Source { allocator, caches, owners, mappings } = &self.source;
         let checked = allocator.verify().and_then(|()| caches.verify()).and_then(|()| owners.verify());
-        let checked = checked.and_then(|()| allocator.verify_charges());
+        let checked = checked
+            .and_then(|()| allocator.verify_charges())
+            .and_then(|()| mappings.iter().try_for_each(|mapping| mapping.verify()));
         checked.map_err(|violation| Failure::Invariant { operations, violation })?;
         let charged = self.group.report().usage;
         let live = self.charged_pages;
@@ -289,8 +297,8 @@ impl Replayed {
         if let Displaced { blocks: blocks @ 1.., pages } = displaced {
             println!("replay: {pages} pages in {blocks} kernel blocks came from highmem: the direct map was full");
         }
-        let Kinds { plain, tables, objects } = self.kinds;
-        println!("replay: {plain} blocks were plain, {tables} page tables, {objects} objects");
+        let Kinds { folios, plain, tables, objects } = self.kinds;
+        println!("replay: {folios} blocks were folios, {plain} plain, {tables} page tables, {objects} objects");
         println!("replay: at most {} pages were charged, and every charge was given back", self.peak_charged);
         println!("replay: {} node pages at most", at_end.peak_nodes());
         println!("replay: at peak use {}", at_peak.wholeness());

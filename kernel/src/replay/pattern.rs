@@ -4,8 +4,7 @@ use core::fmt;
 
 use mm::units::{PAGE_SIZE, Pfn};
 
-use super::held::Held;
-use super::live::Id;
+use super::held::{Held, Id};
 
 /// A page does not hold what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

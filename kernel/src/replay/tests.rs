@@ -7,8 +7,7 @@ use mm::trace::{Defect, HeaderError};
 use mm::units::{Order, PAGE_SIZE};
 
 use super::failure::Failure;
-use super::held::Held;
-use super::live::Id;
+use super::held::{Held, Id};
 use super::{Replayed, pattern, replay};
 use crate::ktest::{NotPassed, check, ktest};
 use crate::memory::{self, Wholeness};

@@ -228,6 +228,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
         self.unmap_folio(&folio, Leave::Nothing);
         let kept = self.take_out(&folio);
         folio.clear(FolioFlags::DIRTY);
+        drop(folio.unlock());
         // SAFETY: the tree's reference, which it has just given up.
         drop(unsafe { FolioRef::from_kept(self.cache.owners, kept) });
     }
@@ -268,7 +269,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     }
 
     /// Gives up the place of what was written out, from an index on to the end of the entry; what is before goes too.
-    fn forget_stored(&self, index: PageIndex) {
+    pub(super) fn forget_stored(&self, index: PageIndex) {
         let mut reserve = self.cache.nodes.no_reserve();
         let mut tree = self.tree.lock();
         let Some(Found { first, last, entry: Entry::Stored(slot) }) = tree.next(index) else { return };

@@ -56,18 +56,13 @@ impl From<OwnError> for FaultError {
     }
 }
 
-/// Why a folio was not mapped at once.
-enum Retry {
+/// What came of a folio that was to be mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Installed {
+    /// It is.
+    Done,
     /// Something stands in front of it by now.
     Hidden,
-    /// It takes tables, or cannot be.
-    Tables(Attempt<MapError>),
-}
-
-impl From<Attempt<MapError>> for Retry {
-    fn from(attempt: Attempt<MapError>) -> Self {
-        Self::Tables(attempt)
-    }
 }
 
 impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
@@ -116,10 +111,10 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
                 other => other.into(),
             })?;
             let wanted = match self.install(region, mapping, index, address, &faulted, &mut provision) {
-                Ok(()) => return Ok(()),
-                Err(Retry::Hidden) => continue,
-                Err(Retry::Tables(Attempt::Failed(error))) => return Err(error.into()),
-                Err(Retry::Tables(Attempt::Lacking(wanted))) => wanted,
+                Ok(Installed::Done) => return Ok(()),
+                Ok(Installed::Hidden) => continue,
+                Err(Attempt::Failed(error)) => return Err(error.into()),
+                Err(Attempt::Lacking(wanted)) => wanted,
             };
             // The folio is unlocked before anything is allocated.
             drop(faulted);
@@ -136,7 +131,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         address: VirtualAddress,
         faulted: &Faulted<'a, M>,
         provision: &mut Provision<'a, M>,
-    ) -> Result<(), Retry> {
+    ) -> Result<Installed, Attempt<MapError>> {
         let folio = &faulted.folio;
         let own = mapping.holds(folio, index);
         // INVARIANT: CACHE-3, and what stands behind is nobody's to write.
@@ -154,7 +149,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
             shows.intersection(leaf)
         } else {
             if mapping.hides(index) {
-                return Err(Retry::Hidden);
+                return Ok(Installed::Hidden);
             }
             let page = AddressRange::page(address);
             match locked.entry(address).0 {
@@ -165,7 +160,8 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         let offset = index.0 - folio.index().0 - range.pages_to(address);
         let offset = Count(u32::try_from(offset).unwrap_or(u32::MAX));
         let run = Run::of_folio(folio, offset, range, protection).ok_or(Attempt::Failed(MapError::Outside))?;
-        Ok(locked.map(&run, Present::Replace, provision)?)
+        locked.map(&run, Present::Replace, provision)?;
+        Ok(Installed::Done)
     }
 
     /// Maps a run of a folio's pages, from `offset` on, before anybody asks for them: all of it, or nothing. A region must

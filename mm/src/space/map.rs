@@ -170,7 +170,7 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
         for part in Table::<U>::parts(level, part) {
             match self.step(table, part.start()) {
                 Step::Table(next) => self.plan(&next, part, run, present, plan)?,
-                Step::Empty | Step::Moving(_) => Self::plan_new(level, part, run, plan)?,
+                Step::Empty | Step::Moving => Self::plan_new(level, part, run, plan)?,
                 Step::Page(_) if present == Present::Refuse => return Err(MapError::Taken(part.start())),
                 Step::Page(entry) if run.is_at::<U>(entry, part.start(), level) => {}
                 // What is left of a large page is mapped by a table.
@@ -220,7 +220,7 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
                     let next = self.shatter(table, entry, whole, provision, gather);
                     self.put(&next, part, run, provision, gather);
                 }
-                Step::Empty | Step::Moving(_) => {
+                Step::Empty | Step::Moving => {
                     let next = self.hang(table, part.start(), provision, |_| ());
                     self.put(&next, part, run, provision, gather);
                 }
@@ -262,7 +262,7 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
         let Some(table) = self.table_at(address, LARGE).filter(|_| whole.start() != address) else { return Ok(()) };
         match self.step(&table, address) {
             Step::Empty | Step::Table(_) => Ok(()),
-            Step::Moving(_) => {
+            Step::Moving => {
                 // Whoever moves it finds nothing to put back; whoever needs it finds it by a fault.
                 self.rewrite(whole, Entries::OfFolios, |_, _| TableEntry::Empty);
                 Ok(())

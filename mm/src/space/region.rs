@@ -25,7 +25,7 @@ use crate::folio::LockedFolio;
 use crate::machine::Machine;
 use crate::owner::FolioRef;
 use crate::slab::{Counted, KmemCaches, NoMemory};
-use crate::sync::{AtomicPtr, Ordering};
+use crate::sync::AtomicPtr;
 use crate::units::{Order, PAGE_SHIFT, PageIndex, Pfn, VirtualAddress};
 
 /// Whether what is written to a region is seen by others that show the same.
@@ -52,7 +52,7 @@ pub(super) struct Spec<'a, M: Machine> {
     pub(super) backing: Backing<'a, M>,
 }
 
-impl<'a, M: Machine> Spec<'a, M> {
+impl<M: Machine> Spec<'_, M> {
     /// The same for a part of the range.
     #[expect(clippy::cast_possible_truncation, reason = "frames are counted in 32 bits, and the region shows them")]
     pub(super) fn part(&self, range: AddressRange) -> Self {
@@ -65,6 +65,9 @@ impl<'a, M: Machine> Spec<'a, M> {
     }
 }
 
+/// A family, and the region's place in its list.
+type Listing<'a, M> = (Counted<'a, M, Family<M>>, Listed<M>);
+
 /// A region, in its place.
 pub(super) struct Region<'a, M: Machine, U: Mmu> {
     pub(super) link: RBTreeAtomicLink,
@@ -73,7 +76,7 @@ pub(super) struct Region<'a, M: Machine, U: Mmu> {
     spec: Spec<'a, M>,
     tables: Counted<'a, M, Tables<'a, M, U>>,
     /// The families whose folios it may map: its mapping's, and that of the file behind it.
-    families: ArrayVec<(Counted<'a, M, Family<M>>, Listed<M>), 2>,
+    families: ArrayVec<Listing<'a, M>, 2>,
 }
 
 /// A region as a value.

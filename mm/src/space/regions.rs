@@ -1,5 +1,6 @@
 //! The regions of a space, by address, in a balanced tree of what they are themselves linked by.
 #![expect(unsafe_code, reason = "the tree has references that addresses stand for")]
+#![expect(single_use_lifetimes, reason = "the adapter's macro asks for a name")]
 
 use core::ptr::{self, NonNull};
 

@@ -93,6 +93,24 @@ impl Registry {
         Some(tables.get())
     }
 
+    /// Shows the tables of every space to `visit`, until it fails.
+    ///
+    /// # Safety
+    /// The tables of all spaces here are of these types.
+    pub(super) unsafe fn try_for_each<M: Machine, U: Mmu, E>(
+        &self,
+        mut visit: impl FnMut(&Tables<'_, M, U>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let numbers = self.0.lock();
+        for space in &numbers.spaces {
+            if let Some(tables) = ptr::NonNull::new(space.tables.load(Ordering::Acquire)) {
+                // SAFETY: as in `find`.
+                visit(&ManuallyDrop::new(unsafe { Counted::<M, Tables<'_, M, U>>::from_raw(tables) }))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a space off, if it is on.
     ///
     /// # Safety

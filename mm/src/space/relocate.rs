@@ -35,7 +35,7 @@ impl<M: Machine, U: Mmu> Spaces<'_, M, U> {
     ///
     /// # Errors
     /// See [`TableStays`]; the new block comes back.
-    pub(crate) fn move_table<'s>(
+    pub fn move_table<'s>(
         &'s self,
         table: Shared<'s, M, PageTable>,
         block: Block<'s, M>,

@@ -41,19 +41,16 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
                         gather.table(self.unhang(table, next), whole);
                     }
                 }
-                Step::Page(_) | Step::Moving(_) if part != whole => {
+                Step::Page(_) | Step::Moving if part != whole => {
                     let entry = table.entry(part.start());
                     assert!(
                         change(entry, whole) == entry,
                         "a large entry at {whole:?} is changed in part, at {part:?}"
                     );
                 }
-                Step::Page(_) | Step::Moving(_) => match table.change(part.start(), |entry| change(entry, whole)) {
-                    (TableEntry::Page(old), TableEntry::Page(new)) => {
-                        if old.protection != new.protection {
-                            gather.stale(whole);
-                        }
-                    }
+                Step::Page(_) | Step::Moving => match table.change(part.start(), |entry| change(entry, whole)) {
+                    (TableEntry::Page(old), TableEntry::Page(new)) if old.protection == new.protection => {}
+                    (TableEntry::Page(_), TableEntry::Page(_)) => gather.stale(whole),
                     (TableEntry::Page(old), _) => gather.page(old, whole),
                     _ => {}
                 },

@@ -16,7 +16,7 @@ use crate::cache::{Mapping, MappingRef, PageCache};
 use crate::machine::Machine;
 use crate::owner::OwnError;
 use crate::slab::{Counted, KmemCaches, NoMemory};
-use crate::units::{Order, PAGE_SHIFT, PageIndex, Pfn, SpaceId, VirtualAddress};
+use crate::units::{Order, PAGE_SHIFT, PageIndex, Pfn, SpaceId};
 
 /// All address spaces of a machine.
 pub struct Spaces<'a, M: Machine, U: Mmu> {
@@ -93,6 +93,15 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
                 Err(error)
             }
         }
+    }
+
+    /// Shows the tables of every space to `visit`, until it fails.
+    pub(super) fn try_for_each_tables<E>(
+        &self,
+        visit: impl FnMut(&Tables<'_, M, U>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // SAFETY: all spaces here were made by `create`.
+        unsafe { self.registry.try_for_each(visit) }
     }
 
     /// The tables of the space with a number; they stay as long as they are referred to.

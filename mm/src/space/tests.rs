@@ -17,6 +17,7 @@ mod model;
 mod moving;
 mod pins;
 mod rig;
+mod stress;
 mod tables;
 
 /// Tables of sixteen entries: a large page has sixteen pages, a space has 8192.

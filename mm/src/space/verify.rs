@@ -1,17 +1,51 @@
-//! The checker of one space, while nobody is at work in it.
+//! The checkers of one space and of all, while nobody is at work in them.
 
 use super::gather::frames;
 use super::mmu::{Mmu, PageEntry, PageProtection, TableEntry};
 use super::range::AddressRange;
 use super::region::{Backing, Region};
-use super::spaces::Space;
+use super::spaces::{Space, Spaces};
 use super::tables::Locked;
 use super::walk::{Shape, Table};
+use crate::OwnerKind;
 use crate::cache::{Mapping, Shown};
 use crate::invariant::{Invariant, Violation};
 use crate::machine::Machine;
-use crate::owner::{FolioFlags, FolioRef, TableLevel, UsedEntries};
+use crate::owner::{FolioFlags, FolioRef, Reference, Seen, TableLevel, UsedEntries};
 use crate::units::{PageIndex, Pfn, VirtualAddress};
+
+impl<M: Machine, U: Mmu> Spaces<'_, M, U> {
+    /// Checks SPACE-1 of every space, and MAP-1 in sum: that as many entries lead to folios as folios count. Cost: a look
+    /// at every entry, and at every block of memory.
+    ///
+    /// # Errors
+    /// The first violation found.
+    pub fn verify(&self) -> Result<(), Violation> {
+        let walker = self.cache().owners().walk();
+        let mut entries = 0;
+        self.try_for_each_tables(|tables| {
+            tables.lock().verify(|entry, part| {
+                if let TableEntry::Page(page) = entry
+                    && walker.look(page.frame).seen() == Seen::Allocated(OwnerKind::Folio)
+                {
+                    entries += part.pages();
+                }
+                Ok(())
+            })
+        })?;
+        let mut counted = 0;
+        for sighting in walker.blocks(walker.frames()) {
+            if let Some(Reference::Folio(folio)) = sighting.get() {
+                counted += u64::from(folio.mappings().entries.0);
+            }
+        }
+        if entries == counted {
+            Ok(())
+        } else {
+            Err(Violation::of(Invariant::Map1, None, "folios count other entries than there are"))
+        }
+    }
+}
 
 impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
     /// Checks SPACE-1, SPACE-2 and CACHE-3 of every entry. Cost: a look at every one, and at what each page shows.

@@ -76,7 +76,7 @@ pub(super) enum Step<'t, U: Mmu> {
     Empty,
     Table(Table<'t, U>),
     Page(PageEntry),
-    Moving(PageEntry),
+    Moving,
 }
 
 impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
@@ -93,7 +93,7 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
             // SAFETY: SPACE-1, an entry leads there.
             TableEntry::Table(frame) => Step::Table(unsafe { self.at(frame) }),
             TableEntry::Page(entry) => Step::Page(entry),
-            TableEntry::Moving(entry) => Step::Moving(entry),
+            TableEntry::Moving(_) => Step::Moving,
         }
     }
 

@@ -21,6 +21,12 @@ const CRASHES: &[(&str, &[&str])] = &[
     ("crash/stack", &["EXCEPTION: "]),
     ("crash/owned_stack", &["EXCEPTION: ", "page fault", "guard page of the task stack"]),
     ("crash/vmap_after_unmap", &["EXCEPTION: ", "page fault", "not present", "vmap area"]),
+    (
+        "crash/user_refused",
+        &["EXCEPTION: ", "page fault", "read", "users' memory", "not resolved: Read is not allowed at 0x"],
+    ),
+    ("crash/user_without_a_space", &["EXCEPTION: ", "page fault", "not resolved: no user's address space is live"]),
+    ("crash/user_fault_on_a_full_stack", &["EXCEPTION: ", "page fault", "guard page of the task stack"]),
     ("crash/doublefault", &["EXCEPTION: ", "double fault"]),
     ("crash/heap_double_free", &["PANIC: ", "heap: double free", "kmalloc-64"]),
     ("crash/invalid_opcode", &["EXCEPTION: ", "invalid opcode"]),

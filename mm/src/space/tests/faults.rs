@@ -256,14 +256,14 @@ fn a_fault_maps_the_pages_around_but_none_that_something_stands_in_front_of() {
         let file = rig.cache.file(&store, Order::of(5)).expect("there is memory");
         // The folio is as large as the file.
         for page in 0..32 {
-            file.read_folio(PageIndex(page)).expect("the file is read");
+            drop(file.read_folio(PageIndex(page)).expect("the file is read"));
         }
         let space = rig.space();
         space.map_file(pages(32, 32), &file, PageIndex(0), ReadWrite, Private).expect("nothing is there");
         rig.set(&space, 38, 0xff);
         rig.cache.reclaim(Count(1000));
         assert_eq!(rig.mapped(&space, 38), None);
-        file.read_folio(PageIndex(0)).expect("the file is read");
+        drop(file.read_folio(PageIndex(0)).expect("the file is read"));
         rig.byte(&space, 33);
         assert_eq!(rig.mapped(&space, 38), None, "what was written out is not what the file has there");
         assert_eq!(rig.byte(&space, 38), 0xff);

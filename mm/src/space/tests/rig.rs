@@ -151,6 +151,7 @@ impl<'r> Rig<'r> {
             };
             space.tables.lock().verify(count).expect("the tables are sound");
         }
+        self.spaces.verify().unwrap_or_else(|violation| panic!("{violation}"));
         let walker = self.owners.walk();
         for sighting in walker.blocks(walker.frames()) {
             let Some(Reference::Folio(folio)) = sighting.get() else { continue };

@@ -10,7 +10,6 @@ use crate::space::mmu::{Access, Mmu};
 
 use crate::space::tables::Tables;
 use std::collections::BTreeMap;
-use std::vec;
 
 type Space<'r> = Tables<'r, HostMachine, Unit<'r>>;
 
@@ -357,7 +356,7 @@ fn the_mapcount_of_a_folio_is_exact_in_sum_and_exclusive_is_never_said_wrongly()
                 assert!(allowed == protection || allowed == PageProtection::ReadWrite);
             }
             for (number, folio) in folios.iter().enumerate() {
-                let mut by_space = vec![0_u32; 3];
+                let mut by_space = [0_u32; 3];
                 for (&(space, _), _) in oracle.iter().filter(|(_, (to, ..))| *to == number) {
                     by_space[space] += 1;
                 }

@@ -1,0 +1,71 @@
+//! A page fault, from the access to the instruction behind it.
+
+use kernel_core::layout::USERS;
+use mm::cache::{MemoryStore, PageCache};
+use mm::page::Request;
+use mm::space::{AddressRange, PageProtection, Sharing, Spaces};
+use mm::units::{Count, Order, PAGE_SIZE, PageIndex, VirtualAddress};
+use x86_64::VirtAddr;
+
+use super::folio::owners;
+use super::{Sampler, benchmark};
+use crate::ktest::NotPassed;
+use crate::memory;
+use crate::paging::space;
+use crate::user::live::{self, UserSpace};
+use crate::user::mmu::ProcessorTables;
+
+const PAGES: u32 = 1024;
+const START: VirtualAddress = VirtualAddress(USERS.start);
+
+const fn all() -> AddressRange {
+    AddressRange::of_pages(START, PAGES as u64)
+}
+
+/// Accesses each page once in the order of addresses; a sample is one access.
+fn touch(sampler: &mut Sampler, space: &dyn UserSpace, access: impl Fn(*mut u8)) {
+    let start: *mut u8 = VirtAddr::new_truncate(START.0).as_mut_ptr();
+    live::with(space, || {
+        for page in 0..PAGES as usize {
+            sampler.sample(|| access(start.wrapping_add(page * PAGE_SIZE)));
+        }
+    });
+}
+
+/// The kernel's half of all spaces' tables.
+fn tables() -> Result<ProcessorTables, NotPassed> {
+    Ok(ProcessorTables::new(space::kernel().ok_or("page tables have no owners")?))
+}
+
+benchmark!("fault", fn anon(sampler) {
+    let cache = PageCache::new(owners()?, None, &[])?;
+    let tables = tables()?;
+    let spaces = Spaces::new(&cache, &tables);
+    let space = spaces.create()?;
+    space.map_anonymous(all(), PageProtection::ReadWrite, Sharing::Private, Order::ZERO)?;
+    touch(sampler, &*space, |byte| {
+        // SAFETY: the fault maps a page, or ends the kernel.
+        unsafe { byte.write_volatile(1) };
+    });
+    sampler.note("a write, which zeroes a page".into());
+    Ok(())
+});
+
+benchmark!("fault", fn file(sampler) {
+    let caches = memory::caches().ok_or("the caches are not up")?;
+    let skipped = |error| NotPassed::Skipped(alloc::format!("too little memory: {error}"));
+    let store = MemoryStore::new(caches, Count(PAGES), Request::movable(Order::ZERO)).map_err(skipped)?;
+    let cache = PageCache::new(owners()?, None, &[])?;
+    let tables = tables()?;
+    let spaces = Spaces::new(&cache, &tables);
+    let file = cache.file(&store, Order::ZERO)?;
+    let space = spaces.create()?;
+    (0..u64::from(PAGES)).try_for_each(|index| file.read_folio(PageIndex(index)).map(drop))?;
+    space.map_file(all(), &file, PageIndex(0), PageProtection::Read, Sharing::Shared)?;
+    touch(sampler, &*space, |byte| {
+        // SAFETY: as above.
+        unsafe { byte.read_volatile() };
+    });
+    sampler.note("a read of what is in memory".into());
+    Ok(())
+});

@@ -1,0 +1,91 @@
+//! The address space that this CPU translates users' addresses in, and who resolves faults there.
+//!
+//! Invariants: LIVE-1 (the space that is said to be live lives, and its root is the processor's). Spaces nest, as calls do.
+//! Cost: a change of spaces forgets all translations: no page is global.
+
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use mm::space::{Access, FaultError, Space};
+use mm::units::{Pfn, VirtualAddress};
+use thiserror::Error;
+use x86_64::registers::control::{Cr3, Cr3Flags};
+
+use super::mmu::{ProcessorTables, frame_of};
+use crate::platform::Platform;
+
+/// An address space that can be live.
+pub(crate) trait UserSpace: Sync {
+    /// The topmost table, which has the kernel's half.
+    fn root(&self) -> Pfn;
+
+    /// Makes the access possible: tried again, it succeeds, or there is another fault to resolve.
+    ///
+    /// # Errors
+    /// It is not to be possible.
+    fn fault(&self, address: VirtualAddress, access: Access) -> Result<(), Unresolved>;
+}
+
+impl UserSpace for Space<'_, Platform, ProcessorTables> {
+    fn root(&self) -> Pfn {
+        self.root()
+    }
+
+    fn fault(&self, address: VirtualAddress, access: Access) -> Result<(), Unresolved> {
+        Ok(self.fault(address, access)?)
+    }
+}
+
+/// Why a fault was not resolved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub(crate) enum Unresolved {
+    #[error("no user's address space is live")]
+    NoSpace,
+    #[error("another fault is being resolved")]
+    Nested,
+    #[error("the page tables are malformed")]
+    Malformed,
+    #[error(transparent)]
+    Refused(#[from] FaultError),
+}
+
+/// What is live, on the stack of whoever made it so.
+struct Live<'s> {
+    space: &'s dyn UserSpace,
+}
+
+/// `null`: the kernel's own tables are live, which map nothing of users'.
+static LIVE: AtomicPtr<Live<'static>> = AtomicPtr::new(ptr::null_mut());
+
+static RESOLVING: AtomicBool = AtomicBool::new(false);
+
+/// Does some work while users' addresses are this space's.
+pub(crate) fn with<R>(space: &dyn UserSpace, work: impl FnOnce() -> R) -> R {
+    let live = Live { space };
+    let (tables, flags) = Cr3::read();
+    // SAFETY: LIVE-1, this tells the truth until the frame that it points to is left.
+    let before = LIVE.swap((&raw const live).cast_mut().cast(), Ordering::Relaxed);
+    // SAFETY: the space's root has the kernel's half, and nobody is in the middle of a user access.
+    unsafe { Cr3::write(frame_of(space.root()), Cr3Flags::empty()) };
+    let result = work();
+    LIVE.store(before, Ordering::Relaxed);
+    // SAFETY: these tables were live before, and whoever made them so waits for this to return.
+    unsafe { Cr3::write(tables, flags) };
+    result
+}
+
+/// Makes an access to a user's address possible.
+///
+/// # Errors
+/// See [`Unresolved`].
+pub(super) fn resolve(address: VirtualAddress, access: Access) -> Result<(), Unresolved> {
+    let live = LIVE.load(Ordering::Relaxed);
+    // SAFETY: LIVE-1.
+    let live = unsafe { live.as_ref() }.ok_or(Unresolved::NoSpace)?;
+    if RESOLVING.swap(true, Ordering::Relaxed) {
+        return Err(Unresolved::Nested);
+    }
+    let outcome = live.space.fault(address, access);
+    RESOLVING.store(false, Ordering::Relaxed);
+    outcome
+}
