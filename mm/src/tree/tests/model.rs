@@ -5,9 +5,9 @@ use std::vec::Vec;
 
 use fastrand::Rng;
 
-use super::super::{
-    CollapseError, Entry, Extent, Found, InsertError, NodeReserve, NodeStock, NotOne, TreeGuard, TreeNodes,
-};
+use super::super::edit::{CollapseError, NotOne};
+use super::super::node::NodeStock;
+use super::super::{Entry, Extent, Found, InsertError, NodeReserve, TreeGuard, TreeNodes};
 use super::{item, with_nodes};
 use crate::host::HostMachine;
 use crate::host::sweep::fail_each_once;
