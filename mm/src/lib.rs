@@ -98,8 +98,8 @@ pub mod owner;
 pub mod page;
 pub mod report;
 pub mod slab;
-pub mod subpage;
 pub mod space;
+pub mod subpage;
 mod sync;
 pub mod trace;
 #[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "what keeps folios in it comes next"))]
