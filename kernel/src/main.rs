@@ -3,7 +3,7 @@
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
 //! output and the way out; the image and its stacks; reports of failures; this machine for `mm`; page tables; users' memory;
 //! exceptions; firmware files; the clock; memory; stacks and areas of CPUs in it; its reports; the heap; tests, benchmarks, the
-//! replay of traces, and a foreign client of the heap.
+//! replay of traces, a workload larger than memory, and a foreign client of the heap.
 #![no_std]
 #![no_main]
 
@@ -48,6 +48,7 @@ mod heap;
 mod bench;
 mod ktest;
 mod replay;
+mod workload;
 
 mod client;
 

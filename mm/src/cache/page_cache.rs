@@ -15,6 +15,7 @@ use crate::page::PageAllocator;
 use crate::slab::CreateError;
 use crate::tree::TreeNodes;
 use crate::units::{Count, Order};
+use crate::zone::ZoneKind;
 
 /// Rounds of reclaim before an allocation is given up.
 const ROUNDS: u32 = 8;
@@ -127,9 +128,15 @@ impl<'a, M: Machine> PageCache<'a, M> {
         outcome
     }
 
-    /// Gets memory back from wherever it can be spared. Says how many pages.
+    /// Gets memory back from wherever it can be spared, until of that much can be had by anybody: highmem helps no one who
+    /// needs a table or a descriptor. Says how many pages.
     pub fn relieve(&self, wanted: Count) -> Count {
         let mut got = self.reclaim(wanted);
+        let mut more = got;
+        while more > Count(0) && self.free_lowmem() < wanted {
+            more = self.reclaim(wanted);
+            got.0 += more.0;
+        }
         for shrinker in self.shrinkers {
             if got < wanted {
                 got.0 += shrinker.shrink(Count(wanted.0 - got.0)).0;
@@ -139,6 +146,11 @@ impl<'a, M: Machine> PageCache<'a, M> {
             got.0 += self.owners.caches.shrink().0;
         }
         got
+    }
+
+    fn free_lowmem(&self) -> Count {
+        let lowmem = self.pages().zones().filter(|zone| zone.kind < ZoneKind::Highmem);
+        Count(lowmem.map(|zone| zone.free).sum())
     }
 
     /// The largest folio there can be.
