@@ -206,7 +206,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
     fn give_up_unseen(regions: &Regions<'a, M, U>, part: AddressRange, region: &Region<'a, M, U>) {
         let Backing::Mapping(mapping, _, Sharing::Private) = region.backing() else { return };
         let shows = |other: &&Region<'a, M, U>| matches!(other.backing(), Backing::Mapping(of, ..) if of.is(mapping));
-        let reach = Order::LIMIT.pages() as u64 * PAGE_SIZE as u64;
+        let reach = u64::from(Order::LIMIT.pages()) * PAGE_SIZE as u64;
         let below = AddressRange::new(VirtualAddress(part.start().0.saturating_sub(reach)), part.start());
         let above = AddressRange::new(part.end(), part.end().plus(reach));
         let start = regions.overlapping(below).filter(shows).last().map_or(below.start(), |other| other.range().end());
