@@ -162,7 +162,11 @@ impl<'u> Workload<'u> {
         for _ in 0..ACCESSES {
             let part = [Part::Anonymous, Part::Anonymous, Part::Shared, Part::Private][self.random.usize(..4)];
             let page = self.any_page(part.pages(&self.sizes));
-            if self.random.u8(..3) == 0 { self.write_user(process, part, page)? } else { self.check_user(process, part, page)? }
+            if self.random.u8(..3) == 0 {
+                self.write_user(process, part, page)?
+            } else {
+                self.check_user(process, part, page)?
+            }
         }
         Ok(())
     }
@@ -240,7 +244,11 @@ impl<'u> Workload<'u> {
         // Two of an array at a time.
         let (low, high) = self.models.split_at_mut(parent.max(child));
         let (lower, upper) = (&mut low[parent.min(child)], &mut high[0]);
-        if child < parent { lower.copy_from(upper) } else { upper.copy_from(lower) }
+        if child < parent {
+            lower.copy_from(upper)
+        } else {
+            upper.copy_from(lower)
+        }
         self.done.forks += 1;
         Ok(())
     }
@@ -294,7 +302,10 @@ impl<'u> Workload<'u> {
         for file in 0..self.files.len() {
             (0..self.filed[file].pages()).try_for_each(|page| self.check_file(file, page))?;
         }
-        for process in (0..PROCESSES).filter(|&process| self.processes[process].is_some()).collect::<arrayvec::ArrayVec<_, PROCESSES>>() {
+        for process in (0..PROCESSES)
+            .filter(|&process| self.processes[process].is_some())
+            .collect::<arrayvec::ArrayVec<_, PROCESSES>>()
+        {
             for part in [Part::Anonymous, Part::Shared, Part::Private] {
                 (0..part.pages(&self.sizes)).try_for_each(|page| self.check_user(process, part, page))?;
             }

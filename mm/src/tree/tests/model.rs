@@ -5,8 +5,9 @@ use std::vec::Vec;
 
 use fastrand::Rng;
 
-use super::super::edit::{CollapseError, NotOne};
+use super::super::edit::NotOne;
 use super::super::node::NodeStock;
+use super::super::reshape::CollapseError;
 use super::super::{Entry, Extent, Found, InsertError, NodeReserve, TreeGuard, TreeNodes};
 use super::{item, with_nodes};
 use crate::host::HostMachine;
