@@ -102,7 +102,6 @@ pub mod space;
 pub mod subpage;
 mod sync;
 pub mod trace;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "what keeps folios in it comes next"))]
 mod tree;
 pub mod units;
 pub mod zone;

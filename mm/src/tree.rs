@@ -46,10 +46,10 @@ use core::ops::{Deref, DerefMut};
 
 use spin::{Mutex, MutexGuard};
 
-pub(crate) use edit::{CollapseError, InsertError, NodesLacking, NotOne};
+pub(crate) use edit::{InsertError, NodesLacking};
 pub(crate) use find::Found;
 use node::{Access, Mark};
-pub(crate) use node::{NodeReserve, NodeStock, TreeNodes};
+pub(crate) use node::{NodeReserve, TreeNodes};
 pub(crate) use word::Entry;
 use word::Word;
 
@@ -141,11 +141,6 @@ impl<'n, T, G> Tree<'n, T, G> {
     #[inline]
     pub(crate) fn look(&self, index: PageIndex, walking: &Walking<'_>) -> Option<Entry<T>> {
         self.consistently(|| self.word_at(index, Access::reader(walking))).entry()
-    }
-
-    /// What stands at an index or, if nothing does, next behind it.
-    pub(crate) fn look_from(&self, index: PageIndex, walking: &Walking<'_>) -> Option<Found<T>> {
-        self.consistently(|| self.find_occupied(index, Access::reader(walking)))
     }
 
     /// Locks the tree.

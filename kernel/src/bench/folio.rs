@@ -73,8 +73,8 @@ benchmark!("folio", fn lookup_tail(sampler) {
     Ok(())
 });
 
-/// Pages that the curve is measured with: 32 MiB, or what there is.
-const PAGES: u32 = 8192;
+/// Pages that the curve is measured with: 128 MiB, or half of what there is.
+const PAGES: u32 = 32_768;
 
 /// A thousandth of a byte, for each page.
 #[derive(Clone, Copy)]

@@ -268,6 +268,31 @@ impl<'a, M: Machine> Mapping<'a, M> {
         }
     }
 
+    /// Gives up what stands whole at or behind `from` and before `end`, for nobody will ask for it again.
+    pub(crate) fn give_up(&self, from: PageIndex, end: PageIndex) {
+        let mut next = Some(from);
+        while let Some(index) = next {
+            let found = self.tree.lock().next(index);
+            let Some(Found { first, last, entry }) = found.filter(|found| found.last < end) else { return };
+            next = last.0.checked_add(1).map(PageIndex);
+            if first < from {
+                continue;
+            }
+            match entry {
+                Entry::Stored(_) => self.forget_stored(first),
+                Entry::Item(_) => {
+                    let Some(folio) = self.lookup(first) else { continue };
+                    let folio = folio.lock();
+                    if self.holds(&folio, first) {
+                        self.discard(folio);
+                    } else {
+                        next = Some(first);
+                    }
+                }
+            }
+        }
+    }
+
     /// Gives up the place of what was written out, from an index on to the end of the entry; what is before goes too.
     pub(super) fn forget_stored(&self, index: PageIndex) {
         let mut reserve = self.cache.nodes.no_reserve();

@@ -35,7 +35,8 @@ impl<'a, M: Machine> Mapping<'a, M> {
         this.cache.with_reclaim(shadow)
     }
 
-    /// Two mappings that both show what this one does, and each only its own changes.
+    /// Two mappings that both show what this one does, and each only its own changes. Nobody faults through this one
+    /// meanwhile.
     ///
     /// # Errors
     /// There is no memory for them; nothing has changed.
@@ -51,7 +52,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     /// Takes over what stands behind, if that is nobody else's and anonymous, as far as it is not busy.
     pub(super) fn absorb(&self) {
         loop {
-            let mut tree = self.tree.lock();
+            let tree = self.tree.lock();
             let Some(behind) = tree.behind.as_ref().filter(|behind| behind.is_anonymous() && behind.is_only()) else {
                 return;
             };
@@ -61,9 +62,10 @@ impl<'a, M: Machine> Mapping<'a, M> {
             if self.absorb_from(&behind) == Absorbed::Part {
                 return;
             }
-            tree = self.tree.lock();
-            tree.behind = behind.tree.lock().behind.take();
-            drop(tree);
+            // Who looks through the one that is empty now still finds what is behind it.
+            let next = behind.behind();
+            let empty = core::mem::replace(&mut self.tree.lock().behind, next);
+            drop(empty);
         }
     }
 

@@ -19,7 +19,7 @@ use super::lists::Slabs;
 use super::roster::AllCaches;
 use super::sheaf::Sheaf;
 use super::spec::{CacheSpec, CreateError};
-use crate::descriptor::Descriptor;
+use crate::descriptor::{Descriptor, Life};
 use crate::machine::Machine;
 use crate::page::PageAllocator;
 
@@ -132,6 +132,8 @@ pub(crate) const fn descriptors<T>(name: &str) -> CacheSpec<'_> {
     CacheSpec::new(name, bytes(size_of::<Descriptor<T>>()))
         .aligned(bytes(align_of::<Descriptor<T>>()))
         .constructed(unborn::<T>)
+        // Who walks looks at the life of a dead descriptor, and at nothing else.
+        .keeping(bytes(size_of::<Life>()))
         .type_stable()
 }
 

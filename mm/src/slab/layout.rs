@@ -3,7 +3,7 @@
 //!
 //! A slot is named by the address of its *mark*, eight bytes that say that its object is free. The mark of an object that
 //! may be overwritten while it is free is its first eight bytes. A constructed object keeps what it is, so its mark
-//! stands behind it.
+//! stands behind it; or behind the part that it keeps, if that is not all.
 //!
 //! A debugged cache has bytes of its own around each object (`debug`): a red zone in front, and more behind.
 //!
@@ -26,6 +26,8 @@ pub(super) const MARK: u32 = 8;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum WhileFree {
     Forgotten,
+    /// So many bytes of it: a multiple of a mark's.
+    KeptTo(u32),
     Kept,
 }
 
@@ -73,7 +75,8 @@ impl SlabLayout {
         let (front, zone_end) = (around.front, rounded.checked_add(around.zone)?);
         let (mark, bytes) = match contents {
             WhileFree::Forgotten => (0, zone_end),
-            WhileFree::Kept => (zone_end, zone_end.checked_add(MARK)?),
+            WhileFree::KeptTo(kept) if kept.checked_add(MARK)? <= rounded => (kept, zone_end),
+            WhileFree::KeptTo(_) | WhileFree::Kept => (zone_end, zone_end.checked_add(MARK)?),
         };
         let stride = bytes.checked_add(around.records)?.checked_add(front)?.checked_next_multiple_of(align)?;
         let order = Self::best_order(stride, largest)?;
@@ -203,5 +206,8 @@ mod tests {
         }
         let kept = SlabLayout::new(64, 64, WhileFree::Kept, Around::default(), LARGEST).expect("an object fits");
         assert_eq!((kept.address_mask(), kept.mark, kept.stride), (usize::MAX, 64, 128));
+        let part = |to| SlabLayout::new(64, 16, WhileFree::KeptTo(to), Around::default(), LARGEST).expect("it fits");
+        assert_eq!((part(16).address_mask(), part(16).mark, part(16).stride), (usize::MAX, 16, 64));
+        assert_eq!([56, 64].map(|to| (part(to).mark, part(to).stride)), [(56, 64), (64, 80)]);
     }
 }

@@ -25,6 +25,8 @@ pub struct CacheSpec<'s> {
     pub(super) constructor: Option<Constructor>,
     pub(super) request: Request,
     pub(super) stability: Stability,
+    /// Bytes of a constructed object that it keeps while it is free, if not all.
+    kept: Option<u32>,
     pub(super) debug: DebugFlags,
 }
 
@@ -32,7 +34,7 @@ impl<'s> CacheSpec<'s> {
     /// A cache of objects of `size` bytes, aligned to eight.
     pub const fn new(name: &'s str, size: u32) -> Self {
         let (constructor, request, debug) = (None, Request::new(Order::ZERO), DebugFlags::empty());
-        Self { name, size, align: 8, constructor, request, stability: Stability::Ordinary, debug }
+        Self { name, size, align: 8, constructor, request, stability: Stability::Ordinary, kept: None, debug }
     }
 
     /// The same, aligned to `align` bytes: a power of two up to the size of a slab.
@@ -58,6 +60,11 @@ impl<'s> CacheSpec<'s> {
     #[must_use]
     pub const fn debugged(self, flags: DebugFlags) -> Self {
         Self { debug: self.debug.union(flags), ..self }
+    }
+
+    /// The same, with objects that need to stay what the constructor made them only in their first `bytes`.
+    pub(crate) const fn keeping(self, bytes: u32) -> Self {
+        Self { kept: Some(bytes), ..self }
     }
 
     /// The same, for descriptors.
@@ -98,11 +105,15 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     /// What a cache will be, but for its CPUs' sides.
     pub(super) fn plan(spec: &CacheSpec<'_>) -> Result<Cache, CreateError> {
-        let CacheSpec { name, size, align, constructor, request, stability, debug } = *spec;
+        let CacheSpec { name, size, align, constructor, request, stability, kept, debug } = *spec;
         let around = Anatomy::around(debug, align.max(MARK));
-        // A mark in a smaller object than itself would lie in what is behind.
-        let kept = constructor.is_some() || (around != Around::default() && size < MARK);
-        let contents = if kept { WhileFree::Kept } else { WhileFree::Forgotten };
+        let contents = match (constructor, kept) {
+            (Some(_), Some(kept)) if debug.is_empty() => WhileFree::KeptTo(kept),
+            (Some(_), _) => WhileFree::Kept,
+            // A mark in a smaller object than itself would lie in what is behind.
+            (None, _) if around != Around::default() && size < MARK => WhileFree::Kept,
+            (None, _) => WhileFree::Forgotten,
+        };
         let layout = SlabLayout::new(size, align, contents, around, M::Geometry::MAX_ORDER);
         let layout = layout.ok_or(CreateError::Impossible { size, align })?;
         let name = name.chars().fold(CacheName::new(), |mut short, next| {

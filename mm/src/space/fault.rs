@@ -87,9 +87,8 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
             return Err(FaultError::Denied(address, access));
         }
         match region.backing() {
-            Backing::Mapping(mapping, first, _) => {
-                let index = first.plus(region.range().pages_to(address));
-                self.fault_folio(region, mapping, index, address, access)
+            Backing::Mapping(mapping, ..) => {
+                self.fault_folio(region, mapping, region.index_at(address), address, access)
             }
             Backing::Frames(first) => self.fault_frame(region, *first, address),
         }
@@ -185,8 +184,8 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         if protection != region.protection() && protection != region.protection().without_write() {
             return Err(FaultError::Denied(address, access));
         }
-        let Backing::Mapping(mapping, first, _) = region.backing() else { return Err(MapError::Outside.into()) };
-        let index = first.plus(region.range().pages_to(address));
+        let Backing::Mapping(mapping, ..) = region.backing() else { return Err(MapError::Outside.into()) };
+        let index = region.index_at(address);
         let intent = if access == Access::Write { Intent::Write } else { Intent::Read };
         let mut provision = Provision::none();
         loop {

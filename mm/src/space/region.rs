@@ -131,6 +131,14 @@ impl<'a, M: Machine, U: Mmu> Region<'a, M, U> {
         }
     }
 
+    /// What the region's mapping would show at an address, inside or not; below its first page, that one.
+    pub(super) fn index_at(&self, address: VirtualAddress) -> PageIndex {
+        let Backing::Mapping(_, first, _) = self.spec.backing else { return PageIndex(0) };
+        let start = self.range().start();
+        let away = start.page().0.abs_diff(address.page().0) >> PAGE_SHIFT;
+        if address < start { PageIndex(first.0.saturating_sub(away)) } else { first.plus(away) }
+    }
+
     /// The addresses in it that show pages of a folio, which begins at `index`.
     pub(super) fn shows(&self, index: PageIndex, order: Order) -> AddressRange {
         let Backing::Mapping(_, first, _) = self.spec.backing else {
@@ -145,7 +153,7 @@ impl<'a, M: Machine, U: Mmu> Region<'a, M, U> {
     /// The largest folio that could stand in the region's mapping around an address and would be shown whole.
     pub(super) fn largest(&self, address: VirtualAddress) -> Order {
         let Backing::Mapping(_, first, _) = self.spec.backing else { return Order::ZERO };
-        let index = first.plus(self.range().pages_to(address));
+        let index = self.index_at(address);
         let fits = |order: &Order| {
             let pages = u64::from(order.pages());
             let start = index.align_down(*order);

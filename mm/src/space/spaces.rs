@@ -16,7 +16,7 @@ use crate::cache::{Mapping, MappingRef, PageCache};
 use crate::machine::Machine;
 use crate::owner::OwnError;
 use crate::slab::{Counted, KmemCaches, NoMemory};
-use crate::units::{Order, PAGE_SHIFT, PageIndex, Pfn, SpaceId};
+use crate::units::{Order, PAGE_SHIFT, PAGE_SIZE, PageIndex, Pfn, SpaceId, VirtualAddress};
 
 /// All address spaces of a machine.
 pub struct Spaces<'a, M: Machine, U: Mmu> {
@@ -188,7 +188,8 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         self.add(&Spec { range, protection, backing: Backing::Frames(first) })
     }
 
-    /// Shows nothing at these addresses any more. Regions are cut at both ends.
+    /// Shows nothing at these addresses any more. Regions are cut at both ends. What was private there goes, but for
+    /// folios of which a part is still shown.
     ///
     /// # Errors
     /// There is no memory for what is left of a region, or of a large page; see [`RegionError`].
@@ -196,7 +197,21 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         let mut regions = self.regions.write();
         let old = self.carve(&mut regions, range, |_| None)?;
         self.each_part(&old, range, |locked, part, region| locked.unmap(part, region.entries()));
+        old.iter().for_each(|region| Self::give_up_unseen(&regions, region.range().intersection(range), region));
         Ok(())
+    }
+
+    /// Gives up what nobody sees any more once a part of a region has gone: what is private there, and what stands across
+    /// its ends if no other region shows the rest.
+    fn give_up_unseen(regions: &Regions<'a, M, U>, part: AddressRange, region: &Region<'a, M, U>) {
+        let Backing::Mapping(mapping, _, Sharing::Private) = region.backing() else { return };
+        let shows = |other: &&Region<'a, M, U>| matches!(other.backing(), Backing::Mapping(of, ..) if of.is(mapping));
+        let reach = u64::from(Order::LIMIT.pages()) * PAGE_SIZE as u64;
+        let below = AddressRange::new(VirtualAddress(part.start().0.saturating_sub(reach)), part.start());
+        let above = AddressRange::new(part.end(), part.end().plus(reach));
+        let start = regions.overlapping(below).filter(shows).last().map_or(below.start(), |other| other.range().end());
+        let end = regions.overlapping(above).find(shows).map_or(above.end(), |other| other.range().start());
+        mapping.give_up(region.index_at(start), region.index_at(end));
     }
 
     /// Lets users do these things with what is shown at these addresses, and no others. Regions are cut at both ends;

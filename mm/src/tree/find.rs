@@ -40,7 +40,7 @@ impl<T> fmt::Debug for Found<T> {
 }
 
 impl<T, G> Tree<'_, T, G> {
-    pub(super) fn find_occupied(&self, from: PageIndex, access: Access<'_>) -> Option<Found<T>> {
+    fn find_occupied(&self, from: PageIndex, access: Access<'_>) -> Option<Found<T>> {
         match self.root().entry() {
             Some(entry) => Found::in_root(entry, from),
             None => self.find(from, access, Node::occupied),

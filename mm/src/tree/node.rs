@@ -157,17 +157,8 @@ impl<'a, M: Machine> TreeNodes<'a, M> {
         self.caches.pages.gate()
     }
 
-    /// Nodes set aside for what is to be done to a tree under its lock, and room for those that come free there.
-    ///
-    /// # Errors
-    /// There is no memory for all of them; nothing is set aside.
-    pub(crate) fn reserve(&self, count: Count) -> Result<NodeReserve<'_, 'a, M>, NoMemory> {
-        let mut reserve = NodeReserve { nodes: self, stock: NodeStock::new() };
-        reserve.refill(count)?;
-        Ok(reserve)
-    }
-
-    /// No nodes set aside: room for those that come free.
+    /// Room for nodes that are to be set aside for what is done to a tree under its lock, and for those that come free
+    /// there.
     pub(crate) const fn no_reserve(&self) -> NodeReserve<'_, 'a, M> {
         NodeReserve { nodes: self, stock: NodeStock::new() }
     }

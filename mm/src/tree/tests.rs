@@ -3,9 +3,10 @@
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
 
+use super::edit::NotOne;
 use super::node::Mark;
 use super::word::{NodePointer, Word};
-use super::{Entry, Extent, Found, InsertError, NodesLacking, NotOne, TreeGuard, TreeNodes};
+use super::{Entry, Extent, Found, InsertError, NodeReserve, NodesLacking, TreeGuard, TreeNodes};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::HostMachine;
 use crate::invariant::Invariant;
@@ -38,6 +39,13 @@ fn with_nodes(test: impl Fn(&PageAllocator<'_, HostMachine>, &TreeNodes<'_, Host
         assert_eq!(pages.free_pages(), free, "pages were lost");
         assert_eq!(machine.take_reports(), [""; 0]);
     }
+}
+
+/// So many nodes set aside.
+fn reserve<'n, 'a>(nodes: &'n TreeNodes<'a, HostMachine>, count: u32) -> NodeReserve<'n, 'a, HostMachine> {
+    let mut reserve = nodes.no_reserve();
+    reserve.refill(Count(count)).expect("there is memory");
+    reserve
 }
 
 /// An item that nobody follows.
@@ -77,7 +85,7 @@ fn one_entry_at_index_0_needs_no_node() {
 fn a_large_entry_is_broken_up_around_a_page_and_put_together_again() {
     with_nodes(|_, nodes| {
         let tree = nodes.tree::<u128, _>(());
-        let mut reserve = nodes.reserve(Count(16)).expect("there is memory");
+        let mut reserve = reserve(nodes, 16);
         let mut guard = tree.lock();
         let all = Extent::around(PageIndex(0x1234_5678_9abc), Order::of(9));
         let page = Extent::page(PageIndex(all.first().0 + 77));
@@ -104,7 +112,7 @@ fn a_large_entry_is_broken_up_around_a_page_and_put_together_again() {
 fn the_checker_names_what_a_node_gets_wrong() {
     with_nodes(|_, nodes| {
         let tree = nodes.tree::<u128, _>(());
-        let mut reserve = nodes.reserve(Count(16)).expect("there is memory");
+        let mut reserve = reserve(nodes, 16);
         let mut guard = tree.lock();
         let [one, other] = [5, 700].map(|index| Extent::page(PageIndex(index)));
         for extent in [one, other] {

@@ -173,6 +173,29 @@ fn a_hole_in_a_region_leaves_both_ends_and_takes_its_pages_along() {
 }
 
 #[test]
+fn what_is_private_goes_when_the_last_piece_of_its_folio_is_unmapped() {
+    with_rig(|rig| {
+        let space = rig.space();
+        let used = || rig.cache.report().inactive.0 + rig.cache.report().active.0;
+        space.map_anonymous(pages(16, 64), ReadWrite, Private, LARGE).expect("nothing is there");
+        (16..80).for_each(|page| rig.set(&space, page, 7));
+        assert_eq!(used(), 64);
+        space.unmap(pages(20, 4)).expect("there is memory");
+        assert_eq!(used(), 64, "the rest of the folio is still shown");
+        space.unmap(pages(24, 30)).expect("there is memory");
+        assert_eq!(used(), 64 - 16, "one lay inside");
+        space.unmap(pages(0, 20)).expect("there is memory");
+        assert_eq!(used(), 64 - 32, "nothing shows the first one any more");
+        assert!((54..80).all(|page| rig.byte(&space, page) == 7));
+        rig.verify([&space]);
+        // What is shared stays for whoever comes.
+        let child = space.fork().expect("there is memory");
+        space.unmap(pages(54, 40)).expect("there is memory");
+        assert!((54..80).all(|page| rig.byte(&child, page) == 7));
+    });
+}
+
+#[test]
 fn protection_changes_at_once_for_a_part_and_back() {
     with_rig(|rig| {
         let space = rig.space();
