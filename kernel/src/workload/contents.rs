@@ -50,7 +50,9 @@ impl fmt::Debug for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::ZERO => f.write_str("never written"),
-            Self(stamp) => write!(f, "object {}, page {}, write {}", stamp >> 56, stamp >> 32 & 0xff_ffff, stamp as u32),
+            Self(stamp) => {
+                write!(f, "object {}, page {}, write {}", stamp >> 56, stamp >> 32 & 0xff_ffff, stamp & 0xffff_ffff)
+            }
         }
     }
 }

@@ -27,8 +27,8 @@ const VERIFIED_EVERY: u32 = 400;
 /// Pages that are pinned at one time, at most.
 const PINNED: usize = 8;
 
-/// The numbers of objects in stamps: the processes', then the files'.
-const FILES: u8 = PROCESSES as u8;
+/// The number of the first file in stamps; processes have their own.
+const FILES: u8 = 0x80;
 
 pub(super) struct Workload<'u> {
     sizes: Sizes,
@@ -165,7 +165,11 @@ impl<'u> Workload<'u> {
         for _ in 0..ACCESSES {
             let part = [Part::Anonymous, Part::Anonymous, Part::Shared, Part::Private][self.random.usize(..4)];
             let page = self.any_page(part.pages(&self.sizes));
-            if self.random.u8(..3) == 0 { self.write_user(process, part, page)? } else { self.check_user(process, part, page)? }
+            if self.random.u8(..3) == 0 {
+                self.write_user(process, part, page)?;
+            } else {
+                self.check_user(process, part, page)?;
+            }
         }
         Ok(())
     }
@@ -243,7 +247,11 @@ impl<'u> Workload<'u> {
         // Two of an array at a time.
         let (low, high) = self.models.split_at_mut(parent.max(child));
         let (lower, upper) = (&mut low[parent.min(child)], &mut high[0]);
-        if child < parent { lower.copy_from(upper) } else { upper.copy_from(lower) }
+        if child < parent {
+            lower.copy_from(upper);
+        } else {
+            upper.copy_from(lower);
+        }
         self.done.forks += 1;
         Ok(())
     }
@@ -310,7 +318,10 @@ impl<'u> Workload<'u> {
         for file in 0..self.files.len() {
             (0..self.filed[file].pages()).try_for_each(|page| self.check_file(file, page))?;
         }
-        for process in (0..PROCESSES).filter(|&process| self.processes[process].is_some()).collect::<arrayvec::ArrayVec<_, PROCESSES>>() {
+        for process in (0..PROCESSES)
+            .filter(|&process| self.processes[process].is_some())
+            .collect::<arrayvec::ArrayVec<_, PROCESSES>>()
+        {
             for part in [Part::Anonymous, Part::Shared, Part::Private] {
                 (0..part.pages(&self.sizes)).try_for_each(|page| self.check_user(process, part, page))?;
             }

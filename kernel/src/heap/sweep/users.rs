@@ -5,7 +5,9 @@ use mm::cache::{CacheError, GiveError, Mapping, MemoryStore, MemoryStoreError, P
 use mm::folio::{SplitError, SplitTo};
 use mm::owner::{Folio, OwnError};
 use mm::page::Request;
-use mm::space::{Access, AddressRange, FaultError, GupError, MapError, PageProtection, RegionError, Sharing, SpaceError, Spaces};
+use mm::space::{
+    Access, AddressRange, FaultError, GupError, MapError, PageProtection, RegionError, Sharing, SpaceError, Spaces,
+};
 use mm::units::{Bytes, Count, FileOffset, Order, PAGE_SIZE, PageIndex, VirtualAddress};
 
 use super::{Memory, Rest, Stopped, no_owner};
@@ -155,6 +157,7 @@ pub(super) fn spaces_that_fault_fork_and_pin(memory: Memory, rest: Rest<'_>) -> 
         copy_from_user(address, &mut bytes).is_ok() && bytes == [byte; 100]
     };
     let of_parent = live::with(&*parent, || (0..7).all(|number| holds(page(number), 1)) && holds(FILE, 3));
-    let of_child = live::with(&*child, || (0..PAGES).all(|number| holds(page(number), if number % 2 == 0 { 2 } else { 1 })));
+    let of_child =
+        live::with(&*child, || (0..PAGES).all(|number| holds(page(number), if number % 2 == 0 { 2 } else { 1 })));
     if of_parent && of_child { Ok(()) } else { Err(Stopped::Wrong("a space has lost its contents")) }
 }
