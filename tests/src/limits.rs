@@ -29,6 +29,8 @@ pub const LIMITS: &[Limit] = &[
     Limit { name: "folio/order0_pair", instructions: 700 },
     Limit { name: "folio/order4_pair", instructions: 700 },
     Limit { name: "folio/order9_pair", instructions: 1500 },
+    // 511 descriptors, and as many heads.
+    Limit { name: "folio/split_9_to_0", instructions: 150_000 },
     Limit { name: "folio/lookup_tail", instructions: 300 },
     Limit { name: "cache/lookup", instructions: 200 },
     Limit { name: "cache/insert", instructions: 600 },

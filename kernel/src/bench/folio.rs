@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use mm::folio::SplitTo;
 use mm::owner::{Folio, Owned, Reference};
 use mm::page::Request;
 use mm::units::{Order, PAGE_SIZE, PageIndex};
@@ -13,6 +14,7 @@ use crate::memory::{self, MachineOwners};
 use crate::platform::Platform;
 
 const PAIRS: usize = 1000;
+const SPLITS: usize = 20;
 
 type OwnedFolio = Owned<'static, Platform, Folio>;
 
@@ -49,6 +51,15 @@ benchmark!("folio", fn order4_pair(sampler) {
 
 benchmark!("folio", fn order9_pair(sampler) {
     pairs(sampler, Order::of(9))
+});
+
+benchmark!("folio", fn split_9_to_0(sampler) {
+    let mut folio = needed(Order::of(9))?;
+    for _ in 0..SPLITS {
+        let row = sampler.sample(|| folio.split(SplitTo::Uniform(Order::ZERO))).map_err(|(_, error)| error)?;
+        folio = row.join().map_err(|(_, error)| error)?;
+    }
+    Ok(())
 });
 
 benchmark!("folio", fn lookup_tail(sampler) {

@@ -5,6 +5,8 @@
 //! memory is one more function in [`SCRIPT`]; it may allocate on the heap only where it can be told that there is no
 //! memory.
 
+mod users;
+
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 
@@ -120,6 +122,8 @@ const SCRIPT: &[Step] = &[
     lists_that_grow_on_the_heap,
     owners_of_every_kind_that_a_group_pays_for,
     a_stack_and_a_page_far_from_all_others,
+    users::folios_in_mappings,
+    users::spaces_that_fault_fork_and_pin,
 ];
 
 fn pages_of_several_orders(memory: Memory, rest: Rest<'_>) -> Result<(), Stopped> {
@@ -299,14 +303,15 @@ ktest!(
             }
             match (fired, outcome) {
                 (Fired::Yes, Err(Stopped::NoMemory)) => reported += 1,
-                // A sheaf more or less, or another CPU's objects: it goes on without.
+                // A sheaf more or less, or another CPU's objects: it goes on without. And the page cache makes smaller folios,
+                // or reclaims some.
                 (Fired::Yes, Ok(())) => absorbed += 1,
                 (_, Err(stopped)) => check!(false, "allocation {n}: {stopped}"),
                 (Fired::No, Ok(())) => break,
             }
         }
         diagnostic!("{reported} allocations were reported when they failed, {absorbed} were done without");
-        check!(reported > 100 && absorbed < 10, "{reported} failures were reported, {absorbed} were not");
+        check!(reported > 200 && absorbed < reported, "{reported} failures were reported, {absorbed} were not");
         Ok(())
     }
 );

@@ -51,7 +51,7 @@ impl fmt::Debug for Stamp {
         match *self {
             Self::ZERO => f.write_str("never written"),
             Self(stamp) => {
-                write!(f, "object {}, page {}, write {}", stamp >> 56, stamp >> 32 & 0xff_ffff, stamp as u32)
+                write!(f, "object {}, page {}, write {}", stamp >> 56, stamp >> 32 & 0xff_ffff, stamp & 0xffff_ffff)
             }
         }
     }

@@ -22,7 +22,7 @@ use mm::units::{Count, Order};
 
 use self::run::Workload;
 use self::sizes::Sizes;
-use crate::ktest::{Outcome, check, diagnostic, ktest, skip};
+use crate::ktest::{check, diagnostic, ktest, skip};
 use crate::memory::{self, Wholeness};
 use crate::paging::space;
 use crate::user::mmu::ProcessorTables;

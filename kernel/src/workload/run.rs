@@ -7,8 +7,9 @@ use alloc::format;
 
 use kernel_core::cmdline::Seed;
 use mm::cache::{MappingRef, PageCache, Store};
+use mm::folio::SplitTo;
 use mm::space::{Access, Spaces, UserPages};
-use mm::units::{Bytes, Count, FileOffset, PAGE_SIZE, PageIndex};
+use mm::units::{Bytes, Count, FileOffset, Order, PAGE_SIZE, PageIndex};
 
 use super::contents::{Stamp, Stamps};
 use super::process::{self, Model, PROCESSES, Part, ProcessRef};
@@ -26,8 +27,8 @@ const VERIFIED_EVERY: u32 = 400;
 /// Pages that are pinned at one time, at most.
 const PINNED: usize = 8;
 
-/// The numbers of objects in stamps: the processes', then the files'.
-const FILES: u8 = PROCESSES as u8;
+/// The number of the first file in stamps; processes have their own.
+const FILES: u8 = 0x80;
 
 pub(super) struct Workload<'u> {
     sizes: Sizes,
@@ -51,6 +52,7 @@ struct Done {
     forks: u32,
     exits: u32,
     pins: u32,
+    splits: u32,
     /// The most pages of contents that there were at one time.
     most_pages: u64,
 }
@@ -133,7 +135,8 @@ impl<'u> Workload<'u> {
             88..91 => self.exit(process),
             91 => self.start_anew(process),
             92..95 => self.pin(process),
-            95..97 => {
+            95 => self.split(),
+            96..98 => {
                 self.cache.reclaim(Count(self.random.u32(1..64)));
                 Ok(())
             }
@@ -163,9 +166,9 @@ impl<'u> Workload<'u> {
             let part = [Part::Anonymous, Part::Anonymous, Part::Shared, Part::Private][self.random.usize(..4)];
             let page = self.any_page(part.pages(&self.sizes));
             if self.random.u8(..3) == 0 {
-                self.write_user(process, part, page)?
+                self.write_user(process, part, page)?;
             } else {
-                self.check_user(process, part, page)?
+                self.check_user(process, part, page)?;
             }
         }
         Ok(())
@@ -245,9 +248,9 @@ impl<'u> Workload<'u> {
         let (low, high) = self.models.split_at_mut(parent.max(child));
         let (lower, upper) = (&mut low[parent.min(child)], &mut high[0]);
         if child < parent {
-            lower.copy_from(upper)
+            lower.copy_from(upper);
         } else {
-            upper.copy_from(lower)
+            upper.copy_from(lower);
         }
         self.done.forks += 1;
         Ok(())
@@ -271,6 +274,19 @@ impl<'u> Workload<'u> {
             self.processes[process] = None;
             self.processes[process] = Some(process::create(self.spaces, &self.files, &self.sizes)?);
             self.models[process].clear();
+        }
+        Ok(())
+    }
+
+    /// Splits a folio of a file, if a large one is there that can be split.
+    fn split(&mut self) -> Outcome {
+        let file = self.random.usize(..2);
+        let page = self.any_page(self.filed[file].pages());
+        let Some(folio) = self.files[file].lookup(PageIndex(page)) else { return Ok(()) };
+        let around = folio.head().plus(u32::try_from(page - folio.index().0)?);
+        let to = if self.random.bool() { SplitTo::Uniform(Order::ZERO) } else { SplitTo::Around(around, Order::ZERO) };
+        if self.cache.split(folio.lock(), to).is_ok() {
+            self.done.splits += 1;
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ impl Sizes {
         let free = (free / 6).min(MOST_FREE);
         let (file, swap) = (free, 2 * free);
         // A fork leaves behind what both sides had: with so many processes there are as many of those, less one.
-        let each = swap / (2 * PROCESSES as u32 - 1);
+        let each = swap / u32::try_from(2 * PROCESSES - 1).ok()?;
         let (anonymous, private) = (each * 3 / 4, each / 4);
         (free >= LEAST_FREE).then_some(Self { free, file, swap, anonymous, private })
     }
