@@ -216,9 +216,9 @@ fn merge(model: &mut Model, guard: &mut Guard<'_, '_>, reserve: &mut Reserve<'_,
     }
     // Those that were not marked stand in slots of their own, perhaps.
     if marked {
-        guard.mark(extent)
+        guard.mark(extent);
     } else {
-        guard.unmark(extent)
+        guard.unmark(extent);
     }
     model.put(extent, entry, marked);
 }
@@ -271,9 +271,9 @@ fn step(model: &mut Model, guard: &mut Guard<'_, '_>, reserve: &mut Reserve<'_, 
             }
             let mark = rng.bool();
             if mark {
-                guard.mark(extent)
+                guard.mark(extent);
             } else {
-                guard.unmark(extent)
+                guard.unmark(extent);
             }
             for modelled in model.entries.values_mut().filter(|modelled| overlap(modelled.extent, extent)) {
                 modelled.marked = mark;
