@@ -56,6 +56,7 @@
 //! | [`cache`] | memory objects whose contents stand in folios, and what becomes of folios that nobody uses |
 //! | [`subpage`] | the same for contents in pieces smaller than a page |
 //! | [`space`] | users' page tables and regions, faults, pins |
+//! | [`compact`] | pages that move, and large blocks out of what they leave |
 //! | [`report`] | what memory is used for, in the columns of Linux's `/proc` |
 //! | `host`, `cases`, [`trace`] | a machine in a process, test cases for any machine, recorded traces |
 //!
@@ -78,6 +79,7 @@ pub mod cache;
 #[cfg(feature = "cases")]
 pub mod cases;
 pub mod charge;
+pub mod compact;
 mod desc;
 mod descriptor;
 mod early;

@@ -60,7 +60,7 @@ impl<'a, M: Machine> PageCache<'a, M> {
     }
 
     /// The mapping in which a folio stands, as long as it is locked.
-    pub(super) fn mapping_of<'f>(folio: &'f LockedFolio<'a, M>) -> Option<&'f Mapping<'a, M>> {
+    pub(crate) fn mapping_of<'f>(folio: &'f LockedFolio<'a, M>) -> Option<&'f Mapping<'a, M>> {
         let (mapping, _) = folio.place();
         // SAFETY: FOLIO-1, the folio leaves its mapping only under its lock, and no mapping goes before its folios.
         unsafe { mapping.cast::<Mapping<'a, M>>().as_ref() }

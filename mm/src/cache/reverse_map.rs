@@ -144,7 +144,7 @@ impl<M: Machine> Family<M> {
     }
 
     /// Takes away every entry that leads to the folio.
-    pub(super) fn unmap(&self, folio: &LockedFolio<'_, M>, leave: Leave) {
+    pub(crate) fn unmap(&self, folio: &LockedFolio<'_, M>, leave: Leave) {
         self.each_mapping(folio, |region| region.unmap(folio, leave));
     }
 
@@ -165,7 +165,7 @@ impl<M: Machine> Family<M> {
     }
 
     /// Lets entries lead to where the folio is now, of those that led to the block at `old`.
-    pub(super) fn put_back(&self, folio: &FolioRef<'_, M>, old: Pfn) {
+    pub(crate) fn put_back(&self, folio: &FolioRef<'_, M>, old: Pfn) {
         self.each(|region| {
             region.put_back(folio, old);
             Go::On

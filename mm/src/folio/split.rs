@@ -261,7 +261,7 @@ impl<'a, M: Machine> FolioRow<'a, M> {
         let order = order.filter(|&order| order.pages() == self.range.pages() && self.range.start.is_aligned(order));
         order.filter(|&order| order <= M::Geometry::MAX_ORDER).ok_or(JoinError::NoBlock)?;
         let pages = self.owners.pages();
-        let of = |head| (pages.group_of(head), pages.zone_of(head));
+        let of = |head| (pages.group_of(head), pages.zone_around(head));
         let first = of(self.range.start);
         match self.heads(self.range).find(|&head| of(head) != first) {
             Some(head) => Err(JoinError::NotAlike(head)),

@@ -23,7 +23,6 @@ use core::ptr::NonNull;
 use super::owned::Owned;
 use super::owners::{Owner, Owners};
 use super::reference::Shared;
-use crate::charge::GroupId;
 use crate::desc::owner_word::OwnerWord;
 use crate::descriptor::Descriptor;
 use crate::machine::Machine;
@@ -220,11 +219,6 @@ impl<'a, M: Machine, T: Owner> Frozen<'a, M, T> {
         // SAFETY: it is frozen, so there is no other reference, and it never thaws.
         let owner = unsafe { this.owners.retire(&last) };
         (this.owners.pages().own_described(this.head), owner)
-    }
-
-    /// The group that pays for the block.
-    pub(crate) fn group(&self) -> GroupId {
-        self.owners.pages().group_of(self.head)
     }
 }
 

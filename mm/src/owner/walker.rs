@@ -24,9 +24,9 @@
 //! * *Moved.* The new block names the descriptor, then the old one does not, and then the descriptor names the new one.
 //!   Who comes from the old block meanwhile finds a descriptor that is dead, or names frames that are not the one
 //!   looked at.
-//! * *Halved.* The upper head has its second word before its first, and both before the lower head's first is written.
-//!   So who finds the new head there finds the new descriptor, dead until it thaws; and who still climbs to the lower
-//!   head does not believe its first word, but the descriptor, which is dead until it names the lower half only.
+//! * *Halved.* The upper head has its second word before its first: who finds the new head there finds the new
+//!   descriptor, dead until it thaws. Who still climbs to the lower head does not believe its first word, but the
+//!   descriptor, which is dead until it names the lower half only. So it does not matter which head is written first.
 //! * *Joined.* The lower head's first word is written before the upper head becomes a tail; so who climbs past that finds
 //!   the whole, and who does not finds a descriptor that is dead, or by now names another block.
 //!

@@ -9,7 +9,7 @@ use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
 use crate::descriptor::{Descriptor, WalkGate};
 use crate::machine::{Geometry, Machine};
-use crate::units::{Order, Pfn, PfnRange, PhysAddr, ZoneId};
+use crate::units::{Order, Pfn, PfnRange, PhysAddr};
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The descriptor of a frame; `None` if nothing stands so high.
@@ -47,11 +47,6 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The block that `head` heads: the caller has taken it from its owner.
     pub(crate) fn own_described(&self, head: Pfn) -> Block<'_, M> {
         Block::own(self, head, self.map.page(head).word().order())
-    }
-
-    /// The zone of the allocated block at `head`.
-    pub(crate) fn zone_of(&self, head: Pfn) -> ZoneId {
-        self.map.page(head).word().zone()
     }
 
     /// Says in the head of an allocated block, which the caller owns, who owns the block.

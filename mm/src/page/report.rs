@@ -59,7 +59,7 @@ impl<M: Machine> PageAllocator<'_, M> {
     }
 
     /// The zone that the block around `pfn` names.
-    fn zone_around(&self, pfn: Pfn) -> Option<ZoneId> {
+    pub(crate) fn zone_around(&self, pfn: Pfn) -> Option<ZoneId> {
         let word = self.map.get(self.map.head_of(pfn)?)?.word();
         match word.state()? {
             PageState::Free | PageState::Node | PageState::Allocated | PageState::Isolated => Some(word.zone()),
