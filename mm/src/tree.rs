@@ -34,7 +34,10 @@ mod find;
 #[cfg(all(test, loom))]
 #[expect(unsafe_code, reason = "gives its nodes back")]
 mod loom;
+mod mark;
 mod node;
+mod path;
+mod reshape;
 #[cfg(test)]
 mod tests;
 mod verify;

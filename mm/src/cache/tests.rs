@@ -1,7 +1,9 @@
 //! What is seen through mappings, against plain bytes.
 
 use core::num::NonZeroU16;
-use std::string::{String, ToString};
+use std::fmt::Display;
+use std::format;
+use std::string::String;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::vec;
@@ -13,7 +15,7 @@ use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::folio::{SplitError, SplitTo};
 use crate::host::HostMachine;
 use crate::owner::{FolioFlags, Owners};
-use crate::page::{PageAllocator, Request};
+use crate::page::{Block, PageAllocator, Request};
 use crate::slab::{Counted, KmemCaches};
 use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, PageIndex, Pfn, PhysAddr};
 
@@ -35,7 +37,7 @@ impl HostFile {
     }
 
     fn pages(pages: usize) -> Self {
-        Self::of((0..pages * PAGE_SIZE).map(|at| (at % 251) as u8).collect())
+        Self::of((0..251).cycle().take(pages * PAGE_SIZE).collect())
     }
 
     fn access(&self, offset: FileOffset, len: usize) -> Result<core::ops::Range<usize>, StoreError> {
@@ -102,8 +104,8 @@ fn with_cache_of<R>(mib: u32, cpus: u16, swap: &HostFile, test: impl FnOnce(&Cac
     result
 }
 
-fn text(error: impl ToString) -> String {
-    error.to_string()
+fn text<E: Display>(error: E) -> String {
+    format!("{error}")
 }
 
 #[test]
@@ -236,7 +238,7 @@ fn a_large_anonymous_folio_is_written_out_and_comes_back_whole_or_in_pages() {
     let swap = HostFile::pages(64);
     with_cache(8, &swap, |cache| {
         let mapping = cache.anonymous(Order::of(4)).expect("there is memory");
-        let contents: Vec<u8> = (0..16 * PAGE_SIZE).map(|at| (at * 7 % 253) as u8).collect();
+        let contents: Vec<u8> = (0..=252).rev().cycle().take(16 * PAGE_SIZE).collect();
         mapping.write(FileOffset(0), &contents).expect("there is memory");
         assert_eq!(mapping.lookup(PageIndex(9)).expect("it stands there").order(), Order::of(4));
         let mut seen = vec![0; contents.len()];
@@ -250,7 +252,7 @@ fn a_large_anonymous_folio_is_written_out_and_comes_back_whole_or_in_pages() {
                     held.push(page);
                 }
                 // Enough pages, no two of which are buddies.
-                held.sort_by_key(|page| page.head());
+                held.sort_by_key(Block::head);
                 let mut apart = 0;
                 held.retain(|page| {
                     apart += u32::from(page.head().number() % 4 == 1);

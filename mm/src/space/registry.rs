@@ -43,7 +43,7 @@ struct Numbers {
 }
 
 impl Registered {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         let tables = AtomicPtr::new(ptr::null_mut());
         Self { link: RBTreeAtomicLink::new(), number: AtomicU32::new(0), tables }
     }

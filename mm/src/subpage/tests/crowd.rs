@@ -15,20 +15,19 @@ use crate::host::{HostMachine, on_cpu};
 use crate::units::{Count, CpuId, FileOffset};
 
 /// Few, so that everybody is always at the same ones.
-const BLOCKS: u64 = 5;
+const BLOCKS: usize = 5;
 const OWN: usize = 64;
 
 /// Writes its own bytes of every buffer, again and again, and finds there what it wrote. Says what it wrote last.
-fn work(mapping: &BufferMapping<'_, HostMachine>, who: u64, turns: u32) -> [u8; BLOCKS as usize] {
+fn work(mapping: &BufferMapping<'_, HostMachine>, who: u64, turns: u32) -> [u8; BLOCKS] {
     let mut rng = Rng::with_seed(who);
-    let mut last = [0_u8; BLOCKS as usize];
+    let mut last = [0_u8; BLOCKS];
     for _ in 0..turns {
-        let block = rng.u64(..BLOCKS);
-        let at = FileOffset(block * 512 + who * OWN as u64);
+        let slot = rng.usize(..BLOCKS);
+        let at = FileOffset(slot as u64 * 512 + who * OWN as u64);
         let mut seen = [0; OWN];
         mapping.read(at, &mut seen).expect("there is memory");
-        let slot = usize::try_from(block).expect("small");
-        assert_eq!(seen, [last[slot]; OWN], "block {block} of {who}");
+        assert_eq!(seen, [last[slot]; OWN], "block {slot} of {who}");
         last[slot] = rng.u8(..);
         mapping.write(at, &[last[slot]; OWN]).expect("there is memory");
     }
@@ -66,7 +65,7 @@ fn whoever_waited_for_a_buffer_that_went_meanwhile_finds_what_is_there_now() {
 #[test]
 fn no_write_is_lost_while_buffers_come_and_go_under_it() {
     with_caches(|caches| {
-        let store = Bytes::new(vec![0; 512 * BLOCKS as usize]);
+        let store = Bytes::new(vec![0; 512 * BLOCKS]);
         let cache = BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory");
         let mapping = cache.mapping(&store).expect("there is memory");
         let over = AtomicBool::new(false);

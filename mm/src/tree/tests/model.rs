@@ -5,8 +5,9 @@ use std::vec::Vec;
 
 use fastrand::Rng;
 
-use super::super::edit::{CollapseError, NotOne};
+use super::super::edit::NotOne;
 use super::super::node::NodeStock;
+use super::super::reshape::CollapseError;
 use super::super::{Entry, Extent, Found, InsertError, NodeReserve, TreeGuard, TreeNodes};
 use super::{item, with_nodes};
 use crate::host::HostMachine;
@@ -215,9 +216,9 @@ fn merge(model: &mut Model, guard: &mut Guard<'_, '_>, reserve: &mut Reserve<'_,
     }
     // Those that were not marked stand in slots of their own, perhaps.
     if marked {
-        guard.mark(extent)
+        guard.mark(extent);
     } else {
-        guard.unmark(extent)
+        guard.unmark(extent);
     }
     model.put(extent, entry, marked);
 }
@@ -270,9 +271,9 @@ fn step(model: &mut Model, guard: &mut Guard<'_, '_>, reserve: &mut Reserve<'_, 
             }
             let mark = rng.bool();
             if mark {
-                guard.mark(extent)
+                guard.mark(extent);
             } else {
-                guard.unmark(extent)
+                guard.unmark(extent);
             }
             for modelled in model.entries.values_mut().filter(|modelled| overlap(modelled.extent, extent)) {
                 modelled.marked = mark;
