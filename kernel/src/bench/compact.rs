@@ -12,8 +12,8 @@ use mm::units::{Count, Order, PAGE_SIZE, PageIndex, VirtualAddress};
 use x86_64::VirtAddr;
 
 use super::folio::owners;
-use super::{Sampler, allocator, benchmark};
-use crate::ktest::{NotPassed, Outcome, check};
+use super::{allocator, benchmark};
+use crate::ktest::{NotPassed, check};
 use crate::paging::space;
 use crate::platform::Platform;
 use crate::user::live;

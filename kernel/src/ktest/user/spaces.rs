@@ -368,7 +368,7 @@ ktest!(
             }
             let byte = |number: u64| number.wrapping_mul(7).to_le_bytes()[0] | 1;
             (0..COUNT).try_for_each(|number| write(&one, number, byte(number)))?;
-            let stays = |number: u64| number % 5 == 0;
+            let stays = |number: u64| number.is_multiple_of(5);
             (0..COUNT).filter(|&number| !stays(number)).for_each(|number| mapping.forget(PageIndex(number)));
             (0..COUNT).filter(|&number| stays(number)).try_for_each(|number| read(&other, number).map(drop))?;
             let pinned = one.get_user_pages(page(500), Bytes(1), Access::Write)?;
