@@ -27,8 +27,8 @@
 //! * *Halved.* The upper head has its second word before its first: who finds the new head there finds the new
 //!   descriptor, dead until it thaws. Who still climbs to the lower head does not believe its first word, but the
 //!   descriptor, which is dead until it names the lower half only. So it does not matter which head is written first.
-//! * *Joined.* The lower head's first word is written before the upper head becomes a tail; so who climbs past that finds
-//!   the whole, and who does not finds a descriptor that is dead, or by now names another block.
+//! * *Joined.* The upper head becomes a tail before it loses its owner: so who finds a head there finds a descriptor that
+//!   is dead, or by now names another block. Who climbs past it and finds the lower head as it was looks again.
 //!
 //! That the memory behind the second word is still a descriptor, of the kind that the same word says, is the gate's
 //! doing ([`WalkGate`]): who walks has said so before reading the word. A reference is taken only of

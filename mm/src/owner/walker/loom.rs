@@ -170,7 +170,7 @@ fn an_upper_half_is_not_plain_because_the_lower_one_was_between_two_times_that_t
     });
 }
 
-/// Rests on: the order of the stores in `Page::join`, and their releases.
+/// Rests on: the upper head's being a tail before it has no owner in `Page::join`, and the release in `Page::set_owner`.
 #[test]
 fn whoever_looks_at_two_blocks_that_are_joined_finds_one_of_them_or_the_whole() {
     model(|| {
