@@ -37,6 +37,8 @@ pub const LIMITS: &[Limit] = &[
     Limit { name: "cache/reclaim_per_page", instructions: 2000 },
     Limit { name: "fault/anon", instructions: 7000 },
     Limit { name: "fault/file", instructions: 4000 },
+    // Of 2 MiB: some 150 pages are copied, and their entries changed.
+    Limit { name: "compact/per_block", instructions: 4_000_000 },
     Limit { name: "slab/cache64_pair", instructions: 45 },
     Limit { name: "slab/cache256_pair", instructions: 45 },
     Limit { name: "slab/kmalloc64_pair", instructions: 55 },

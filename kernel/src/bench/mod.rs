@@ -7,6 +7,7 @@ mod figure;
 
 mod bulk;
 mod cache;
+mod compact;
 mod fault;
 mod folio;
 mod footprint;

@@ -7,6 +7,7 @@ use alloc::format;
 
 use kernel_core::cmdline::Seed;
 use mm::cache::{MappingRef, PageCache, Store};
+use mm::compact::Compactor;
 use mm::folio::SplitTo;
 use mm::space::{Access, Spaces, UserPages};
 use mm::units::{Bytes, Count, FileOffset, Order, PAGE_SIZE, PageIndex};
@@ -53,6 +54,8 @@ struct Done {
     exits: u32,
     pins: u32,
     splits: u32,
+    compacted: u32,
+    moved: u32,
     /// The most pages of contents that there were at one time.
     most_pages: u64,
 }
@@ -136,7 +139,8 @@ impl<'u> Workload<'u> {
             91 => self.start_anew(process),
             92..95 => self.pin(process),
             95 => self.split(),
-            96..98 => {
+            96 => self.compact(),
+            97 => {
                 self.cache.reclaim(Count(self.random.u32(1..64)));
                 Ok(())
             }
@@ -288,6 +292,18 @@ impl<'u> Workload<'u> {
         if self.cache.split(folio.lock(), to).is_ok() {
             self.done.splits += 1;
         }
+        Ok(())
+    }
+
+    /// Makes a larger block of what is free, after making some more free.
+    fn compact(&mut self) -> Outcome {
+        // Every area of the size is looked at, and a large machine has many.
+        let least = if self.sizes.free < 1000 { 2 } else { 6 };
+        let order = Order::of(self.random.usize(least..=9));
+        self.cache.reclaim(Count(2 * order.pages().min(self.sizes.free / 4)));
+        let report = Compactor::new(self.spaces).compact(order, Count(1), drop);
+        self.done.compacted += report.cleared.0;
+        self.done.moved += report.moved.folios.0 + report.moved.tables.0;
         Ok(())
     }
 

@@ -24,7 +24,7 @@ pub struct Mapping<'a, M: Machine> {
     pub(super) cache: &'a PageCache<'a, M>,
     pub(super) contents: Contents<'a>,
     /// The largest folio that is made here.
-    pub(super) largest: Order,
+    pub(crate) largest: Order,
     pub(super) tree: FolioTree<'a, M>,
     pub(super) family: Counted<'a, M, Family<M>>,
 }

@@ -79,9 +79,9 @@ impl<'t, 'a, M: Machine, U: Mmu> Gather<'t, 'a, M, U> {
 
     /// Makes processors forget, then gives up all that waited for that.
     pub(super) fn flush(&mut self) {
-        if let Some(stale) = self.stale.take() {
-            self.tables.mmu().flush(self.tables.root(), stale.start()..stale.end());
-        }
+        // Nothing is gathered that is not stale.
+        let Some(stale) = self.stale.take() else { return };
+        self.tables.mmu().flush(self.tables.root(), stale.start()..stale.end());
         for run in self.runs.take() {
             unmapped(self.tables, run);
         }

@@ -138,8 +138,8 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
             return Err(MapError::Outside.into());
         }
         let mut plan = Plan::default();
-        let root = self.root();
-        self.plan(&root, run.range, run, present, &mut plan)?;
+        let table = self.lowest_around(run.range);
+        self.plan(&table, run.range, run, present, &mut plan)?;
         if provision.lacks::<U>(&plan.wanted) {
             return Err(Attempt::Lacking(plan.wanted));
         }
@@ -153,21 +153,21 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
             None => Entries::OfFrames,
         };
         let mut gather = Gather::new(self.tables(), entries);
-        self.put(&root, run.range, run, provision, &mut gather);
+        self.put(&table, run.range, run, provision, &mut gather);
         Ok(())
     }
 
     /// Finds out what a part of the run takes that lies in one table.
     fn plan(
         &self,
-        table: &Table<'_, U>,
+        table: &Table<'_, 'a, M, U>,
         part: AddressRange,
         run: &Run<'_, 'a, M>,
         present: Present,
         plan: &mut Plan,
     ) -> Result<(), MapError> {
         let level = table.level();
-        for part in Table::<U>::parts(level, part) {
+        for part in Shape::<U>::parts(level, part) {
             match self.step(table, part.start()) {
                 Step::Table(next) => self.plan(&next, part, run, present, plan)?,
                 Step::Empty | Step::Moving => Self::plan_new(level, part, run, plan)?,
@@ -187,20 +187,20 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
             return Ok(());
         };
         plan.wanted.want::<U>(below, part.start())?;
-        Table::<U>::parts(below, part).try_for_each(|part| Self::plan_new(below, part, run, plan))
+        Shape::<U>::parts(below, part).try_for_each(|part| Self::plan_new(below, part, run, plan))
     }
 
     /// Maps a part of the run that lies in one table.
     fn put(
         &self,
-        table: &Table<'_, U>,
+        table: &Table<'_, 'a, M, U>,
         part: AddressRange,
         run: &Run<'_, 'a, M>,
         provision: &mut Provision<'a, M>,
         gather: &mut Gather<'_, 'a, M, U>,
     ) {
         let level = table.level();
-        for part in Table::<U>::parts(level, part) {
+        for part in Shape::<U>::parts(level, part) {
             let whole = Shape::<U>::around(part.start(), level);
             match self.step(table, part.start()) {
                 Step::Table(next) => self.put(&next, part, run, provision, gather),
@@ -231,12 +231,12 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
     /// Maps what a large entry maps page by page.
     fn shatter<'l>(
         &'l self,
-        table: &Table<'l, U>,
+        table: &Table<'l, 'a, M, U>,
         entry: PageEntry,
         whole: AddressRange,
         provision: &mut Provision<'a, M>,
         gather: &mut Gather<'_, 'a, M, U>,
-    ) -> Table<'l, U> {
+    ) -> Table<'l, 'a, M, U> {
         let leaf = self.hang(table, whole.start(), provision, |leaf| {
             for (address, page) in whole.addresses().zip(0..) {
                 leaf.store(address, TableEntry::Page(PageEntry { frame: entry.frame.plus(page), ..entry }));

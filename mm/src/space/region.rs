@@ -152,12 +152,12 @@ impl<'a, M: Machine, U: Mmu> Region<'a, M, U> {
 
     /// The largest folio that could stand in the region's mapping around an address and would be shown whole.
     pub(super) fn largest(&self, address: VirtualAddress) -> Order {
-        let Backing::Mapping(_, first, _) = self.spec.backing else { return Order::ZERO };
+        let Backing::Mapping(mapping, first, _) = &self.spec.backing else { return Order::ZERO };
         let index = self.index_at(address);
         let fits = |order: &Order| {
             let pages = u64::from(order.pages());
             let start = index.align_down(*order);
-            start >= first && start.0 - first.0 + pages <= self.range().pages()
+            *order <= mapping.largest && start >= *first && start.0 - first.0 + pages <= self.range().pages()
         };
         core::iter::successors(Some(Order::ZERO), |order| order.up()).take_while(fits).last().unwrap_or(Order::ZERO)
     }

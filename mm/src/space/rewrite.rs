@@ -26,12 +26,12 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
 
     fn rewrite_in(
         &self,
-        table: &Table<'_, U>,
+        table: &Table<'_, 'a, M, U>,
         range: AddressRange,
         change: &mut impl FnMut(TableEntry, AddressRange) -> TableEntry,
         gather: &mut Gather<'_, 'a, M, U>,
     ) {
-        for part in Table::<U>::parts(table.level(), range) {
+        for part in Shape::<U>::parts(table.level(), range) {
             let whole = Shape::<U>::around(part.start(), table.level());
             match self.step(table, part.start()) {
                 Step::Empty => {}

@@ -112,7 +112,7 @@ const fn misled(frame: Pfn, what: &'static str) -> Violation {
     Violation::of(Invariant::Space2, Some(frame), what)
 }
 
-impl<M: Machine, U: Mmu> Locked<'_, '_, M, U> {
+impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
     /// Checks SPACE-1 of all tables, and shows every entry for a page, with what it spans, to `check`.
     ///
     /// # Errors
@@ -127,12 +127,12 @@ impl<M: Machine, U: Mmu> Locked<'_, '_, M, U> {
 
     fn verify_table(
         &self,
-        table: &Table<'_, U>,
+        table: &Table<'_, 'a, M, U>,
         range: AddressRange,
         check: &mut impl FnMut(TableEntry, AddressRange) -> Result<(), Violation>,
     ) -> Result<(), Violation> {
         let mut used = UsedEntries(0);
-        for part in Table::<U>::parts(table.level(), range) {
+        for part in Shape::<U>::parts(table.level(), range) {
             let entry = table.entry(part.start());
             if entry != TableEntry::Empty {
                 used.add();
@@ -165,7 +165,12 @@ impl<M: Machine, U: Mmu> Locked<'_, '_, M, U> {
         }
     }
 
-    fn verify_place(&self, table: &Table<'_, U>, level: TableLevel, address: VirtualAddress) -> Result<(), Violation> {
+    fn verify_place(
+        &self,
+        table: &Table<'_, 'a, M, U>,
+        level: TableLevel,
+        address: VirtualAddress,
+    ) -> Result<(), Violation> {
         let place = table.owner().place().map(|place| (place.space, place.address));
         if table.level() == level && place == Some((self.tables().id(), address)) {
             Ok(())

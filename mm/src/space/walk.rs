@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::mmu::{Mmu, PageEntry, TableEntry};
 use super::range::AddressRange;
-use super::tables::{Locked, Provision};
+use super::tables::{Locked, Provision, Tables};
 use crate::OwnerKind;
 use crate::desc::word::Page;
 use crate::descriptor::Descriptor;
@@ -54,6 +54,16 @@ impl<U: Mmu> Shape<U> {
         Self::around(address, TableLevel(level.0 + 1)).start()
     }
 
+    /// The parts of a range, which lies in one table of this level, that its entries span.
+    pub(super) fn parts(level: TableLevel, range: AddressRange) -> impl Iterator<Item = AddressRange> + use<U> {
+        let mut next = range.start();
+        core::iter::from_fn(move || {
+            let part = AddressRange::new(next, Self::around(next, level).end().min(range.end()));
+            next = part.end();
+            (!part.is_empty()).then_some(part)
+        })
+    }
+
     #[expect(clippy::cast_possible_truncation, reason = "below the number of entries")]
     const fn index(address: VirtualAddress, level: TableLevel) -> usize {
         (address.0 / Self::span(level)) as usize & (Self::ENTRIES - 1)
@@ -64,47 +74,59 @@ impl<U: Mmu> Shape<U> {
 ///
 /// # Invariants
 /// It is one of its space's, and stays so while this lives (SPACE-1).
-pub(super) struct Table<'t, U: Mmu> {
-    mmu: &'t U,
+pub(super) struct Table<'t, 'a, M: Machine, U: Mmu> {
+    tables: &'t Tables<'a, M, U>,
     frame: Pfn,
-    owner: &'t PageTable,
+    level: TableLevel,
     slots: &'t [AtomicU64],
 }
 
 /// What an entry leads to.
-pub(super) enum Step<'t, U: Mmu> {
+pub(super) enum Step<'t, 'a, M: Machine, U: Mmu> {
     Empty,
-    Table(Table<'t, U>),
+    Table(Table<'t, 'a, M, U>),
     Page(PageEntry),
     Moving,
 }
 
 impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
     /// The topmost table.
-    pub(super) fn root(&self) -> Table<'_, U> {
+    pub(super) fn root(&self) -> Table<'_, 'a, M, U> {
         // SAFETY: the root is the space's as long as that lives.
-        unsafe { self.at(self.tables().root()) }
+        unsafe { self.at(self.tables().root(), U::ROOT) }
     }
 
     /// What the entry of a table for an address leads to.
-    pub(super) fn step<'l>(&'l self, table: &Table<'l, U>, address: VirtualAddress) -> Step<'l, U> {
+    pub(super) fn step<'l>(&'l self, table: &Table<'l, 'a, M, U>, address: VirtualAddress) -> Step<'l, 'a, M, U> {
         match table.entry(address) {
             TableEntry::Empty => Step::Empty,
-            // SAFETY: SPACE-1, an entry leads there.
-            TableEntry::Table(frame) => Step::Table(unsafe { self.at(frame) }),
+            TableEntry::Table(frame) => {
+                // SAFETY: SPACE-1, an entry leads there, of a table of the level above.
+                Step::Table(unsafe { self.at(frame, TableLevel(table.level.0 - 1)) })
+            }
             TableEntry::Page(entry) => Step::Page(entry),
             TableEntry::Moving(_) => Step::Moving,
         }
     }
 
     /// The table of a level around an address, if there is one.
-    pub(super) fn table_at(&self, address: VirtualAddress, level: TableLevel) -> Option<Table<'_, U>> {
+    pub(super) fn table_at(&self, address: VirtualAddress, level: TableLevel) -> Option<Table<'_, 'a, M, U>> {
         let mut table = self.root();
         while table.level() > level {
             let Step::Table(next) = self.step(&table, address) else { return None };
             table = next;
         }
         Some(table)
+    }
+
+    /// The lowest table that there is around all of a range.
+    pub(super) fn lowest_around(&self, range: AddressRange) -> Table<'_, 'a, M, U> {
+        let mut table = self.root();
+        while Shape::<U>::around(range.start(), table.level).covers(range) {
+            let Step::Table(next) = self.step(&table, range.start()) else { break };
+            table = next;
+        }
+        table
     }
 
     /// The entry of the lowest table for an address, and what it spans.
@@ -120,16 +142,17 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
     /// was found lacking, and provided.
     pub(super) fn hang<'l>(
         &'l self,
-        above: &Table<'l, U>,
+        above: &Table<'l, 'a, M, U>,
         address: VirtualAddress,
         provision: &mut Provision<'a, M>,
-        fill: impl FnOnce(&Table<'l, U>),
-    ) -> Table<'l, U> {
-        let table = above.level().below().and_then(|level| provision.take::<U>(level, address));
+        fill: impl FnOnce(&Table<'l, 'a, M, U>),
+    ) -> Table<'l, 'a, M, U> {
+        let table = above.level.below().and_then(|level| provision.take::<U>(level, address));
         let Some(table) = table else { panic!("invariant SPACE-1 broken: a table is hung in that was not planned") };
-        let frame = table.into_raw();
+        let (frame, level) = (table.head(), table.level());
+        let _ = table.into_raw();
         // SAFETY: the space has the table from now on.
-        let table = unsafe { self.at(frame) };
+        let table = unsafe { self.at(frame, level) };
         fill(&table);
         above.store(address, TableEntry::Table(frame));
         table
@@ -137,8 +160,8 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
 
     /// Takes an empty table out, to be freed when no processor remembers it.
     #[expect(clippy::needless_pass_by_value, reason = "nobody looks at the table any more")]
-    pub(super) fn unhang(&self, above: &Table<'_, U>, table: Table<'_, U>) -> Owned<'a, M, PageTable> {
-        let place = table.owner.place().filter(|_| table.is_empty());
+    pub(super) fn unhang(&self, above: &Table<'_, 'a, M, U>, table: Table<'_, 'a, M, U>) -> Owned<'a, M, PageTable> {
+        let place = table.owner().place().filter(|_| table.is_empty());
         let Some(place) = place else { panic!("invariant SPACE-1 broken: a table goes that is used") };
         let entry = above.store(place.address, TableEntry::Empty);
         assert!(entry == TableEntry::Table(table.frame), "invariant SPACE-1 broken: a table is not where it belongs");
@@ -147,36 +170,35 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
     }
 
     /// # Safety
-    /// The frame is a table of this space, or to be one, and stays so as long as the result lives.
-    unsafe fn at(&self, frame: Pfn) -> Table<'_, U> {
-        let pages = self.tables().owners().pages();
-        let owner = pages.page(frame).map(Page::owner);
-        let Some(descriptor) = owner.and_then(|owner| owner.descriptor::<Descriptor<PageTable>>(OwnerKind::PageTable))
-        else {
-            panic!("invariant SPACE-1 broken: an entry leads to {frame:?}, which is no table")
-        };
-        // SAFETY: the caller's promise: the entry that leads here keeps the descriptor.
-        let descriptor = unsafe { descriptor.as_ref() };
-        // SAFETY: as above, the entry's reference is there as long as the entry is.
-        let owner = unsafe { descriptor.owner() };
-        let slots = pages.machine().direct_map(frame).cast();
+    /// The frame is a table of this space and level, or to be one, and stays so as long as the result lives.
+    unsafe fn at(&self, frame: Pfn, level: TableLevel) -> Table<'_, 'a, M, U> {
+        let slots = self.tables().owners().pages().machine().direct_map(frame).cast();
         // SAFETY: tables are lowmem, fill a page at most, and consist of words that anybody changes in one piece.
         let slots = unsafe { slice::from_raw_parts(slots.as_ptr(), Shape::<U>::ENTRIES) };
-        Table { mmu: self.tables().mmu(), frame, owner, slots }
+        Table { tables: self.tables(), frame, level, slots }
     }
 }
 
-impl<'t, U: Mmu> Table<'t, U> {
+impl<'t, M: Machine, U: Mmu> Table<'t, '_, M, U> {
     pub(super) const fn frame(&self) -> Pfn {
         self.frame
     }
 
     pub(super) const fn level(&self) -> TableLevel {
-        self.owner.level()
+        self.level
     }
 
-    pub(super) const fn owner(&self) -> &'t PageTable {
-        self.owner
+    /// What its descriptor keeps.
+    pub(super) fn owner(&self) -> &'t PageTable {
+        let owner = self.tables.owners().pages().page(self.frame).map(Page::owner);
+        let Some(descriptor) = owner.and_then(|owner| owner.descriptor::<Descriptor<PageTable>>(OwnerKind::PageTable))
+        else {
+            panic!("invariant SPACE-1 broken: an entry leads to {:?}, which is no table", self.frame)
+        };
+        // SAFETY: SPACE-1, the entry that leads here keeps the descriptor.
+        let descriptor = unsafe { descriptor.as_ref() };
+        // SAFETY: as above, the entry's reference is there as long as the entry is.
+        unsafe { descriptor.owner() }
     }
 
     pub(super) const fn slots(&self) -> &'t [AtomicU64] {
@@ -185,26 +207,16 @@ impl<'t, U: Mmu> Table<'t, U> {
 
     /// Whether no entry leads anywhere.
     pub(super) fn is_empty(&self) -> bool {
-        *self.owner.lock() == UsedEntries(0)
-    }
-
-    /// The parts of a range, which lies in one table of this level, that its entries span.
-    pub(super) fn parts(level: TableLevel, range: AddressRange) -> impl Iterator<Item = AddressRange> + use<U> {
-        let mut next = range.start();
-        core::iter::from_fn(move || {
-            let part = AddressRange::new(next, Shape::<U>::around(next, level).end().min(range.end()));
-            next = part.end();
-            (!part.is_empty()).then_some(part)
-        })
+        *self.owner().lock() == UsedEntries(0)
     }
 
     fn slot(&self, address: VirtualAddress) -> &'t AtomicU64 {
-        &self.slots[Shape::<U>::index(address, self.level())]
+        &self.slots[Shape::<U>::index(address, self.level)]
     }
 
     /// The entry for an address.
     pub(super) fn entry(&self, address: VirtualAddress) -> TableEntry {
-        self.mmu.decode(self.slot(address).load(Ordering::Acquire), self.level())
+        self.tables.mmu().decode(self.slot(address).load(Ordering::Acquire), self.level)
     }
 
     /// Replaces the entry for an address by what `change` makes of it, and counts it. Gives the old one and the new one.
@@ -214,17 +226,17 @@ impl<'t, U: Mmu> Table<'t, U> {
         address: VirtualAddress,
         mut change: impl FnMut(TableEntry) -> TableEntry,
     ) -> (TableEntry, TableEntry) {
-        let (slot, level) = (self.slot(address), self.level());
+        let (slot, level) = (self.slot(address), self.level);
         let mut bits = slot.load(Ordering::Acquire);
         loop {
-            let old = self.mmu.decode(bits, level);
+            let old = self.tables.mmu().decode(bits, level);
             let new = change(old);
             if new == old {
                 return (old, new);
             }
             // Release: what a new entry leads to is whole before the processor finds it.
             let exchange =
-                slot.compare_exchange(bits, self.mmu.encode(new, level), Ordering::AcqRel, Ordering::Acquire);
+                slot.compare_exchange(bits, self.tables.mmu().encode(new, level), Ordering::AcqRel, Ordering::Acquire);
             match exchange {
                 Ok(_) => {
                     self.count(old, new);
@@ -243,8 +255,8 @@ impl<'t, U: Mmu> Table<'t, U> {
     fn count(&self, old: TableEntry, new: TableEntry) {
         match (old, new) {
             (TableEntry::Empty, TableEntry::Empty) => {}
-            (TableEntry::Empty, _) => self.owner.lock().add(),
-            (_, TableEntry::Empty) => self.owner.lock().remove(),
+            (TableEntry::Empty, _) => self.owner().lock().add(),
+            (_, TableEntry::Empty) => self.owner().lock().remove(),
             _ => {}
         }
     }

@@ -1,6 +1,7 @@
 //! What files and anonymous memory must look like at users' addresses, on the processor's own page tables.
 
 use mm::cache::Store;
+use mm::compact::{Compactor, MigrateError, Refusal};
 use mm::owner::Seen;
 use mm::page::Request;
 use mm::space::{Access, GupError, PageProtection, Sharing};
@@ -349,6 +350,52 @@ ktest!(
             let mut byte = [0];
             users.store.read(FileOffset(5), &mut byte)?;
             check!(byte == [filed(5)], "the store has changed");
+            Ok(())
+        })
+    }
+);
+
+ktest!(
+    "spaces",
+    fn pages_move_under_those_who_map_them_and_pinned_ones_stay() {
+        const COUNT: u64 = 1024;
+        const WANTED: Order = Order::of(6);
+        Users::with(|users| {
+            let mapping = users.cache.anonymous(Order::ZERO)?;
+            let [one, other] = [users.spaces.create()?, users.spaces.create()?];
+            for (space, protection) in [(&one, PageProtection::ReadWrite), (&other, PageProtection::Read)] {
+                space.map_file(pages(0, COUNT), &mapping, PageIndex(0), protection, Sharing::Shared)?;
+            }
+            let byte = |number: u64| number.wrapping_mul(7).to_le_bytes()[0] | 1;
+            (0..COUNT).try_for_each(|number| write(&one, number, byte(number)))?;
+            let stays = |number: u64| number % 5 == 0;
+            (0..COUNT).filter(|&number| !stays(number)).for_each(|number| mapping.forget(PageIndex(number)));
+            (0..COUNT).filter(|&number| stays(number)).try_for_each(|number| read(&other, number).map(drop))?;
+            let pinned = one.get_user_pages(page(500), Bytes(1), Access::Write)?;
+            let head = |number| mapping.lookup(PageIndex(number)).map(|folio| folio.head());
+            let before: alloc::vec::Vec<_> = (0..COUNT).map(head).collect();
+            let mut blocks = alloc::vec::Vec::with_capacity(64);
+            let report = Compactor::new(users.spaces).compact(WANTED, Count(64), |block| blocks.push(block));
+            diagnostic!("{} of {} areas cleared, {:?}", report.cleared.0, report.tried.0, report.moved);
+            check!(report.cleared.0 > 0 && blocks.len() == report.cleared.0 as usize, "{report}");
+            check!(blocks.iter().all(|block| block.order() == WANTED), "{blocks:?}");
+            let moved = (0..COUNT).zip(&before).filter(|&(number, &before)| head(number) != before).count();
+            check!(moved > 0 && moved <= report.moved.folios.0 as usize, "{moved} have moved, {:?}", report.moved);
+            check!(head(500) == before[500], "a pinned page has moved");
+            check!(report.refused(Refusal::Stays(MigrateError::Pinned)) <= Count(1), "{report}");
+            for number in (0..COUNT).filter(|&number| stays(number)) {
+                check!(is(&one, number, byte(number)) && is(&other, number, byte(number)), "page {number} has changed");
+            }
+            drop(pinned);
+            for space in [&one, &other] {
+                space.verify()?;
+            }
+            mapping.verify()?;
+            users.live.allocator.verify()?;
+            // What was made is memory like any other.
+            drop(blocks);
+            write(&one, 3, 3)?;
+            check!(is(&other, 3, 3), "the other does not see what was written after all had moved");
             Ok(())
         })
     }

@@ -1,0 +1,103 @@
+//! Large blocks from a machine that is full of holes.
+
+use alloc::vec::Vec;
+
+use kernel_core::layout::USERS;
+use mm::cache::PageCache;
+use mm::compact::{CompactReport, Compactor, Moved};
+use mm::machine::{Geometry, Machine};
+use mm::page::{Block, Request};
+use mm::space::{AddressRange, PageProtection, Sharing, Spaces};
+use mm::units::{Count, Order, PAGE_SIZE, PageIndex, VirtualAddress};
+use x86_64::VirtAddr;
+
+use super::folio::owners;
+use super::{Sampler, allocator, benchmark};
+use crate::ktest::{NotPassed, Outcome, check};
+use crate::paging::space;
+use crate::platform::Platform;
+use crate::user::live;
+use crate::user::mmu::ProcessorTables;
+
+const MAX_ORDER: Order = <<Platform as Machine>::Geometry as Geometry>::MAX_ORDER;
+const HUGE: Order = Order::of(9);
+/// Blocks that are made.
+const BLOCKS: usize = 16;
+/// Pages that are written, of which three in four go again.
+const PAGES: u32 = 16_384;
+const START: VirtualAddress = VirtualAddress(USERS.start);
+
+fn byte(page: u32) -> *mut u8 {
+    VirtAddr::new_truncate(START.plus(u64::from(page) * PAGE_SIZE as u64).0).as_mut_ptr()
+}
+
+/// Takes whole blocks until no more is free than that.
+fn all_but(pages: u32) -> Result<Vec<Block<'static, Platform>>, NotPassed> {
+    let allocator = allocator()?;
+    let mut blocks = Vec::with_capacity((allocator.free_pages() / MAX_ORDER.pages()) as usize);
+    while allocator.free_pages() >= pages + MAX_ORDER.pages() && blocks.len() < blocks.capacity() {
+        match allocator.alloc(Request::movable(MAX_ORDER)) {
+            Ok(block) => blocks.push(block),
+            Err(_) => break,
+        }
+    }
+    Ok(blocks)
+}
+
+benchmark!("compact", fn per_block(sampler) {
+    if allocator()?.free_pages() < 2 * PAGES {
+        return Err(NotPassed::Skipped("too little memory to fragment".into()));
+    }
+    // For folios: pages, descriptors, a tree, and page tables.
+    let _others = all_but(PAGES + PAGES / 16)?;
+    let cache = PageCache::new(owners()?, None, &[])?;
+    let tables = ProcessorTables::new(space::kernel().ok_or("page tables have no owners")?);
+    let spaces = Spaces::new(&cache, &tables);
+    let mapping = cache.anonymous(Order::ZERO)?;
+    let space = spaces.create()?;
+    let all = AddressRange::of_pages(START, u64::from(PAGES));
+    space.map_file(all, &mapping, PageIndex(0), PageProtection::ReadWrite, Sharing::Shared)?;
+    live::with(&*space, || {
+        for page in 0..PAGES {
+            // SAFETY: the fault maps a page, or ends the kernel.
+            unsafe { byte(page).write_volatile(page.to_le_bytes()[0]) };
+        }
+    });
+    let mut random = sampler.random();
+    let kept: Vec<u32> = (0..PAGES).filter(|_| random.u8(..4) == 0).collect();
+    let mut next = kept.iter().copied().peekable();
+    for page in 0..PAGES {
+        if next.next_if_eq(&page).is_none() {
+            mapping.forget(PageIndex(u64::from(page)));
+        }
+    }
+
+    let compactor = Compactor::new(&spaces);
+    let mut sum = CompactReport::default();
+    let mut blocks = Vec::with_capacity(BLOCKS);
+    for _ in 0..BLOCKS {
+        let report = sampler.sample(|| compactor.compact(HUGE, Count(1), |block| blocks.push(block)));
+        add(&mut sum, &report);
+    }
+    let intact = live::with(&*space, || {
+        // SAFETY: the fault maps the page that is there.
+        kept.iter().all(|&page| unsafe { byte(page).read_volatile() } == page.to_le_bytes()[0])
+    });
+    check!(intact, "a page that was moved is not what it was");
+    let Moved { folios, tables, nodes } = sum.moved;
+    let (moved, blocks) = (folios.0 + tables.0 + nodes.0, blocks.len());
+    sampler.note(alloc::format!(
+        "2 MiB, a quarter of memory in use: of {} areas tried {} were cleared ({blocks} of {BLOCKS} blocks), {moved} pages moved",
+        sum.tried.0,
+        sum.cleared.0,
+    ));
+    Ok(())
+});
+
+fn add(sum: &mut CompactReport, one: &CompactReport) {
+    sum.tried.0 += one.tried.0;
+    sum.cleared.0 += one.cleared.0;
+    sum.moved.folios.0 += one.moved.folios.0;
+    sum.moved.tables.0 += one.moved.tables.0;
+    sum.moved.nodes.0 += one.moved.nodes.0;
+}
