@@ -12,7 +12,7 @@
 //! move a folio is to lock it, take its entries away ([`reverse_map`](self)), freeze it, and change it.
 //!
 //! `store` is what stands behind a mapping, `memory_store` one in memory, `swap` the places in the one for anonymous
-//! memory; `page_cache` what all mappings share, `lru` who goes next, `mapping` one of them, `lookup` the way to a folio
+//! memory; `page_cache` what all mappings share, `lru` who goes next, `mapping` one of them, `standing` how folios come into it and leave it, `lookup` the way to a folio
 //! without a lock, `fill` getting contents, `given` folios made elsewhere, `fault` what a user's access needs, `shadow` copy-on-write, `reverse_map`
 //! who maps a folio, `bytes` reading and writing without mapping, `write_back` and `reclaim` the ways out, `split` folios
 //! made smaller where they stand, `shrinker` who gives memory back when there is too little, `verify` the checker.
@@ -41,6 +41,7 @@ mod reverse_map;
 mod shadow;
 mod shrinker;
 mod split;
+mod standing;
 mod store;
 mod swap;
 #[cfg(test)]

@@ -11,8 +11,9 @@
 use thiserror::Error;
 
 use super::lookup::Standing;
-use super::mapping::{Contents, Mapping, NotInserted, PutBack, extent_of};
+use super::mapping::{Contents, Mapping, extent_of};
 use super::page_cache::count;
+use super::standing::{NotInserted, PutBack};
 use super::store::{Store, StoreError};
 use super::swap::Swap;
 use crate::folio::LockedFolio;
