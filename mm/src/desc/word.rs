@@ -88,7 +88,9 @@ impl Page {
     }
 
     /// Makes one block of `order` of two allocated ones of one zone and group, of whose owners this one's stays. The
-    /// upper page becomes a tail before it loses its owner: nobody takes it for the head of a plain block. `None` if the blocks are not alike.
+    /// upper page becomes a tail before it loses its owner: nobody takes it for the head of a plain block.
+    ///
+    /// `None` if the blocks are not alike.
     pub(crate) fn join(&self, upper: &Self, order: Order) -> Option<()> {
         let (word, uppers) = (self.word(), upper.word());
         if !word.is_like(uppers) {
