@@ -19,6 +19,7 @@ use crate::page::{Block, PageAllocator, Request};
 use crate::slab::{Counted, KmemCaches};
 use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, PageIndex, Pfn, PhysAddr};
 
+mod given;
 mod model;
 mod stress;
 

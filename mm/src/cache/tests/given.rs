@@ -1,0 +1,62 @@
+//! Folios that were made elsewhere, and contents that are taken away.
+
+use super::*;
+use crate::owner::Folio;
+
+fn folio<'a>(cache: &Cache<'a>, order: usize) -> crate::owner::Owned<'a, HostMachine, Folio> {
+    let folio = cache.owners().alloc(Request::movable(Order::of(order)), Folio::new());
+    folio.unwrap_or_else(|(_, error)| panic!("{error}"))
+}
+
+#[test]
+fn a_folio_stands_where_it_was_given_to_and_shows_what_the_file_does_there() {
+    let (file, swap) = (HostFile::pages(8), HostFile::pages(4));
+    with_cache(4, &swap, |cache| {
+        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        mapping.give(folio(cache, 2), PageIndex(4)).expect("nothing is there");
+        assert_eq!(mapping.lookup(PageIndex(7)).map(|folio| folio.index()), Some(PageIndex(4)));
+        let mut bytes = [0; 2 * PAGE_SIZE];
+        mapping.read(FileOffset(5 * PAGE_SIZE as u64 + 7), &mut bytes).expect("it can be read");
+        assert!(bytes.iter().eq(&file.bytes.lock().expect("as above")[5 * PAGE_SIZE + 7..7 * PAGE_SIZE + 7]));
+
+        for index in [1, 2, 6] {
+            assert_eq!(mapping.give(folio(cache, 2), PageIndex(index)), Err(GiveError::NoPlace(PageIndex(index))));
+        }
+        assert_eq!(
+            mapping.give(folio(cache, 2), PageIndex(8)),
+            Err(GiveError::NoPlace(PageIndex(8))),
+            "behind the end"
+        );
+        for (order, index) in [(0, 6), (2, 4), (3, 0)] {
+            assert_eq!(mapping.give(folio(cache, order), PageIndex(index)), Err(GiveError::Occupied(PageIndex(index))));
+        }
+        mapping.give(folio(cache, 2), PageIndex(0)).expect("nothing is there");
+        assert_eq!(mapping.pages(), 8);
+        mapping.verify().unwrap_or_else(|error| panic!("{error}"));
+    });
+}
+
+#[test]
+fn what_is_forgotten_is_as_if_it_had_never_been_there_also_if_it_was_written_out() {
+    let swap = HostFile::pages(64);
+    with_cache(4, &swap, |cache| {
+        let mapping = cache.anonymous(Order::of(2)).expect("there is memory");
+        let byte = |page: u64| {
+            let mut byte = [0];
+            mapping.read(PageIndex(page).start(), &mut byte).expect("it can be read");
+            byte[0]
+        };
+        let write = |page: u64| mapping.write(PageIndex(page).start(), &[9]).expect("it can be written");
+        (0..16).for_each(write);
+        mapping.forget(PageIndex(5));
+        mapping.forget(PageIndex(100));
+        assert!((0..16).all(|page| byte(page) == if (4..8).contains(&page) { 0 } else { 9 }));
+        while cache.reclaim(Count(16)) > Count(0) {}
+        let swapped = cache.report().swapped;
+        assert_eq!(mapping.pages(), 0);
+        mapping.forget(PageIndex(9));
+        assert_eq!(cache.report().swapped, Count(swapped.0 - 4), "its place is not given back");
+        assert!((0..16).all(|page| byte(page) == if (4..12).contains(&page) { 0 } else { 9 }));
+        mapping.verify().unwrap_or_else(|error| panic!("{error}"));
+    });
+}
