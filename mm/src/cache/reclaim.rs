@@ -84,7 +84,7 @@ impl<'a, M: Machine> PageCache<'a, M> {
         let stored = match mapping.write_out(&folio) {
             Ok(stored) => stored,
             // There may be places for its pages one by one. If they cannot be had, it stays.
-            Err(StoreError::Full) if folio.order() > Order::ZERO => {
+            Err(StoreError::Full) if folio.order() > Order::ZERO && self.swap.is_some() => {
                 let _ = self.split(folio, SplitTo::Uniform(Order::ZERO));
                 return Count(0);
             }

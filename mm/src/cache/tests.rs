@@ -288,6 +288,18 @@ fn when_the_swap_store_is_full_or_fails_anonymous_memory_stays() {
 }
 
 #[test]
+fn without_a_swap_store_what_was_written_to_anonymous_memory_stays_whole() {
+    let swap = HostFile::pages(1);
+    with_cache(8, &swap, |swapping| {
+        let cache = PageCache::new(swapping.owners(), None, &[]).expect("there is memory");
+        let mapping = cache.anonymous(Order::of(4)).expect("there is memory");
+        mapping.write(FileOffset(0), &[1]).expect("there is memory");
+        assert_eq!(cache.reclaim(Count(16)), Count(0));
+        assert_eq!(mapping.lookup(PageIndex(9)).map(|folio| folio.order()), Some(Order::of(4)));
+    });
+}
+
+#[test]
 fn both_sides_of_a_fork_see_what_there_was_and_their_own_changes_and_the_last_one_has_it_all() {
     let swap = HostFile::pages(64);
     with_cache(8, &swap, |cache| {

@@ -69,9 +69,14 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
     /// Makes a space in which nothing is mapped.
     ///
     /// # Errors
-    /// There is no memory for it; nothing is lost.
+    /// There is no memory for it, or no number; nothing is lost.
     pub fn create(&self) -> Result<SpaceRef<'_, M, U>, SpaceError> {
-        self.cache.with_reclaim(|| self.create_once())
+        let created = self.cache.with_reclaim(|| match self.create_once() {
+            // Memory would not help.
+            Err(SpaceError::TooMany) => Ok(None),
+            created => created.map(Some),
+        });
+        created?.ok_or(SpaceError::TooMany)
     }
 
     fn create_once(&self) -> Result<SpaceRef<'_, M, U>, SpaceError> {
