@@ -181,7 +181,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     }
 
     /// Reads back what was written out, around an index.
-    fn read_back(&self, index: PageIndex) -> Result<(), CacheError> {
+    pub(super) fn read_back(&self, index: PageIndex) -> Result<(), CacheError> {
         let Some(swap) = self.swap() else { return Ok(()) };
         let Some((extent, slot)) = self.stored_at(index) else { return Ok(()) };
         let folio = match self.new_folio(extent.order()) {

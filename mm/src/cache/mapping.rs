@@ -168,7 +168,8 @@ pub(super) fn extent_of(first: PageIndex, last: PageIndex) -> Option<Extent> {
 impl<M: Machine> Drop for Mapping<'_, M> {
     /// Nobody refers to the mapping, so nobody maps what stands in it; what is dirty in a file's is lost.
     fn drop(&mut self) {
-        self.truncate(PageIndex(0));
+        let emptied = self.truncate(PageIndex(0));
+        debug_assert!(emptied.is_ok(), "nothing begins before the first page");
         // One behind the other, however long the chain is.
         let mut behind = self.tree.lock().behind.take();
         while let Some(mapping) = behind {

@@ -8,6 +8,7 @@
 
 use core::ptr::NonNull;
 
+use super::fill::CacheError;
 use super::mapping::{Mapping, extent_of};
 use super::reverse_map::Leave;
 use crate::descriptor::Descriptor;
@@ -132,14 +133,22 @@ impl<'a, M: Machine> Mapping<'a, M> {
         drop(unsafe { FolioRef::from_kept(self.cache.owners, kept) });
     }
 
-    /// Gives up all contents from an index on. A folio that begins before it stays, with zeroes from there.
-    pub fn truncate(&self, from: PageIndex) {
+    /// Gives up all contents from an index on. A folio that begins before it stays, with zeroes from there; one that was
+    /// written out is read back for that.
+    ///
+    /// # Errors
+    /// That one cannot be read back, and nothing has changed.
+    pub fn truncate(&self, from: PageIndex) -> Result<(), CacheError> {
         let mut next = Some(from);
         while let Some(index) = next {
             let found = self.tree.lock().next(index);
-            let Some(Found { first, last, entry }) = found else { return };
+            let Some(Found { first, last, entry }) = found else { return Ok(()) };
             next = last.0.checked_add(1).map(PageIndex);
             match entry {
+                Entry::Stored(_) if first < from => {
+                    self.read_back(index)?;
+                    next = Some(index);
+                }
                 Entry::Stored(_) => self.forget_stored(index),
                 Entry::Item(_) => {
                     let Some(folio) = self.lookup(first.max(index)) else { continue };
@@ -160,6 +169,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Gives up what stands whole at or behind `from` and before `end`, for nobody will ask for it again.

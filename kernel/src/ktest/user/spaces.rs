@@ -343,7 +343,7 @@ ktest!(
                 check!(is(&child, 1, 1) && is(&child, 2, 2), "the child lost what it had");
             }
             check!(file.pages() >= 64, "the file's pages went with who mapped them");
-            file.truncate(PageIndex(0));
+            file.truncate(PageIndex(0))?;
             check!(room(&users)? == with_file, "{with_file} became {}", room(&users)?);
             drop(file);
             check!(room(&users)? == before, "{before} became {}", room(&users)?);

@@ -60,3 +60,26 @@ fn what_is_forgotten_is_as_if_it_had_never_been_there_also_if_it_was_written_out
         mapping.verify().unwrap_or_else(|error| panic!("{error}"));
     });
 }
+
+#[test]
+fn what_is_cut_keeps_all_that_is_before_the_cut_also_of_what_was_written_out_whole() {
+    let swap = HostFile::pages(64);
+    with_cache(8, &swap, |cache| {
+        let (mut seen, full) = (vec![0; 16 * PAGE_SIZE], vec![0xa5; 16 * PAGE_SIZE]);
+        for written_out in [false, true] {
+            let mapping = cache.anonymous(Order::of(4)).expect("there is memory");
+            mapping.write(FileOffset(0), &full).expect("there is memory");
+            if written_out {
+                assert_eq!(cache.reclaim(Count(16)), Count(16));
+                swap.fails_in.store(1, Ordering::Relaxed);
+                mapping.truncate(PageIndex(5)).expect_err("the swap store has failed");
+                assert_eq!(cache.report().swapped, Count(16));
+            }
+            mapping.truncate(PageIndex(5)).expect("it can be read");
+            mapping.read(FileOffset(0), &mut seen).expect("it is read");
+            let (kept, cut) = seen.split_at(5 * PAGE_SIZE);
+            assert!(kept == &full[..kept.len()] && cut.iter().all(|&byte| byte == 0), "{written_out}");
+            mapping.verify().expect("all is well");
+        }
+    });
+}
