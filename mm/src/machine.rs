@@ -9,7 +9,7 @@ use core::fmt;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
 
-use crate::units::{CpuId, Order, Pfn, PhysAddr};
+use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
 
 /// Sizes that tests shrink, so that small memory has deep trees; [`Standard`] is the one to run with.
 pub trait Geometry: 'static {
@@ -96,9 +96,21 @@ pub unsafe trait Machine: Sync {
     /// How many CPUs there may be.
     fn cpus(&self) -> NonZeroU16;
 
+    /// The node whose memory is nearest to a CPU. It never changes.
+    fn node_of(&self, cpu: CpuId) -> NodeId {
+        let _ = cpu;
+        NodeId(0)
+    }
+
+    /// How far the memory of `to` is from the CPUs of `from`. It never changes.
+    fn distance(&self, from: NodeId, to: NodeId) -> Distance {
+        if from == to { Distance::LOCAL } else { Distance::REMOTE }
+    }
+
     /// A full memory barrier on every CPU: what any of them did before, in program order, is seen by whoever calls once
-    /// this returns, and what the caller did before is seen by whatever any of them does after. An interprocessor
-    /// interrupt, or membarrier(2).
+    /// this returns, and what the caller did before is seen by whatever any of them does after. A non-maskable
+    /// interprocessor interrupt, or membarrier(2): it is called with interrupts off and locks held, for which other CPUs
+    /// may be waiting with interrupts off.
     fn heavy_barrier(&self);
 
     /// Told what is wrong where nobody is there to take an error: who reads it can find a bug. It must not

@@ -203,6 +203,18 @@ impl fmt::Debug for Order {
 #[repr(transparent)]
 pub struct NodeId(pub u8);
 
+/// How far a node's memory is from the CPUs of another, as ACPI's SLIT counts it: 10 is a node's own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct Distance(pub u8);
+
+impl Distance {
+    /// A node's own memory.
+    pub const LOCAL: Self = Self(10);
+    /// Another node's, where nobody says more.
+    pub const REMOTE: Self = Self(20);
+}
+
 /// A zone, by its place in the allocator's table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
