@@ -11,9 +11,9 @@
 //! another block to free: it waits in `pending` until the one in hand is placed, so nothing here calls itself, and
 //! the smallest waits least, so that it can serve the others as a node.
 //!
-//! `free` and `alloc` are the two directions, `fallback` what a migratetype does when it
-//! has run out, `relocate` how nodes get out of the way of a merge, `contig` ranges out of the middle, `verify` the
-//! checker, `charges` the blocks in use.
+//! `free` and `alloc` are the two directions, `fallback` what a migratetype does when it has run out, `highatomic` what is
+//! set aside for large blocks in need, `relocate` how nodes get out of the way of a merge, `contig` ranges out of the
+//! middle, `verify` the checker, `charges` the blocks in use.
 //!
 //! Invariants: FREE-2, FREE-3, FREE-5, FREE-6, ZONE-1.
 //! Cost: O(orders) list operations; what those cost stands in `freelist`.
@@ -23,6 +23,7 @@ mod charges;
 mod contig;
 mod fallback;
 mod free;
+mod highatomic;
 mod relocate;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,11 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
     /// The zone's counts.
     pub(crate) fn report(&self) -> ZoneReport {
         self.zone.report()
+    }
+
+    /// The zone, whose counts and marks the lock guards.
+    pub(crate) fn zone(&mut self) -> &mut Zone<M::Geometry> {
+        self.zone
     }
 
     /// The frame of the node that is stuck, if one is: with the descriptors' words, all there is to a state.

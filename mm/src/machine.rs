@@ -23,6 +23,9 @@ pub trait Geometry: 'static {
     const NODE_SHIFT: u32;
     /// Entries that each end of a freelist keeps inline in the zone: a power of two from 2 to 16.
     const INLINE: u32;
+    /// A zone keeps no more than one page in so many for requests that may use reserves, and sets no more than that aside
+    /// for large blocks; if zero, it keeps nothing, and the last page is anybody's.
+    const RESERVE_SHARE: u32;
 }
 
 /// The sizes to run with: 4 MiB blocks, 2 MiB pageblocks, nodes that fill a page.
@@ -35,11 +38,21 @@ impl Geometry for Standard {
     const LEAF_SHIFT: u32 = 10;
     const NODE_SHIFT: u32 = 9;
     const INLINE: u32 = 16;
+    const RESERVE_SHARE: u32 = 64;
 }
 
 /// Tells an allocation to fail: for tests of what happens then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InjectedFault;
+
+/// In whose time something runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Context {
+    /// Somebody's who may wait.
+    Task,
+    /// That of whoever was interrupted: nothing may be waited for.
+    Interrupt,
+}
 
 /// What the allocator needs of the machine.
 ///
@@ -92,6 +105,11 @@ pub unsafe trait Machine: Sync {
 
     /// The CPU this runs on.
     fn cpu(&self) -> CpuId;
+
+    /// Whether this CPU is in an interrupt handler.
+    fn context(&self) -> Context {
+        Context::Task
+    }
 
     /// How many CPUs there may be.
     fn cpus(&self) -> NonZeroU16;

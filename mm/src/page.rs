@@ -1,6 +1,7 @@
 //! The allocator as its users see it: requests in, owned blocks out.
 //!
-//! `request` is what to ask for, `allocator` the zones and their locks, `block` the owned memory, `access` its bytes,
+//! `request` is what to ask for, `allocator` the zones and their locks, `slowpath` the search for a zone that can serve, in
+//! the order of `zonelist` and counted in `numa`, `reclaim` how others are asked to give something up, `block` the owned memory, `access` its bytes,
 //! `charges` who pays for it, `setup` the way from a boot map, `adopt` the way for memory that was used before, `report`
 //! the counts.
 
@@ -9,17 +10,24 @@ mod adopt;
 mod allocator;
 mod block;
 mod charges;
+mod numa;
 mod owned;
+mod reclaim;
 mod report;
 mod request;
 mod setup;
+mod slowpath;
 #[cfg(test)]
 #[expect(unsafe_code, reason = "takes back what it gave up")]
 mod tests;
+mod zonelist;
 
 pub use adopt::AdoptError;
 pub use allocator::{AllocError, FreeError, PageAllocator};
 pub use block::{Block, ContigRange};
+pub use numa::NumaEvents;
 pub use report::PageblockReport;
+#[cfg(test)]
+pub(crate) use request::Policy;
 pub use request::Request;
 pub use setup::SetupError;

@@ -89,8 +89,9 @@ fn with_cache_of<R>(mib: u32, cpus: u16, swap: &HostFile, test: impl FnOnce(&Cac
     let caches = KmemCaches::new(&pages).expect("there is memory");
     let owners = Owners::new(&caches).expect("there is memory");
     let result = {
-        let cache = PageCache::new(&owners, Some(swap), &[]).expect("there is memory");
-        let result = test(&cache);
+        let cache = PageCache::new(&owners, Some(swap)).expect("there is memory");
+        let with_both = || pages.with_shrinker(&caches, || test(&cache));
+        let result = pages.with_shrinker(&cache, with_both).flatten().expect("there is room for two");
         assert_eq!(cache.report().swapped, Count(0), "places in the swap store were lost");
         assert_eq!((cache.report().inactive, cache.report().active), (Count(0), Count(0)), "folios were forgotten");
         result
@@ -291,7 +292,7 @@ fn when_the_swap_store_is_full_or_fails_anonymous_memory_stays() {
 fn without_a_swap_store_what_was_written_to_anonymous_memory_stays_whole() {
     let swap = HostFile::pages(1);
     with_cache(8, &swap, |swapping| {
-        let cache = PageCache::new(swapping.owners(), None, &[]).expect("there is memory");
+        let cache = PageCache::new(swapping.owners(), None).expect("there is memory");
         let mapping = cache.anonymous(Order::of(4)).expect("there is memory");
         mapping.write(FileOffset(0), &[1]).expect("there is memory");
         assert_eq!(cache.reclaim(Count(16)), Count(0));

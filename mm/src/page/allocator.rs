@@ -9,7 +9,10 @@ use spin::Mutex;
 use thiserror::Error;
 
 use super::block::{Block, ContigRange};
+use super::numa::NumaCounters;
+use super::reclaim::Reclaim;
 use super::request::Request;
+use super::zonelist::Zonelists;
 use crate::OwnerKind;
 use crate::block::FreeBlock;
 use crate::buddy::{Buddy, ContigError};
@@ -21,7 +24,6 @@ use crate::descriptor::WalkGate;
 use crate::early::MetadataBytes;
 use crate::invariant::Violation;
 use crate::machine::{Geometry, Machine};
-use crate::migratetype::Migratetype;
 use crate::units::{NodeId, Order, Pfn, PfnRange};
 use crate::zone::{Zone, ZoneKind};
 
@@ -40,6 +42,9 @@ pub struct PageAllocator<'m, M: Machine> {
     pub(super) map: PageMap<'m, M::Geometry>,
     /// By node, and within a node the kinds that serve the fewest requests first.
     pub(super) zones: &'m [ZoneCell<M::Geometry>],
+    pub(super) zonelists: Zonelists<'m>,
+    pub(super) numa: NumaCounters<'m>,
+    pub(super) reclaim: Reclaim<'m>,
     pub(super) groups: ChargeGroups<'m>,
     pub(super) metadata: MetadataBytes,
     /// Who follows owner words without a lock.
@@ -52,8 +57,8 @@ pub enum AllocError {
     /// The geometry has no blocks that large.
     #[error("no block is as large as {0:?}")]
     OrderTooLarge(Order),
-    /// No zone that may serve the request has a free block of that order or above.
-    #[error("no zone up to {} has {:?} free", .0.highest.name(), .0.order)]
+    /// No zone that may serve the request can spare a block of that order.
+    #[error("no zone up to {} can spare {:?}", .0.highest.name(), .0.order)]
     Exhausted(Request),
     /// The group that the request names cannot pay.
     #[error(transparent)]
@@ -64,7 +69,7 @@ impl AllocError {
     /// Out of line, so that a request need not be kept at hand while it may still be served.
     #[cold]
     #[inline(never)]
-    const fn exhausted(request: Request) -> Self {
+    pub(super) const fn exhausted(request: Request) -> Self {
         Self::Exhausted(request)
     }
 }
@@ -125,46 +130,10 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if self.machine.allocation_fault().is_some() {
             return Err(AllocError::exhausted(request));
         }
-        if request.group.is_root() && request.node.is_none() {
-            return self.alloc_from_first(self.zones, request);
+        if request.group.is_root() {
+            return self.alloc_slowly(request);
         }
-        self.alloc_particular(request)
-    }
-
-    /// Allocates from a certain node, or for a group that pays.
-    #[inline(never)]
-    fn alloc_particular(&self, request: Request) -> Result<Pfn, AllocError> {
-        let alloc = || match request.node {
-            None => self.alloc_from_first(self.zones, request),
-            Some(node) => self.alloc_near(node, request),
-        };
-        if request.group.is_root() { alloc() } else { self.alloc_charged(request, alloc) }
-    }
-
-    /// Allocates from the first of `zones` that may serve the request and can.
-    #[inline(always)]
-    fn alloc_from_first(&self, zones: &[ZoneCell<M::Geometry>], request: Request) -> Result<Pfn, AllocError> {
-        for cell in zones {
-            if cell.kind <= request.highest
-                && let Some(pfn) = self.alloc_from(cell, request.order, request.migratetype)
-            {
-                return Ok(pfn);
-            }
-        }
-        Err(AllocError::exhausted(request))
-    }
-
-    /// Allocates from the zones of a node, then from those behind it in the table, then from those in front.
-    fn alloc_near(&self, node: NodeId, request: Request) -> Result<Pfn, AllocError> {
-        let first = self.zones.iter().position(|cell| cell.node == node).unwrap_or(0);
-        let (others, near) = self.zones.split_at(first);
-        self.alloc_from_first(near, request).or_else(|_| self.alloc_from_first(others, request))
-    }
-
-    /// Allocates from one zone. On its own, so that the search for a zone costs it no registers.
-    #[inline(never)]
-    fn alloc_from(&self, cell: &ZoneCell<M::Geometry>, order: Order, migratetype: Migratetype) -> Option<Pfn> {
-        self.with_buddy(cell, |buddy| buddy.alloc(order, migratetype))
+        self.alloc_charged(request, || self.alloc_slowly(request))
     }
 
     /// Frees the block that `pfn` heads. The words say how large it is; anything but the head of an allocated block
