@@ -26,13 +26,14 @@ impl<M: Machine> Buddy<'_, '_, M> {
         if demand.leaving == Watermark::Low {
             self.zone.ask_below = u32::MAX;
         }
+        let allocated = match self.alloc(demand.order, migratetype) {
+            None if demand.may_use_highatomic() => self.alloc(demand.order, Migratetype::HighAtomic),
+            allocated => allocated,
+        };
         if self.zone.highatomic.len() < self.zone.highatomic_wanted() {
             self.set_aside_in_plenty();
         }
-        match self.alloc(demand.order, migratetype) {
-            None if demand.may_use_highatomic() => self.alloc(demand.order, Migratetype::HighAtomic),
-            allocated => allocated,
-        }
+        allocated
     }
 
     /// Sets blocks aside, as many as there are to be, unless that leaves little.

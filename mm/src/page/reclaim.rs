@@ -156,7 +156,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let wanted = Count(CLUSTER);
         let got = self.reclaim(Shortage::of(wanted));
         let lowmem = self.zones().filter(|zone| zone.kind < ZoneKind::Highmem);
-        if lowmem.map(|zone| zone.free).sum::<u32>() >= CLUSTER {
+        if lowmem.map(|zone| zone.free.saturating_sub(zone.watermarks.min)).sum::<u32>() >= CLUSTER {
             return got;
         }
         Count(got.0 + self.reclaim(Shortage { wanted, highest: ZoneKind::Normal, node: None }).0)

@@ -2,6 +2,8 @@
 
 mod adopt;
 mod charges;
+mod nodes;
+mod reserves;
 
 use core::num::NonZeroU16;
 use std::vec::Vec;
