@@ -72,7 +72,7 @@ fn first_zone() -> Result<ZoneReport, NotPassed> {
 fn smallest_below_largest(zone: &ZoneReport) -> Option<(Migratetype, Order)> {
     let of_order = |order: Order| {
         let has = |migratetype: &Migratetype| zone.blocks[*migratetype as usize][order.index()] > 0;
-        Some((Migratetype::ALL.into_iter().find(has)?, order))
+        Some((Migratetype::REQUESTED.into_iter().find(has)?, order))
     };
     (0..MAX_ORDER.index()).map(Order::of).find_map(of_order)
 }

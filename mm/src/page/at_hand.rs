@@ -8,12 +8,15 @@
 
 use super::allocator::{PageAllocator, ZoneCell};
 use super::request::Request;
-use crate::machine::Machine;
+use crate::machine::{Geometry, Machine};
+use crate::migratetype::Migratetype;
 use crate::pcp::{List, Relief, Supply};
 use crate::units::{Count, Pfn, ZoneId};
+use crate::zone::Zone;
+use crate::zone::watermark::Demand;
 
-/// A zone of which less than one page in so many is free has none to keep at hand.
-const SHORT: u32 = 32;
+/// A zone of which no more than one page in so many is free above that has none to keep at hand.
+const SHORT: u32 = 64;
 
 impl<M: Machine> PageAllocator<'_, M> {
     /// Allocates a block that is at hand in the zone that the request would be served from first.
@@ -29,17 +32,22 @@ impl<M: Machine> PageAllocator<'_, M> {
     #[inline(always)]
     pub(super) fn fill_at_hand(&self, request: Request, heads: &mut [Pfn]) -> Count {
         let mut had = 0;
-        if let Some(zone) = self.first_zone(request.highest).filter(|_| request.is_plain()) {
-            let interrupts = self.machine.disable_interrupts();
-            if let Some(at_hand) = self.cpu_caches.of(self.machine.cpu(), zone).enter(&interrupts) {
-                let list = at_hand.list::<M::Geometry>(request.migratetype, request.order);
-                for place in heads {
-                    let Some(head) = list.take() else { break };
-                    self.map.page(head).set_allocated_from_cache(request.order, zone);
-                    *place = head;
-                    had += 1;
-                }
+        if !request.is_plain() {
+            return Count(had);
+        }
+        let interrupts = self.machine.disable_interrupts();
+        let cpu = self.machine.cpu();
+        if let Some(zone) = self.zonelists.first(cpu, request.highest)
+            && let Some(at_hand) = self.cpu_caches.of(cpu, zone).enter(&interrupts)
+        {
+            let list = at_hand.list::<M::Geometry>(request.migratetype, request.order);
+            for place in heads {
+                let Some(head) = list.take() else { break };
+                self.map.page(head).set_allocated_from_cache(request.order, zone);
+                *place = head;
+                had += 1;
             }
+            at_hand.count_served(had);
         }
         Count(had)
     }
@@ -78,24 +86,34 @@ impl<M: Machine> PageAllocator<'_, M> {
         Count(freed)
     }
 
-    /// Allocates from a zone: what is at hand, or what the zone gives, and a batch more to have at hand.
-    pub(super) fn alloc_refilling(&self, cell: &ZoneCell<M::Geometry>, request: Request) -> Option<Pfn> {
-        let interrupts = self.machine.disable_interrupts();
-        let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id).enter(&interrupts);
-        let list = at_hand.as_ref().map(|at_hand| at_hand.list::<M::Geometry>(request.migratetype, request.order));
-        let Some(list) = list.filter(|list| list.capacity() > 0) else {
-            return self.alloc_from(&interrupts, cell, request);
+    /// Allocates from a zone that has enough left then: what is at hand, or what the zone gives, and a batch more to have at
+    /// hand.
+    pub(super) fn alloc_refilling(
+        &self,
+        interrupts: &M::InterruptGuard<'_>,
+        cell: &ZoneCell<M::Geometry>,
+        demand: Demand,
+        migratetype: Migratetype,
+    ) -> Option<Pfn> {
+        let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id).enter(interrupts);
+        let list = at_hand.as_ref().map(|at_hand| at_hand.list::<M::Geometry>(migratetype, demand.order));
+        let list = list.filter(|list| list.capacity() > 0);
+        let take = |list: &List<'_>| {
+            let head = list.take()?;
+            self.map.page(head).set_allocated_from_cache(demand.order, cell.id);
+            Some(head)
         };
-        let head = list.take().or_else(|| {
-            self.with_buddy_undisturbed(&interrupts, cell, |buddy| {
-                let want = list.wants(supply(buddy.free_on_lists(), buddy.managed()));
-                // INVARIANT: PCP-1, the list is empty and wants no more than it may hold.
-                buddy.alloc_bulk(request.order, request.migratetype, want, |pfn| list.put_room(pfn));
-            });
-            list.take()
-        })?;
-        self.map.page(head).set_allocated_from_cache(request.order, cell.id);
-        Some(head)
+        list.and_then(take).or_else(|| {
+            self.with_buddy_undisturbed(interrupts, cell, |buddy| {
+                let refilled = list.and_then(|list| {
+                    let want = list.wants(supply(buddy.zone()));
+                    // INVARIANT: PCP-1, the list is empty and wants no more than it may hold.
+                    buddy.alloc_bulk_for(demand, migratetype, want, |pfn| list.put_room(pfn));
+                    take(list)
+                });
+                refilled.or_else(|| buddy.alloc_for(demand, migratetype))
+            })
+        })
     }
 
     /// Makes room on a list that is full; `None` if it holds nothing at all.
@@ -104,7 +122,7 @@ impl<M: Machine> PageAllocator<'_, M> {
     fn make_room(&self, interrupts: &M::InterruptGuard<'_>, zone: ZoneId, list: &List<'_>) -> Option<()> {
         let cell = self.zones.get(zone.index()).filter(|_| list.capacity() > 0)?;
         self.with_buddy_undisturbed(interrupts, cell, |buddy| {
-            let relief = list.relieve(supply(buddy.free_on_lists(), buddy.managed()));
+            let relief = list.relieve(supply(buddy.zone()));
             if let Relief::Drain(Count(mut left)) = relief {
                 buddy.free_bulk(list.order(), || {
                     left = left.checked_sub(1)?;
@@ -136,7 +154,7 @@ impl<M: Machine> PageAllocator<'_, M> {
     }
 }
 
-/// How full a zone is.
-const fn supply(free: u32, managed: u32) -> Supply {
-    if free > managed / SHORT { Supply::Ample } else { Supply::Short }
+/// How full a zone is: well above where others have to give something up for it, there is enough to keep some at hand.
+fn supply<G: Geometry>(zone: &Zone<G>) -> Supply {
+    if zone.free > 2 * zone.watermarks.high + zone.managed / SHORT { Supply::Ample } else { Supply::Short }
 }

@@ -3,6 +3,8 @@
 mod adopt;
 mod at_hand;
 mod charges;
+mod nodes;
+mod reserves;
 
 use core::num::NonZeroU16;
 use std::vec::Vec;

@@ -11,7 +11,7 @@ use crate::boot_map::{BootMap, CarveError};
 use crate::early::{MetadataBytes, carve_slice};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::units::{CpuId, NodeId, Order, ZoneId};
 
 /// Orders of which blocks are kept at hand, and one place for all others.
@@ -56,6 +56,8 @@ fn number<G: Geometry>(migratetype: Migratetype, order: Order) -> usize {
 #[repr(C, align(64))]
 pub(crate) struct CpuCache<'m> {
     gate: Gate,
+    /// Allocations out of the lists by whom no other zone would have served sooner. Only the CPU itself writes.
+    served: AtomicU64,
     lists: [List<'m>; LISTS],
 }
 
@@ -64,7 +66,12 @@ impl<'m> CpuCache<'m> {
     /// off, as the guard shows.
     #[inline(always)]
     pub(crate) fn enter<I>(&self, _interrupts_off: &I) -> Option<AtHand<'_, 'm>> {
-        Some(AtHand { _busy: self.gate.enter()?, lists: &self.lists })
+        Some(AtHand { _busy: self.gate.enter()?, cache: self })
+    }
+
+    /// Allocations that were [served](AtHand::count_served), since ever.
+    pub(crate) fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
     }
 
     /// Pages in all lists, as of now.
@@ -82,19 +89,26 @@ impl<'m> CpuCache<'m> {
 #[derive(Debug)]
 pub(crate) struct AtHand<'c, 'm> {
     _busy: Busy<'c>,
-    lists: &'c [List<'m>; LISTS],
+    cache: &'c CpuCache<'m>,
 }
 
 impl<'c, 'm> AtHand<'c, 'm> {
     /// The list of a migratetype and order; one without capacity if no such blocks are kept at hand.
     #[inline(always)]
     pub(crate) fn list<G: Geometry>(&self, migratetype: Migratetype, order: Order) -> &'c List<'m> {
-        &self.lists[number::<G>(migratetype, order)]
+        &self.cache.lists[number::<G>(migratetype, order)]
     }
 
     /// All of them.
     pub(crate) fn lists(&self) -> impl Iterator<Item = &'c List<'m>> {
-        self.lists.iter().filter(|list| list.capacity() > 0)
+        self.cache.lists()
+    }
+
+    /// Counts allocations by whom no other zone would have served sooner.
+    #[inline(always)]
+    pub(crate) fn count_served(&self, count: u32) {
+        let served = self.cache.served.load(Ordering::Relaxed);
+        self.cache.served.store(served.wrapping_add(u64::from(count)), Ordering::Relaxed);
     }
 }
 
@@ -121,7 +135,7 @@ impl<'m> CpuCaches<'m> {
         let share = |pages: u32| pages / u32::from(machine.cpus().get());
         let orders = || (0..=M::Geometry::MAX_ORDER.index()).map(Order::of);
         let per_type = |pages| orders().map(|order| capacity::<M::Geometry>(order, share(pages))).sum::<u32>() as usize;
-        let per_cpu = zones.clone().map(per_type).sum::<usize>() * Migratetype::ALL.len();
+        let per_cpu = zones.clone().map(per_type).sum::<usize>() * Migratetype::REQUESTED.len();
         let (slots, slot_bytes) = carve_slice(machine, boot_map, NodeId(0), per_cpu * cpus, |_| AtomicU32::new(0))?;
         let mut rest: &'m [AtomicU32] = slots;
         let count = zones.len();
@@ -130,12 +144,13 @@ impl<'m> CpuCaches<'m> {
             let lists = core::array::from_fn(|number| {
                 let of_class = |order: &Order| class_of::<M::Geometry>(*order) == number % CLASSES;
                 let order = orders().find(of_class).unwrap_or(Order::ZERO);
-                let capacity = if number % CLASSES == CLASSES - 1 { 0 } else { capacity::<M::Geometry>(order, pages) };
+                let kept = number % CLASSES < CLASSES - 1 && number / CLASSES < Migratetype::REQUESTED.len();
+                let capacity = if kept { capacity::<M::Geometry>(order, pages) } else { 0 };
                 let (slots, left) = rest.split_at(capacity as usize);
                 rest = left;
                 List::new(slots, order)
             });
-            CpuCache { gate: Gate::open(), lists }
+            CpuCache { gate: Gate::open(), served: AtomicU64::new(0), lists }
         };
         let (caches, cache_bytes) = carve_slice(machine, boot_map, NodeId(0), count * cpus, cache)?;
         bytes.cpu_caches += slot_bytes + cache_bytes;
