@@ -11,13 +11,14 @@
 //! Source: Linux's `reserve_highatomic_pageblock`, `unreserve_highatomic_pageblock`.
 
 use super::Buddy;
-use crate::desc::allocator_word::End;
+use crate::desc::allocator_word::{AllocatorWord, End};
+use crate::desc::word::Page;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Count, Pfn, PfnRange};
 use crate::zone::watermark::{Demand, Watermark};
 
-impl<M: Machine> Buddy<'_, '_, M> {
+impl<'m, M: Machine> Buddy<'_, 'm, M> {
     /// Allocates a block if the zone has enough left then.
     pub(crate) fn alloc_for(&mut self, demand: Demand, migratetype: Migratetype) -> Option<Pfn> {
         if !self.zone.may_give(demand) {
@@ -32,20 +33,21 @@ impl<M: Machine> Buddy<'_, '_, M> {
         allocated
     }
 
-    /// Takes up to `want` blocks out of the zone for a CPU to have at hand, as far as the zone has enough left then.
+    /// Takes up to `want` blocks out of the zone for a CPU to have at hand, as far as the zone has enough left then, as
+    /// [`alloc_bulk`](Self::alloc_bulk) does.
     pub(crate) fn alloc_bulk_for(
         &mut self,
         demand: Demand,
-        migratetype: Migratetype,
+        allocated: AllocatorWord,
         want: u32,
-        give: impl FnMut(Pfn),
+        give: impl FnMut(&'m Page),
     ) {
         if !self.zone.may_give(demand) {
             return;
         }
         self.note_enough(demand);
         let most = self.zone.spare(demand) >> demand.order.number();
-        self.alloc_bulk(demand.order, migratetype, want.min(most), give);
+        self.alloc_bulk(allocated, want.min(most), give);
         self.replenish();
     }
 

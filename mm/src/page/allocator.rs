@@ -201,9 +201,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let cell = self.zones.get(word.zone().index()).ok_or(ContigError::NotManaged(range.start))?;
         match self.with_buddy(cell, |buddy| buddy.alloc_range(range)) {
             // What is in use may only be at hand of a CPU.
-            Err(ContigError::InUse(_)) => self.with_all_drained(|interrupts| {
-                self.with_buddy_undisturbed(interrupts, cell, |buddy| buddy.alloc_range(range))
-            })?,
+            Err(error @ ContigError::InUse(_)) => self
+                .with_all_drained(|interrupts| {
+                    self.with_buddy_undisturbed(interrupts, cell, |buddy| buddy.alloc_range(range))
+                })
+                .unwrap_or(Err(error))?,
             result => result?,
         }
         Ok(ContigRange::own(self, range))
@@ -232,22 +234,23 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             })
         };
         let range = find(&self.machine.disable_interrupts());
-        let range = range.or_else(|| self.with_all_drained(find));
+        let range = range.or_else(|| self.with_all_drained(find)?);
         range.map(|range| ContigRange::own(self, range)).ok_or(ContigError::NoSuchRun)
     }
 
-    /// Checks every invariant of every zone, and of what CPUs have at hand, which they cannot use meanwhile. Cost: a pass over
-    /// all descriptors, with each zone's lock held in turn.
+    /// Checks every invariant of every zone, and of what CPUs have at hand, which they cannot use meanwhile. Not for handlers.
+    /// Cost: a pass over all descriptors, with each zone's lock held in turn.
     ///
     /// # Errors
     /// The first violation found.
     pub fn verify(&self) -> Result<(), Violation> {
-        self.with_all_closed(|interrupts, closed| {
+        let verified = self.with_all_closed(|interrupts, closed| {
             self.zones.iter().try_for_each(|cell| {
                 let cached = self.verify_at_hand(closed, cell)?;
                 self.with_buddy_undisturbed(interrupts, cell, |buddy| buddy.verify(cached))
             })
-        })
+        });
+        verified.unwrap_or(Ok(()))
     }
 
     /// What a page is, and the order of the block it heads, as of now. Holes have no state of their own.
@@ -305,11 +308,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         }
     }
 
-    /// Frees a block that is charged, of which the like are not kept at hand, or that is none.
+    /// Frees a block that is charged, for which there is no room at hand, of which the like are not kept there, or that is
+    /// none.
     #[cold]
     #[inline(never)]
     fn free_slowly(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
-        if self.uncharge(pfn).is_some() && self.free_at_hand(pfn).is_some() {
+        self.uncharge(pfn);
+        if self.make_room_for(pfn).is_some() && self.free_at_hand(pfn).is_some() {
             return Ok(());
         }
         self.free_to_zone(pfn)

@@ -47,7 +47,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let reclaim = Reclaim::carve(machine, boot_map, &mut metadata)?;
         let groups = ChargeGroups::carve(machine, boot_map, &mut metadata)?;
         let pages = zones.iter().map(|cell| cell.zone.lock().present);
-        let cpu_caches = CpuCaches::carve(machine, boot_map, pages, &mut metadata)?;
+        let first = |cpu, highest| zonelists.first(machine.node_of(cpu), highest, zones);
+        let cpu_caches = CpuCaches::carve(machine, boot_map, pages, first, &mut metadata)?;
         map.fill(boot_map.extents());
         let (draining, gate) = (Mutex::new(()), WalkGate::new());
         let allocator =

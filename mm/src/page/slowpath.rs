@@ -74,7 +74,7 @@ impl<M: Machine> PageAllocator<'_, M> {
                     request.urgency > Urgency::Nowait && self.give_up_reserves(interrupts, request) > Count(0);
                 if gives_up { alloc() } else { None }
             })
-        })
+        })?
     }
 
     /// Allocates from the first zone that has so much left then.

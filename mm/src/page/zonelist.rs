@@ -21,8 +21,6 @@ use crate::zone::ZoneKind;
 pub(super) struct Zonelists<'m> {
     /// INVARIANT: `zones` places a node.
     places: &'m [ZoneId],
-    /// By CPU, and by the highest kind that would do: the zone that is asked first.
-    firsts: &'m [[Option<ZoneId>; ZoneKind::ALL.len()]],
     zones: usize,
 }
 
@@ -52,23 +50,12 @@ impl<'m> Zonelists<'m> {
                 });
             }
         }
-        let mut lists = Self { places, firsts: &[], zones: zones.len() };
-        let first = |cpu: usize| {
-            let node = u16::try_from(cpu).map_or(NodeId(0), |cpu| machine.node_of(CpuId(cpu)));
-            let row = || lists.row(node).iter().copied();
-            ZoneKind::ALL.map(|highest| row().find(|id| zones[id.index()].kind <= highest))
-        };
-        let cpus = usize::from(machine.cpus().get());
-        let (firsts, bytes) = carve_slice(machine, boot_map, first_node, cpus, first)?;
-        metadata.zones += bytes;
-        lists.firsts = firsts;
-        Ok(lists)
+        Ok(Self { places, zones: zones.len() })
     }
 
-    /// The zone that a CPU asks first for memory up to this kind.
-    #[inline(always)]
-    pub(super) fn first(&self, CpuId(cpu): CpuId, highest: ZoneKind) -> Option<ZoneId> {
-        self.firsts[usize::from(cpu)][highest as usize]
+    /// The zone of `zones` that a CPU of a node asks first for memory up to this kind.
+    pub(super) fn first<G>(&self, node: NodeId, highest: ZoneKind, zones: &[ZoneCell<G>]) -> Option<ZoneId> {
+        self.row(node).iter().copied().find(|id| zones[id.index()].kind <= highest)
     }
 
     /// The row of a node; that of the first one if nobody knows the node.
