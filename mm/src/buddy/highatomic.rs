@@ -7,6 +7,7 @@
 //!
 //! Blocks of the largest order never merge, so no other pageblock comes to be of the type.
 //!
+//! Invariants: RSRV-1 (exactly the pageblocks of the zone's `highatomic` blocks are of the type).
 //! Cost: setting aside O(1) a block; giving up, a pass over the block's descriptors.
 //! Source: Linux's `reserve_highatomic_pageblock`, `unreserve_highatomic_pageblock`.
 
@@ -64,11 +65,12 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         }
     }
 
-    /// Sets blocks aside, as many as there are to be, unless that leaves little.
+    /// Sets blocks aside, as many as there are to be, unless that leaves so little that they would soon be given up.
     #[cold]
     fn set_aside_in_plenty(&mut self) {
-        let plenty = 2 * self.zone.watermarks.high + 2 * M::Geometry::MAX_ORDER.pages();
-        if self.zone.free > plenty {
+        let blocks = self.zone.highatomic_wanted() + 1;
+        let plenty = (blocks << M::Geometry::MAX_ORDER.index()) + 2 * self.zone.watermarks.high as usize;
+        if self.zone.free as usize > plenty {
             self.set_aside();
         }
     }

@@ -12,7 +12,8 @@ use crate::desc::allocator_word::{End, PageState};
 use crate::freelist::Freelists;
 use crate::invariant::{Invariant, Violation};
 use crate::machine::{Geometry, Machine};
-use crate::units::{Order, Pfn};
+use crate::migratetype::Migratetype;
+use crate::units::{Order, Pfn, PfnRange};
 use crate::zone::Zone;
 
 /// What the walk over the descriptors found.
@@ -61,6 +62,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         ensure(cached == census.cached, Invariant::Pcp1, None, "pages say that a CPU has them, and none does")?;
         let counted = free + cached + census.allocated;
         ensure(managed == counted, Invariant::Acct1, None, "total is not free plus at hand plus allocated")?;
+        self.check_set_aside()?;
         if free == managed {
             self.check_coalesced(&census)?;
         }
@@ -75,6 +77,24 @@ impl<M: Machine> Buddy<'_, '_, M> {
         let needed = census.nodes.div_ceil(M::Geometry::MAX_ORDER.pages());
         let immovable = census.nodes / (relocate::MOVES + 1);
         ensure(broken <= needed + immovable, Invariant::Free6, None, "all is free, but has not coalesced")
+    }
+
+    /// RSRV-1: what is set aside is of the type for that, and no free block elsewhere is.
+    fn check_set_aside(&self) -> Result<(), Violation> {
+        let (largest, pageblock) = (M::Geometry::MAX_ORDER, M::Geometry::PAGEBLOCK_ORDER.pages());
+        for &head in &self.zone.highatomic {
+            let mut pageblocks = PfnRange::new(head, head.plus(largest.pages())).frames().step_by(pageblock as usize);
+            let is_ours = |pfn| self.map.known_section(pfn).migratetype(pfn) == Migratetype::HighAtomic;
+            ensure(pageblocks.all(is_ours), Invariant::Rsrv1, Some(head), "what is set aside is of another type")?;
+        }
+        for order in (0..=largest.index()).map(Order::of) {
+            let heads = self.zone.lists.heads(self.context().nodes, Migratetype::HighAtomic, order);
+            for head in heads {
+                let known = self.zone.highatomic.contains(&head.align_down(largest));
+                ensure(known, Invariant::Rsrv1, Some(head), "a block is of the type of what is set aside, and is not")?;
+            }
+        }
+        Ok(())
     }
 
     /// Walks the descriptors of the span.

@@ -35,34 +35,44 @@ impl<'a, M: Machine> PageCache<'a, M> {
         let [inactive, active] =
             [Generation::Inactive, Generation::Active].map(|generation| self.lru.pages(generation));
         let mut looks = 2 * (u64::from(inactive.0) + u64::from(active.0));
+        let mut in_vain = 0;
         while reclaimed < wanted && looks > 0 {
-            self.balance();
+            // Where none of the inactive ones can go, or helps, others have to become inactive.
+            let stuck = in_vain >= self.lru.pages(Generation::Inactive).0.max(1);
+            self.balance(Some(shortage).filter(|_| stuck));
+            in_vain = if stuck { 0 } else { in_vain };
             let Some(folio) = self.lru.oldest(self.owners, Generation::Inactive) else {
                 // All are active, and were used since they were last looked at.
                 looks = looks.saturating_sub(u64::from(active.0.max(1)));
                 continue;
             };
-            looks = looks.saturating_sub(u64::from(folio.order().pages()));
-            if self.pages().helps(shortage, folio.head()) {
-                reclaimed.0 += self.evict(folio).0;
-            }
+            let pages = folio.order().pages();
+            looks = looks.saturating_sub(u64::from(pages));
+            let helps = self.pages().helps(shortage, folio.head());
+            let evicted = if helps { self.evict(folio) } else { Count(0) };
+            in_vain = if evicted > Count(0) { 0 } else { in_vain + pages };
+            reclaimed.0 += evicted.0;
         }
         count(&self.events.reclaimed, reclaimed.0);
         reclaimed
     }
 
     /// Makes the oldest active folios inactive that were not used since they were last looked at, until they are not
-    /// more than the inactive ones.
-    fn balance(&self) {
-        let mut looks = self.lru.pages(Generation::Active).0;
-        while looks > 0 && self.lru.pages(Generation::Active) > self.lru.pages(Generation::Inactive) {
+    /// more than the inactive ones; and as many as `lacking` wants of those that help.
+    fn balance(&self, lacking: Option<&Shortage>) {
+        let too_many = || self.lru.pages(Generation::Active) > self.lru.pages(Generation::Inactive);
+        let mut looks = self.lru.pages(Generation::Active).0.saturating_mul(1 + u32::from(lacking.is_some()));
+        let mut aged = Count(0);
+        while looks > 0 && (too_many() || lacking.is_some_and(|lacking| aged < lacking.wanted)) {
             let Some(folio) = self.lru.oldest(self.owners, Generation::Active) else { return };
             looks = looks.saturating_sub(folio.order().pages());
             let Ok(folio) = folio.try_lock() else { continue };
             let used = folio.clear(FolioFlags::REFERENCED).contains(FolioFlags::REFERENCED);
             let mapping = Self::mapping_of(&folio);
             let accessed = mapping.map_or(Accessed::No, |mapping| mapping.family.take_accessed(&folio));
-            if !used && accessed == Accessed::No {
+            let helps = lacking.is_some_and(|lacking| self.pages().helps(lacking, folio.head()));
+            if !used && accessed == Accessed::No && (helps || too_many()) {
+                aged.0 += if helps { folio.order().pages() } else { 0 };
                 self.lru.move_to(&folio, Generation::Inactive);
             }
         }

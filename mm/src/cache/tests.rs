@@ -147,20 +147,14 @@ fn readahead_makes_do_with_smaller_folios_where_memory_or_the_file_is_in_pieces(
         drop(last);
         let pages = cache.owners().pages();
         // Every block of more than a page is taken.
+        let pair = Request::movable(Order::of(1)).from_reserve();
+        let pairs: Vec<_> = core::iter::from_fn(|| pages.alloc(pair).ok()).collect();
+        // Of every eighth, one page comes free, which is no buddy of anything free.
         let mut held = Vec::new();
-        for order in (1..=10).rev() {
-            while let Ok(block) = pages.alloc(Request::movable(Order::of(order))) {
-                held.push(block);
-            }
-        }
-        while let Ok(block) = pages.alloc(Request::new(Order::of(1))) {
-            held.push(block);
-        }
-        if pages.free_pages() == 0 {
-            // The last pages went as nodes; one block gives two that are no buddies of anything free.
-            let (low, high) = held.pop().and_then(|block| block.split().ok()).expect("a block has halves");
+        for (number, pair) in pairs.into_iter().enumerate() {
+            let (low, high) = pair.split().expect("a pair has halves");
             held.push(low);
-            drop(high);
+            held.extend((number % 8 > 0).then_some(high));
         }
         let folio = mapping.read_folio(PageIndex(0)).expect("there is a page");
         assert_eq!(folio.order(), Order::ZERO);
@@ -252,7 +246,7 @@ fn a_large_anonymous_folio_is_written_out_and_comes_back_whole_or_in_pages() {
             let pages = cache.owners().pages();
             let mut held = Vec::new();
             if !whole {
-                while let Ok(page) = pages.alloc(Request::movable(Order::ZERO)) {
+                while let Ok(page) = pages.alloc(Request::movable(Order::ZERO).from_reserve()) {
                     held.push(page);
                 }
                 // Enough pages, no two of which are buddies.
@@ -260,7 +254,7 @@ fn a_large_anonymous_folio_is_written_out_and_comes_back_whole_or_in_pages() {
                 let mut apart = 0;
                 held.retain(|page| {
                     apart += u32::from(page.head().number() % 4 == 1);
-                    page.head().number() % 4 != 1 || apart > 24
+                    page.head().number() % 4 != 1 || apart > 200
                 });
             }
             mapping.read(FileOffset(0), &mut seen).expect("it is read back");
@@ -455,10 +449,14 @@ fn whoever_wants_pages_gets_those_that_the_cache_can_do_without() {
         assert!(mapping.pages() > 2500, "{} pages are cached", mapping.pages());
         assert!(pages.zones().all(|zone| zone.free >= zone.watermarks.min));
         // Nobody but the cache has given anything up for these.
-        let held: Vec<_> = (0..1500).map(|_| pages.alloc(Request::new(Order::ZERO))).collect();
-        assert!(held.iter().all(Result::is_ok));
-        let high: Vec<_> = (0..1500).map(|_| pages.alloc(Request::movable(Order::ZERO))).collect();
-        assert!(high.iter().all(Result::is_ok));
+        let mut held = Vec::new();
+        for (request, wanted) in [(Request::new(Order::ZERO), 1500), (Request::movable(Order::ZERO), 1500)] {
+            let more: Vec<_> = (0..wanted).map_while(|_| pages.alloc(request).ok()).collect();
+            let zones: Vec<_> =
+                pages.zones().map(|zone| (zone.kind, zone.managed, zone.free, zone.watermarks)).collect();
+            assert_eq!(more.len(), wanted, "{request:?}: {:?}, {zones:?}", cache.report());
+            held.extend(more);
+        }
         mapping.verify().expect("all is well");
     });
 }

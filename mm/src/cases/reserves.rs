@@ -21,14 +21,13 @@ pub(super) fn ordinary_requests_stop_at_min_and_more_urgent_ones_go_on_to_the_la
         let mut held = Holdings::new(allocator)?;
         leave_free_on(&mut held, node)?;
         let on_node = move |zone: &ZoneReport| zone.node == node;
-        if allocator.zones().filter(on_node).any(|zone| zone.free <= zone.watermarks.high) {
+        let request = Request::movable(Order::ZERO).bound_to(node);
+        let protection = |zone: &ZoneReport| zone.watermarks.protection[request.highest as usize];
+        if allocator.zones().filter(on_node).any(|zone| zone.free <= zone.watermarks.high + protection(&zone)) {
             return Err(Failure::Skipped("a zone is below its marks already"));
         }
-        let request = Request::movable(Order::ZERO).bound_to(node);
-        let left = |zone: ZoneReport, share: fn(u32) -> u32| {
-            let marks = zone.watermarks;
-            (zone.free, share(marks.min) + marks.protection[request.highest as usize])
-        };
+        let left =
+            |zone: ZoneReport, share: fn(u32) -> u32| (zone.free, share(zone.watermarks.min) + protection(&zone));
         while held.alloc(request.nowait())?.is_some() {}
         for (free, least) in allocator.zones().filter(on_node).map(|zone| left(zone, |min| min)) {
             // What is set aside is free, but not for such a request.
@@ -76,6 +75,12 @@ pub(super) fn a_large_block_is_to_be_had_in_need_when_single_pages_have_used_up_
     leave_free_on(&mut held, zone.node)?;
     let request = Request::movable(Order::ZERO).bound_to(zone.node).up_to(zone.kind);
     while held.alloc(request.nowait())?.is_some() {}
+    let others = |zone: &ZoneReport| {
+        Migratetype::REQUESTED.iter().any(|kind| zone.blocks[kind.index()].iter().any(|&blocks| blocks > 0))
+    };
+    while allocator.zones().any(|now| now.id == zone.id && others(&now)) {
+        held.alloc(request.from_reserve())?;
+    }
     let large = request.with_order(Order::of(3));
     Failure::unless(held.alloc(large.nowait())?.is_none(), "single pages have used up all that is anybody's")?;
     let saved = held.alloc(large.atomic())?;

@@ -96,7 +96,7 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
         if folio.pins().0 > 0 {
             return Err(MigrateError::Pinned);
         }
-        let block = self.pages().alloc(Request::movable(folio.order())).map_err(|_| MigrateError::NoMemory)?;
+        let block = self.pages().alloc(Request::movable(folio.order()).nowait()).map_err(|_| MigrateError::NoMemory)?;
         let folio = folio.try_lock().map_err(|_| MigrateError::Locked)?;
         if folio.flags().contains(FolioFlags::WRITEBACK) {
             return Err(MigrateError::WriteBack);
@@ -125,7 +125,7 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
         if table.place().is_none() {
             return Err(MigrateError::Fixed);
         }
-        let page = self.pages().alloc(Request::new(table.order())).map_err(|_| MigrateError::NoMemory)?;
+        let page = self.pages().alloc(Request::new(table.order()).nowait()).map_err(|_| MigrateError::NoMemory)?;
         self.spaces.move_table(table, page).map_err(|(_, why)| why.into())
     }
 }

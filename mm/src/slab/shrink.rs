@@ -92,11 +92,18 @@ impl<M: Machine> KmemCaches<'_, M> {
 
 impl<M: Machine> Shrinker for KmemCaches<'_, M> {
     fn reclaimable(&self) -> Count {
-        self.pages_held()
+        if self.is_being_looked_through() { Count(0) } else { self.pages_held() }
     }
 
     fn shrink(&self, _shortage: &Shortage) -> Count {
-        KmemCaches::shrink(self)
+        if self.is_being_looked_through() { Count(0) } else { KmemCaches::shrink(self) }
+    }
+}
+
+impl<M: Machine> KmemCaches<'_, M> {
+    /// Whether somebody looks through all caches, who may be the very one that lacks memory.
+    fn is_being_looked_through(&self) -> bool {
+        self.all.try_lock().is_none()
     }
 }
 
