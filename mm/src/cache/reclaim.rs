@@ -25,8 +25,8 @@ impl<'a, M: Machine> PageCache<'a, M> {
     /// go. Says how many. The caller holds no lock but those of folios.
     pub fn reclaim(&self, wanted: Count) -> Count {
         let mut reclaimed = Count(0);
-        let [inactive, active] =
-            [Generation::Inactive, Generation::Active].map(|generation| self.lru.pages(generation));
+        let [inactive, active] = [Generation::Inactive, Generation::Active]
+            .map(|generation| self.lru.pages(self.owners.machine(), generation));
         let mut looks = 2 * (u64::from(inactive.0) + u64::from(active.0));
         while reclaimed < wanted && looks > 0 {
             self.balance();
@@ -45,8 +45,11 @@ impl<'a, M: Machine> PageCache<'a, M> {
     /// Makes the oldest active folios inactive that were not used since they were last looked at, until they are not
     /// more than the inactive ones.
     fn balance(&self) {
-        let mut looks = self.lru.pages(Generation::Active).0;
-        while looks > 0 && self.lru.pages(Generation::Active) > self.lru.pages(Generation::Inactive) {
+        let mut looks = self.lru.pages(self.owners.machine(), Generation::Active).0;
+        while looks > 0
+            && self.lru.pages(self.owners.machine(), Generation::Active)
+                > self.lru.pages(self.owners.machine(), Generation::Inactive)
+        {
             let Some(folio) = self.lru.oldest(self.owners, Generation::Active) else { return };
             looks = looks.saturating_sub(folio.order().pages());
             let Ok(folio) = folio.try_lock() else { continue };

@@ -1,11 +1,9 @@
 //! The page allocator: zones behind their locks, owned blocks in front.
 //!
-//! Locks: one a zone, taken with interrupts off, never two at once, and nothing is called under it but the machine's
-//! own functions. Descriptor words change only under the lock of the zone that they name.
+//! Locks: one a zone (`lock_order`). Descriptor words change only under the lock of the zone that they name.
 //!
 //! Cost: one lock; within it what `buddy` costs. Freeing reads the block's own words to learn zone and order.
 
-use spin::Mutex;
 use thiserror::Error;
 
 use super::block::{Block, ContigRange};
@@ -20,6 +18,8 @@ use crate::desc::word::Page;
 use crate::descriptor::WalkGate;
 use crate::early::MetadataBytes;
 use crate::invariant::Violation;
+use crate::lock::Mutex;
+use crate::lock_order::class;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{NodeId, Order, Pfn, PfnRange};
@@ -30,7 +30,7 @@ use crate::zone::{Zone, ZoneKind};
 pub(super) struct ZoneCell<G> {
     pub(super) node: NodeId,
     pub(super) kind: ZoneKind,
-    pub(super) zone: Mutex<Zone<G>>,
+    pub(super) zone: Mutex<class::Zone, Zone<G>>,
 }
 
 /// The page allocator of a machine.
@@ -273,7 +273,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         operation: impl FnOnce(&mut Buddy<'_, 'm, M>) -> R,
     ) -> R {
         let _interrupts = self.machine.disable_interrupts();
-        let mut zone = cell.zone.lock();
+        let mut zone = cell.zone.lock(self.machine);
         operation(&mut Buddy::new(self.machine, &self.map, &mut zone))
     }
 

@@ -5,7 +5,6 @@
 use core::cmp::Reverse;
 
 use arrayvec::ArrayVec;
-use spin::Mutex;
 use thiserror::Error;
 
 use super::allocator::{PageAllocator, ZoneCell};
@@ -14,6 +13,7 @@ use crate::charge::ChargeGroups;
 use crate::desc::map::PageMap;
 use crate::descriptor::WalkGate;
 use crate::early::{MetadataBytes, carve_slice};
+use crate::lock::Mutex;
 use crate::machine::{Geometry, Machine};
 use crate::units::{NodeId, Order, PfnRange, ZoneId};
 use crate::zone::{Zone, ZoneKind};

@@ -73,7 +73,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         while self.shrink_cache(cache) == 0 && self.with_slabs(cache, |slabs| slabs.count()) > 0 {
             core::hint::spin_loop();
         }
-        self.all.lock().remove(place);
+        self.all.lock(self.pages.machine()).remove(place);
         self.free_cpu_sides(cache.cpus, usize::from(self.cpus.get()));
         self.free_for(self.first.caches, place.cast());
         Ok(())
@@ -114,7 +114,7 @@ impl<M: Machine> Drop for KmemCaches<'_, M> {
         let mut others = SlabList::new();
         let mut of_caches = SlabList::new();
         let mut of_slabs = SlabList::new();
-        for place in self.all.lock().iter() {
+        for place in self.all.lock(self.pages.machine()).iter() {
             // SAFETY: caches on the list are alive until their pages go.
             let cache = unsafe { live(place) };
             let list = match place {
@@ -122,7 +122,8 @@ impl<M: Machine> Drop for KmemCaches<'_, M> {
                 _ if place == self.first.slabs => &mut of_slabs,
                 _ => &mut others,
             };
-            let mut slabs = cache.slabs.lock();
+            let _interrupts = self.pages.machine().disable_interrupts();
+            let mut slabs = cache.slabs.lock(self.pages.machine());
             let forgotten = cache.stability == Stability::TypeStable && place != self.first.slabs;
             for place in [Place::Empty, Place::Partial, Place::Full] {
                 while let Some(slab) = slabs.list(place).pop() {
