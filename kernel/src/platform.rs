@@ -47,7 +47,7 @@ impl Platform {
     /// The live page tables map all memory below `direct_map_end` in the direct map's window, and the `kmap_local`
     /// window's table at its place.
     pub(crate) unsafe fn init(direct_map_end: Pfn) -> &'static Self {
-        let cpus = [const { PerCpu { slots: AtomicUsize::new(0), held: HeldLocks::NONE } }; CPUS];
+        let cpus = [const { PerCpu { slots: AtomicUsize::new(0), held: HeldLocks::none() } }; CPUS];
         PLATFORM.call_once(|| Self { direct_map_end, cpus })
     }
 

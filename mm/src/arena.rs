@@ -61,7 +61,7 @@ impl<G> ArenaMachine<G> {
             direct_map_end,
             slots: Mutex::new(Vec::new()),
             inside: AtomicBool::new(false),
-            held: HeldLocks::NONE,
+            held: HeldLocks::none(),
             geometry: PhantomData,
         }
     }

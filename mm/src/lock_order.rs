@@ -163,8 +163,10 @@ pub struct HeldLocks {
 }
 
 impl HeldLocks {
-    /// None.
-    pub const NONE: Self = Self { counts: [const { AtomicU8::new(0) }; LockClass::ALL.len()] };
+    /// None is held.
+    pub const fn none() -> Self {
+        Self { counts: [const { AtomicU8::new(0) }; LockClass::ALL.len()] }
+    }
 
     /// How many of a class are held.
     pub fn count(&self, class: LockClass) -> u8 {

@@ -43,7 +43,7 @@ impl Drop for Counted<'_> {
 
 impl Default for State {
     fn default() -> Self {
-        Self { off: AtomicU32::new(0), handlers: AtomicU32::new(0), held: HeldLocks::NONE }
+        Self { off: AtomicU32::new(0), handlers: AtomicU32::new(0), held: HeldLocks::none() }
     }
 }
 
