@@ -50,6 +50,7 @@ enum Taken {
 }
 
 /// Whether a CPU may hold several locks of one class.
+#[cfg(debug_assertions)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Nesting {
     /// No.
