@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use kernel_core::layout::{CPUS, DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
 use mm::faults::Faults;
+use mm::lock_order::{Context, HeldLocks, Interrupts, Work};
 use mm::machine::{InjectedFault, Machine, Standard};
 use mm::units::{CpuId, PAGE_SHIFT, Pfn, PhysAddr};
 use spin::Once;
@@ -31,6 +32,7 @@ pub(crate) struct Platform {
 struct PerCpu {
     /// Slots in use: the lowest ones.
     slots: AtomicUsize,
+    held: HeldLocks,
 }
 
 static PLATFORM: Once<Platform> = Once::new();
@@ -45,7 +47,7 @@ impl Platform {
     /// The live page tables map all memory below `direct_map_end` in the direct map's window, and the `kmap_local`
     /// window's table at its place.
     pub(crate) unsafe fn init(direct_map_end: Pfn) -> &'static Self {
-        let cpus = [const { PerCpu { slots: AtomicUsize::new(0) } }; CPUS];
+        let cpus = [const { PerCpu { slots: AtomicUsize::new(0), held: HeldLocks::none() } }; CPUS];
         PLATFORM.call_once(|| Self { direct_map_end, cpus })
     }
 
@@ -143,6 +145,16 @@ unsafe impl Machine for Platform {
         let were_on = if interrupts::are_enabled() { Flag::Set } else { Flag::Clear };
         interrupts::disable();
         InterruptsOff { were_on }
+    }
+
+    fn context(&self) -> Context {
+        // No interrupt is handled yet, and exceptions are the work of whoever causes them.
+        let interrupts = if interrupts::are_enabled() { Interrupts::On } else { Interrupts::Off };
+        Context { work: Work::Task, interrupts }
+    }
+
+    fn held_locks(&self) -> &HeldLocks {
+        &self.cpus[usize::from(self.cpu().0)].held
     }
 
     fn cpu(&self) -> CpuId {

@@ -13,6 +13,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::Mutex;
 use std::vec::Vec;
 
+use crate::lock_order::{Context, HeldLocks, Interrupts, Work};
 use crate::machine::{Geometry, Machine};
 use crate::units::{CpuId, PAGE_SIZE, Pfn, PhysAddr};
 
@@ -26,6 +27,7 @@ pub(crate) struct ArenaMachine<G> {
     direct_map_end: Pfn,
     slots: Mutex<Vec<NonNull<u8>>>,
     inside: AtomicBool,
+    held: HeldLocks,
     geometry: PhantomData<fn() -> G>,
 }
 
@@ -59,6 +61,7 @@ impl<G> ArenaMachine<G> {
             direct_map_end,
             slots: Mutex::new(Vec::new()),
             inside: AtomicBool::new(false),
+            held: HeldLocks::none(),
             geometry: PhantomData,
         }
     }
@@ -151,6 +154,15 @@ unsafe impl<G: Geometry> Machine for ArenaMachine<G> {
         let entered = self.inside.swap(true, Ordering::Relaxed);
         assert!(!entered, "invariant FREE-5 broken: the allocator entered itself");
         Inside(&self.inside)
+    }
+
+    fn context(&self) -> Context {
+        let interrupts = if self.inside.load(Ordering::Relaxed) { Interrupts::Off } else { Interrupts::On };
+        Context { work: Work::Task, interrupts }
+    }
+
+    fn held_locks(&self) -> &HeldLocks {
+        &self.held
     }
 
     fn cpu(&self) -> CpuId {

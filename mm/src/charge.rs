@@ -11,7 +11,7 @@
 //! Memory order: usage and limit are one word, so that no charge slips in between the look at the limit and the
 //! addition. The counters guard no other memory, so they are relaxed; only where a number is used again must the new
 //! group's first counts come behind the old one's last, hence release where a charge is taken back and acquire where a
-//! group is made.
+//! group is made. Interrupt handlers charge and take back at any time: what they interrupt tries again.
 //!
 //! Source: J. Weiner, linux-mm, 2021-10-25: accounting should interface with "the broadest, most generic definition of
 //! 'chunk of memory'". Linux's `page_counter`.

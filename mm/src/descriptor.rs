@@ -284,7 +284,8 @@ impl<T> fmt::Debug for Descriptor<T> {
 ///
 /// A walker announces itself *before* it reads a page's second word. Whoever wants to give up descriptors' memory has
 /// cleared every word that led there *before* it looks whether anybody walks. Both put a full fence between, so either
-/// the walker is seen, or it sees the cleared words.
+/// the walker is seen, or it sees the cleared words. Interrupt handlers walk as anybody does: they are done before what they
+/// interrupted goes on.
 #[derive(Debug)]
 pub(crate) struct WalkGate {
     walking: AtomicU64,

@@ -5,7 +5,8 @@
 //! fault. A `kmap_local` slot shows one frame, between two pages that fault (HIGH-1).
 //!
 //! Any number of machines may exist at once. A thread plays CPU 0 unless it runs [`on_cpu`]; no two threads may play
-//! the same CPU of one machine at the same time. There are no interrupts but those that a thread plays ([`in_interrupt`]).
+//! the same CPU of one machine at the same time. Interrupts come where a test says: at once ([`HostMachine::interrupt`]),
+//! or in front of any instruction (`stepping`).
 //!
 //! What the allocator must never do is a panic that says so: slots given up out of order, a fourth slot, a slot for
 //! lowmem, a frame that does not exist, a slot still live when the machine goes.
@@ -28,15 +29,21 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use spin::Mutex;
 
 use crate::faults::Faults;
-use crate::machine::{Context, Geometry, InjectedFault, Machine, Standard};
+use crate::lock_order::{Context, HeldLocks};
+use crate::machine::{Geometry, InjectedFault, Machine, Standard};
 use crate::units::{CpuId, Distance, NodeId, Pfn, PfnRange, PhysAddr};
 
+mod interrupts;
 mod memory;
 mod mmu;
+#[cfg(target_arch = "x86_64")]
+pub mod stepping;
 #[cfg(test)]
 pub(crate) mod sweep;
 mod topology;
 
+pub use interrupts::InterruptsOff;
+use interrupts::State;
 use memory::Memory;
 pub use mmu::HostMmu;
 pub use topology::Topology;
@@ -47,12 +54,19 @@ const SLOTS: usize = 3;
 /// A machine with its own physical memory, gone when dropped.
 pub struct HostMachine<G: Geometry = Standard> {
     memory: Memory,
-    cpus: Box<[Mutex<Slots>]>,
+    cpus: Box<[PerCpu]>,
     cpu_count: NonZeroU16,
     topology: Topology,
     faults: Faults,
     reports: Mutex<Vec<String>>,
     geometry: PhantomData<fn() -> G>,
+}
+
+/// What belongs to one CPU.
+#[derive(Default)]
+struct PerCpu {
+    slots: Mutex<Slots>,
+    interrupts: State,
 }
 
 /// The live slots of one CPU, oldest first.
@@ -70,25 +84,8 @@ pub struct Snapshot {
     bytes: Vec<u8>,
 }
 
-/// Stands for interrupts being off: a hosted machine has none.
-#[derive(Debug)]
-pub struct InterruptsOff(PhantomData<*const ()>);
-
 std::thread_local! {
     static CPU: Cell<CpuId> = const { Cell::new(CpuId(0)) };
-    static CONTEXT: Cell<Context> = const { Cell::new(Context::Task) };
-}
-
-/// Runs `work` as an interrupt handler of the CPU that this thread plays, on every machine.
-pub fn in_interrupt<R>(work: impl FnOnce() -> R) -> R {
-    struct Restore(Context);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            CONTEXT.set(self.0);
-        }
-    }
-    let _restore = Restore(CONTEXT.replace(Context::Interrupt));
-    work()
 }
 
 /// Runs `work` with this thread playing `cpu`, on every machine.
@@ -111,10 +108,10 @@ impl<G: Geometry> HostMachine<G> {
     pub fn new(memory_end: Pfn, direct_map_end: Pfn, cpus: NonZeroU16) -> io::Result<Self> {
         membarrier(MembarrierCommand::RegisterPrivateExpedited)?;
         let memory = Memory::new(memory_end, direct_map_end, usize::from(cpus.get()) * SLOTS)?;
-        let slots = (0..cpus.get()).map(|_| Mutex::default()).collect();
+        let all = (0..cpus.get()).map(|_| PerCpu::default()).collect();
         Ok(Self {
             memory,
-            cpus: slots,
+            cpus: all,
             cpu_count: cpus,
             topology: Topology::default(),
             faults: Faults::none(),
@@ -137,6 +134,7 @@ impl<G: Geometry> HostMachine<G> {
 
     /// Takes what was reported so far.
     pub fn take_reports(&self) -> Vec<String> {
+        let _interrupts = self.disable_interrupts();
         core::mem::take(&mut self.reports.lock())
     }
 
@@ -147,7 +145,8 @@ impl<G: Geometry> HostMachine<G> {
 
     /// Slots of this CPU that are mapped now.
     pub fn live_slots(&self) -> usize {
-        self.cpus[self.cpu_index()].lock().live.len()
+        let _interrupts = self.disable_interrupts();
+        self.this_cpu().slots.lock().live.len()
     }
 
     /// A copy of what stands in `range`, highmem included: one system call and a copy of all its bytes.
@@ -179,6 +178,16 @@ impl<G: Geometry> HostMachine<G> {
         self.memory.write_at(frame, offset, bytes);
     }
 
+    /// An interrupt comes on this CPU: runs `handler`, unless interrupts are off.
+    pub fn interrupt<R>(&self, handler: impl FnOnce() -> R) -> Option<R> {
+        self.this_cpu().interrupts.interrupt(handler)
+    }
+
+    #[inline]
+    fn this_cpu(&self) -> &PerCpu {
+        &self.cpus[self.cpu_index()]
+    }
+
     #[inline]
     fn cpu_index(&self) -> usize {
         let CpuId(cpu) = self.cpu();
@@ -188,11 +197,11 @@ impl<G: Geometry> HostMachine<G> {
 
 // SAFETY: lowmem is mapped once, for the machine's life, each frame at its own place; a slot shows the very frame of
 // the same file until it is given up, and no other slot shows it at that address. The direct map's end is never
-// written after `new`. There are no interrupt handlers. Slots belong to a CPU, and a second thread on it panics.
+// written after `new`. Handlers run only with interrupts on. Slots belong to a CPU, and a second thread on it panics.
 unsafe impl<G: Geometry> Machine for HostMachine<G> {
     type Geometry = G;
     type InterruptGuard<'a>
-        = InterruptsOff
+        = InterruptsOff<'a>
     where
         Self: 'a;
 
@@ -215,7 +224,8 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
         assert!(frame >= self.direct_map_end(), "a slot for {frame:?}, which the direct map reaches");
         assert!(frame < self.memory_end(), "a slot for {frame:?}, but memory ends at {:?}", self.memory_end());
         let cpu = self.cpu_index();
-        let mut slots = self.cpus[cpu].lock();
+        let _interrupts = self.disable_interrupts();
+        let mut slots = self.cpus[cpu].slots.lock();
         slots.claim(cpu);
         let level = slots.live.len();
         assert!(level < SLOTS, "CPU {cpu} already has {SLOTS} live slots");
@@ -230,7 +240,8 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
 
     unsafe fn kunmap_local(&self, address: NonNull<u8>) {
         let cpu = self.cpu_index();
-        let mut slots = self.cpus[cpu].lock();
+        let _interrupts = self.disable_interrupts();
+        let mut slots = self.cpus[cpu].slots.lock();
         slots.claim(cpu);
         let Some(level) = slots.live.len().checked_sub(1) else { panic!("CPU {cpu} has no live slot") };
         let youngest = cpu * SLOTS + level;
@@ -250,8 +261,18 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     }
 
     #[inline]
-    fn disable_interrupts(&self) -> InterruptsOff {
-        InterruptsOff(PhantomData)
+    fn disable_interrupts(&self) -> InterruptsOff<'_> {
+        self.this_cpu().interrupts.disable()
+    }
+
+    #[inline]
+    fn context(&self) -> Context {
+        self.this_cpu().interrupts.context()
+    }
+
+    #[inline]
+    fn held_locks(&self) -> &HeldLocks {
+        &self.this_cpu().interrupts.held
     }
 
     #[inline]
@@ -273,10 +294,6 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
         self.topology.distance(from, to)
     }
 
-    fn context(&self) -> Context {
-        CONTEXT.get()
-    }
-
     fn heavy_barrier(&self) {
         if let Err(error) = membarrier(MembarrierCommand::PrivateExpedited) {
             panic!("no barrier on every thread, though it was registered: {error}");
@@ -284,6 +301,7 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     }
 
     fn report(&self, report: &dyn fmt::Display) {
+        let _interrupts = self.disable_interrupts();
         self.reports.lock().push(report.to_string());
     }
 
@@ -304,8 +322,8 @@ impl Slots {
 
 impl<G: Geometry> Drop for HostMachine<G> {
     fn drop(&mut self) {
-        for (cpu, slots) in self.cpus.iter_mut().enumerate() {
-            let live = &slots.get_mut().live;
+        for (cpu, this) in self.cpus.iter_mut().enumerate() {
+            let live = &this.slots.get_mut().live;
             assert!(live.is_empty() || thread::panicking(), "a machine goes while CPU {cpu} has slots: {live:?}");
         }
     }

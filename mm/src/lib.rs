@@ -38,7 +38,9 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`units`], [`migratetype`], [`invariant`], [`machine`], [`faults`] | quantities, names, the door to the machine, and how it lets allocations fail |
+//! | [`units`], [`migratetype`], [`invariant`], [`lock_order`] | quantities, names, and which lock may be taken where |
+//! | [`machine`], [`faults`] | the door to the machine, and how it lets allocations fail |
+//! | [`lock`] | locks that are checked against their order |
 //! | [`boot_map`] | firmware's memory map made fit to build on |
 //! | `early` | typed memory before there is an allocator |
 //! | [`charge`] | who pays for how many pages |
@@ -94,6 +96,8 @@ mod freelist;
 #[expect(unsafe_code, reason = "it maps memory, and answers for the Machine it is")]
 pub mod host;
 pub mod invariant;
+pub mod lock;
+pub mod lock_order;
 pub mod machine;
 pub mod migratetype;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use core::fmt;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
 
+use crate::lock_order::{Context, HeldLocks};
 use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
 
 /// Sizes that tests shrink, so that small memory has deep trees; [`Standard`] is the one to run with.
@@ -50,15 +51,6 @@ impl Geometry for Standard {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InjectedFault;
 
-/// In whose time something runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Context {
-    /// Somebody's who may wait.
-    Task,
-    /// That of whoever was interrupted: nothing may be waited for.
-    Interrupt,
-}
-
 /// What the allocator needs of the machine.
 ///
 /// # Safety
@@ -67,7 +59,8 @@ pub enum Context {
 ///   Neighbouring frames are neighbours in the direct map.
 /// * MACHINE-MEMORY: the direct map's end never changes, what it maps stays mapped while the machine is borrowed, and
 ///   memory that the boot map calls usable exists and has no other user.
-/// * While an interrupt guard lives, no interrupt handler on this CPU enters the allocator.
+/// * While an interrupt guard lives, no interrupt handler runs on this CPU. [`context`](Self::context) says what the CPU
+///   does, and [`held_locks`](Self::held_locks) is one for each CPU.
 /// * A kmap slot belongs to the CPU that mapped it (HIGH-1).
 /// * MACHINE-CPU: [`cpu`](Self::cpu) is below [`cpus`](Self::cpus), which never changes, and while an operation of this
 ///   crate runs, it stays on its CPU, and nothing else runs there but interrupt handlers.
@@ -108,13 +101,15 @@ pub unsafe trait Machine: Sync {
     /// Turns interrupts off on this CPU until the guard drops.
     fn disable_interrupts(&self) -> Self::InterruptGuard<'_>;
 
+    /// What this CPU is doing.
+    fn context(&self) -> Context;
+
+    /// The locks that this CPU holds, which [`lock`](crate::lock) counts in builds with debug assertions. Handlers share it
+    /// with what they interrupt.
+    fn held_locks(&self) -> &HeldLocks;
+
     /// The CPU this runs on.
     fn cpu(&self) -> CpuId;
-
-    /// Whether this CPU is in an interrupt handler.
-    fn context(&self) -> Context {
-        Context::Task
-    }
 
     /// How many CPUs there may be.
     fn cpus(&self) -> NonZeroU16;

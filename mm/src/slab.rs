@@ -14,8 +14,16 @@
 //! right), SLAB-3 (a slab is on the list of its place, and it and its pages name each other), SLAB-4 (`debug`),
 //! SHEAF-1 (`cpu`).
 //!
-//! Lock order: the list of all caches; then, of one cache at a time, whose turn it is to close CPUs; then its slabs.
-//! Under the last two nothing is allocated and no page given back.
+//! Locks (`lock_order`): the list of all caches; then, of one cache at a time, whose turn it is to close CPUs; then its
+//! slabs. Under the last two nothing is allocated and no page given back; nor while a CPU is busy.
+//!
+//! **Interrupt handlers** may allocate and free, whatever they interrupt: [`KmemCache::alloc`], `alloc_raw`, `free_raw`, a
+//! dropped [`Object`], [`Prefilled::alloc`], [`KmemCaches::kmalloc`], `kfree`, `krealloc` and `ksize`. What they may meet
+//! half done is either out of reach (a slab on no list, a block that no page names yet), says so (a CPU that is busy or
+//! closed), or is only touched with interrupts off (what a cache's lock guards). They find what is in their CPU's sheaves,
+//! in those of all and in slabs, and grow a cache, but close no CPU: so an allocation may fail that a task's would not, and
+//! what bears the mark of a free object is taken for free (`free`). Everything else, from [`KmemCaches::create`] to
+//! [`KmemCaches::shrink`], is for tasks.
 //! Source: J. Bonwick, "The Slab Allocator", USENIX 1994; J. Bonwick, J. Adams, "Magazines and Vmem", USENIX 2001.
 
 mod bootstrap;

@@ -1,12 +1,16 @@
 //! Atomics for what CPUs do without a lock: the core library's, or a model checker's under `cfg(loom)`.
 
 #[cfg(not(loom))]
+pub(crate) use core::hint::spin_loop;
+#[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 #[cfg(loom)]
 pub(crate) use loom::cell::UnsafeCell;
+#[cfg(loom)]
+pub(crate) use loom::hint::spin_loop;
 
 /// A cell that says when it is looked at and when written, as the model checker's does.
 #[cfg(not(loom))]
@@ -41,13 +45,4 @@ pub(crate) fn light_barrier() {
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
     #[cfg(loom)]
     fence(Ordering::SeqCst);
-}
-
-/// Waits a moment for another CPU.
-#[inline(always)]
-pub(crate) fn spin_loop() {
-    #[cfg(not(loom))]
-    core::hint::spin_loop();
-    #[cfg(loom)]
-    loom::thread::yield_now();
 }

@@ -47,8 +47,6 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use spin::{Mutex, MutexGuard};
-
 pub(crate) use edit::{InsertError, NodesLacking};
 pub(crate) use find::Found;
 use node::{Access, Mark};
@@ -57,6 +55,8 @@ pub(crate) use word::Entry;
 use word::Word;
 
 use crate::descriptor::Walking;
+use crate::lock::{Mutex, MutexGuard};
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::units::{Order, PageIndex};
@@ -103,7 +103,7 @@ pub(crate) struct Tree<'n, T, G = ()> {
     root: AtomicPtr<()>,
     /// Changes when a node has left the tree, and before it is anything else.
     shape: AtomicU64,
-    writer: Mutex<Writer<G>>,
+    writer: Mutex<class::Tree, Writer<G>>,
     nodes: PhantomData<&'n ()>,
     items: PhantomData<fn() -> T>,
 }
@@ -147,8 +147,8 @@ impl<'n, T, G> Tree<'n, T, G> {
     }
 
     /// Locks the tree.
-    pub(crate) fn lock(&self) -> TreeGuard<'_, 'n, T, G> {
-        TreeGuard { tree: self, writer: self.writer.lock() }
+    pub(crate) fn lock<'t>(&'t self, machine: &'t impl Machine) -> TreeGuard<'t, 'n, T, G> {
+        TreeGuard { tree: self, writer: self.writer.lock(machine) }
     }
 
     /// Looks until no node has left the tree meanwhile.

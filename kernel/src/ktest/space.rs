@@ -75,7 +75,7 @@ impl Live {
                 continue;
             };
             check!(found.as_ref().is_some_and(|found| found.range().pages() == 1), "{table:?} is not a page");
-            let (level, used) = (owner.level(), owner.lock().0);
+            let (level, used) = (owner.level(), owner.lock(self.platform).0);
             check!(
                 (level, used) == (table.level, table.present),
                 "{table:?} has {used} entries at {level:?}, it is said"

@@ -110,7 +110,7 @@ impl Space {
             return Err(MapError::Outside(address));
         }
         let top = self.top(page).ok_or(MapError::Outside(address))?;
-        self.map_below(&top, top.lock(), page, Entry::page(frame, protection))
+        self.map_below(&top, top.lock(self.platform), page, Entry::page(frame, protection))
     }
 
     /// Takes a page out of the vmap area or the image, and frees the tables that this leaves empty. Gives the frame that
@@ -130,7 +130,7 @@ impl Space {
         }
         let mut emptied = Emptied::new();
         let top = self.top(page).ok_or(UnmapError::NotMapped(address))?;
-        let (frame, _) = self.unmap_below(&top, top.lock(), page, &mut emptied)?;
+        let (frame, _) = self.unmap_below(&top, top.lock(self.platform), page, &mut emptied)?;
         // This forgets the page, and on its way to any page every table: INVLPG drops the paging-structure caches whole.
         tlb::flush(page.start_address());
         drop(emptied);
@@ -165,7 +165,7 @@ impl Space {
             }
             Target::Table(next) => {
                 let next = self.table(next);
-                let below = next.lock();
+                let below = next.lock(self.platform);
                 drop(guard);
                 self.map_below(&next, below, page, leaf)
             }
@@ -182,7 +182,7 @@ impl Space {
         let head = table.head();
         table.with_page(head, |bytes| bytes.fill(0));
         let entry = self.chain(level, page, leaf)?;
-        table.lock().add();
+        table.lock(self.platform).add();
         store(&self.entries(head)[usize::from(index(page, level))], entry);
         Ok(Entry::table(table.into_raw()))
     }
@@ -204,7 +204,7 @@ impl Space {
             Target::Page(frame) => frame,
             Target::Table(next) => {
                 let lower = self.table(next);
-                let below = lower.lock();
+                let below = lower.lock(self.platform);
                 if !below.is_last() {
                     drop(guard);
                     let (frame, _) = self.unmap_below(&lower, below, page, emptied)?;

@@ -67,7 +67,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
 
     /// How large a folio is to be that is read because of this index.
     pub(super) fn wanted_order(&self, index: PageIndex) -> Order {
-        let mut tree = self.tree.lock();
+        let mut tree = self.tree.lock(self.machine());
         let (next, order) = tree.ahead;
         let order = if index == next && index.0 > 0 { order.up().unwrap_or(order) } else { FIRST };
         let order = order.min(self.largest);
@@ -140,7 +140,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
 
     fn is_free(&self, first: PageIndex, order: Order) -> bool {
         let last = first.plus(u64::from(order.pages()) - 1);
-        self.tree.lock().next(first).is_none_or(|found| found.first > last)
+        self.tree.lock(self.machine()).next(first).is_none_or(|found| found.first > last)
     }
 
     /// A folio that stands nowhere. Large ones are had or not; for a page, others have to go.
@@ -209,7 +209,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
 
     /// The run of places that an index was written out to, and what of the mapping it is.
     fn stored_at(&self, index: PageIndex) -> Option<(Extent, StoreSlot)> {
-        let Found { first, last, entry } = self.tree.lock().next(index)?;
+        let Found { first, last, entry } = self.tree.lock(self.machine()).next(index)?;
         match entry {
             Entry::Stored(slot) if first <= index => Some((extent_of(first, last)?, slot)),
             _ => None,
@@ -220,7 +220,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     fn divide_stored(&self, extent: Extent, slot: StoreSlot) -> Result<(), CacheError> {
         let mut reserve = self.reserve();
         loop {
-            let mut tree = self.tree.lock();
+            let mut tree = self.tree.lock(self.machine());
             if tree.look(extent.first()) != Some(Entry::Stored(slot)) {
                 return Ok(());
             }

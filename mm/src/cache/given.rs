@@ -43,7 +43,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     /// Gives up the folio that covers an index, or what was written out for it: all of it, as if it had never been there.
     pub fn forget(&self, index: PageIndex) {
         loop {
-            let found = self.tree.lock().next(index).filter(|found| found.first <= index);
+            let found = self.tree.lock(self.machine()).next(index).filter(|found| found.first <= index);
             match found {
                 None => return,
                 Some(Found { entry: Entry::Stored(_), .. }) => return self.forget_stored(index),

@@ -9,16 +9,16 @@
 //! its mapping takes it off first.
 //!
 //! Invariants: LRU-1 (on the list of its generation, and counted with its pages, is exactly who stands in a mapping).
-//! Lock order: the lists' lock is the innermost.
 //! Source: Linux's active and inactive lists; T. Johnson, D. Shasha, "2Q", VLDB 1994.
 #![expect(unsafe_code, reason = "links folios that a mapping keeps")]
 
 use core::fmt;
 
 use intrusive_collections::{LinkedList, LinkedListAtomicLink, UnsafeRef, intrusive_adapter};
-use spin::Mutex;
 
 use crate::folio::FrozenFolio;
+use crate::lock::Mutex;
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef, Owners};
 use crate::units::{Count, Order};
@@ -42,7 +42,7 @@ impl Generation {
 
 /// The two generations.
 pub(super) struct Lru {
-    lists: Mutex<Lists>,
+    lists: Mutex<class::FolioAges, Lists>,
 }
 
 struct Lists {
@@ -98,21 +98,21 @@ impl Lru {
 
     /// Enters a folio that has just been put into a mapping.
     pub(super) fn add<M: Machine>(&self, folio: &FolioRef<'_, M>) {
-        self.lists.lock().push(folio);
+        self.lists.lock(folio.owners().machine()).push(folio);
     }
 
     /// Takes off a folio that leaves its mapping.
     pub(super) fn remove<M: Machine>(&self, folio: &FolioRef<'_, M>) {
-        self.take_off(folio, folio.order());
+        self.take_off(folio.owners().machine(), folio, folio.order());
     }
 
     /// Takes off a frozen folio that leaves its mapping, or is to change its size.
     pub(super) fn remove_frozen<M: Machine>(&self, folio: &FrozenFolio<'_, M>) {
-        self.take_off(folio, folio.order());
+        self.take_off(folio.owners().machine(), folio, folio.order());
     }
 
-    fn take_off(&self, folio: &Folio, order: Order) {
-        let mut lists = self.lists.lock();
+    fn take_off<M: Machine>(&self, machine: &M, folio: &Folio, order: Order) {
+        let mut lists = self.lists.lock(machine);
         if folio.lru.is_linked() {
             lists.unlink(folio, order);
         }
@@ -120,7 +120,7 @@ impl Lru {
 
     /// Moves a folio to the front of a generation, if it is in one.
     pub(super) fn move_to<M: Machine>(&self, folio: &FolioRef<'_, M>, generation: Generation) {
-        let mut lists = self.lists.lock();
+        let mut lists = self.lists.lock(folio.owners().machine());
         if !folio.lru.is_linked() {
             return;
         }
@@ -138,7 +138,7 @@ impl Lru {
         owners: &'a Owners<'a, M>,
         generation: Generation,
     ) -> Option<FolioRef<'a, M>> {
-        let mut lists = self.lists.lock();
+        let mut lists = self.lists.lock(owners.machine());
         let age = lists.of(generation);
         // Those that are frozen just now are passed over.
         let mut left = age.pages;
@@ -156,14 +156,13 @@ impl Lru {
     }
 
     /// Pages in a generation.
-    pub(super) fn pages(&self, generation: Generation) -> Count {
-        Count(self.lists.lock().of(generation).pages)
+    pub(super) fn pages(&self, machine: &impl Machine, generation: Generation) -> Count {
+        Count(self.lists.lock(machine).of(generation).pages)
     }
 }
 
 impl fmt::Debug for Lru {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lists = self.lists.lock();
-        write!(f, "Lru({} pages inactive, {} active)", lists.inactive.pages, lists.active.pages)
+        f.debug_struct("Lru").finish_non_exhaustive()
     }
 }

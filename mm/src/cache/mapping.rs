@@ -83,6 +83,10 @@ impl<M: Machine> PageCache<'_, M> {
 }
 
 impl<'a, M: Machine> Mapping<'a, M> {
+    pub(super) const fn machine(&self) -> &'a M {
+        self.cache.owners.machine()
+    }
+
     /// The address that folios know it by.
     pub(super) const fn address(&self) -> *mut () {
         core::ptr::from_ref(self).cast_mut().cast()
@@ -103,7 +107,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
 
     /// Pages in memory.
     pub fn pages(&self) -> u64 {
-        self.tree.lock().pages
+        self.tree.lock(self.machine()).pages
     }
 
     /// The regions that may map its folios.
@@ -113,7 +117,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
 
     /// What is seen where nothing stands.
     pub(super) fn behind(&self) -> Option<MappingRef<'a, M>> {
-        self.tree.lock().behind.as_ref().map(Counted::get)
+        self.tree.lock(self.machine()).behind.as_ref().map(Counted::get)
     }
 
     /// The file that stands at the end of the chain, whose family must know of regions that map this; `None` if that is
@@ -171,10 +175,10 @@ impl<M: Machine> Drop for Mapping<'_, M> {
         let emptied = self.truncate(PageIndex(0));
         debug_assert!(emptied.is_ok(), "nothing begins before the first page");
         // One behind the other, however long the chain is.
-        let mut behind = self.tree.lock().behind.take();
+        let mut behind = self.tree.lock(self.machine()).behind.take();
         while let Some(mapping) = behind {
             let only = mapping.is_only();
-            behind = if only { mapping.tree.lock().behind.take() } else { None };
+            behind = if only { mapping.tree.lock(mapping.machine()).behind.take() } else { None };
         }
     }
 }

@@ -6,10 +6,11 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use spin::Mutex;
 use thiserror::Error;
 
 use super::store::{Store, StoreError};
+use crate::lock::Mutex;
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::page::{AllocError, PageAllocator, Request};
 use crate::slab::{KmemCaches, NoMemory};
@@ -30,7 +31,7 @@ pub enum MemoryStoreError {
 pub struct MemoryStore<'a, M: Machine> {
     caches: &'a KmemCaches<'a, M>,
     /// The frames, by index, and whose turn it is to look at their bytes.
-    frames: Mutex<Frames>,
+    frames: Mutex<class::StoreFrames, Frames>,
     pages: u32,
 }
 
@@ -76,7 +77,7 @@ impl<'a, M: Machine> MemoryStore<'a, M> {
         let end = usize::try_from(offset.0).ok().and_then(|start| start.checked_add(len));
         let end = end.filter(|&end| end <= self.pages as usize * PAGE_SIZE).ok_or(StoreError::Beyond(offset))?;
         let start = end - len;
-        let frames = self.frames.lock();
+        let frames = self.frames.lock(self.allocator().machine());
         let mut at = start;
         while at < end {
             let (page, within) = (at / PAGE_SIZE, at % PAGE_SIZE);

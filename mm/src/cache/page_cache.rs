@@ -89,8 +89,8 @@ impl<'a, M: Machine> PageCache<'a, M> {
         let events = &self.events;
         let load = |event: &AtomicU64| event.load(Ordering::Relaxed);
         CacheReport {
-            inactive: self.lru.pages(Generation::Inactive),
-            active: self.lru.pages(Generation::Active),
+            inactive: self.lru.pages(self.owners.machine(), Generation::Inactive),
+            active: self.lru.pages(self.owners.machine(), Generation::Active),
             swapped: self.swap.as_ref().map_or(Count(0), Swap::taken),
             read: load(&events.read),
             written: load(&events.written),

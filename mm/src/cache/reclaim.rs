@@ -32,13 +32,13 @@ impl<'a, M: Machine> PageCache<'a, M> {
     pub(super) fn reclaim_for(&self, shortage: &Shortage) -> Count {
         let wanted = shortage.wanted;
         let mut reclaimed = Count(0);
-        let [inactive, active] =
-            [Generation::Inactive, Generation::Active].map(|generation| self.lru.pages(generation));
+        let [inactive, active] = [Generation::Inactive, Generation::Active]
+            .map(|generation| self.lru.pages(self.owners.machine(), generation));
         let mut looks = 2 * (u64::from(inactive.0) + u64::from(active.0));
         let mut in_vain = 0;
         while reclaimed < wanted && looks > 0 {
             // Where none of the inactive ones can go, or helps, others have to become inactive.
-            let stuck = in_vain >= self.lru.pages(Generation::Inactive).0.max(1);
+            let stuck = in_vain >= self.lru.pages(self.owners.machine(), Generation::Inactive).0.max(1);
             self.balance(Some(shortage).filter(|_| stuck));
             in_vain = if stuck { 0 } else { in_vain };
             let Some(folio) = self.lru.oldest(self.owners, Generation::Inactive) else {
@@ -60,8 +60,9 @@ impl<'a, M: Machine> PageCache<'a, M> {
     /// Makes the oldest active folios inactive that were not used since they were last looked at, until they are not
     /// more than the inactive ones; and as many as `lacking` wants of those that help.
     fn balance(&self, lacking: Option<&Shortage>) {
-        let too_many = || self.lru.pages(Generation::Active) > self.lru.pages(Generation::Inactive);
-        let mut looks = self.lru.pages(Generation::Active).0.saturating_mul(1 + u32::from(lacking.is_some()));
+        let pages = |generation| self.lru.pages(self.owners.machine(), generation);
+        let too_many = || pages(Generation::Active) > pages(Generation::Inactive);
+        let mut looks = pages(Generation::Active).0.saturating_mul(1 + u32::from(lacking.is_some()));
         let mut aged = Count(0);
         while looks > 0 && (too_many() || lacking.is_some_and(|lacking| aged < lacking.wanted)) {
             let Some(folio) = self.lru.oldest(self.owners, Generation::Active) else { return };

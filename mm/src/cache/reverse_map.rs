@@ -6,7 +6,6 @@
 //!
 //! Invariants: MAP-1 (the folio's mapcount is the sum of its entries in the regions of its family and, for a file's, of
 //! those behind which the file stands).
-//! Lock order: a folio's lock, a family's, then a space's tables'.
 //! Source: Linux's `anon_vma` and `i_mmap`.
 #![expect(unsafe_code, reason = "lists regions that their spaces keep")]
 
@@ -15,9 +14,10 @@ use core::mem::transmute;
 use core::ptr::NonNull;
 
 use intrusive_collections::{LinkedList, LinkedListAtomicLink, UnsafeRef, intrusive_adapter};
-use spin::Mutex;
 
 use crate::folio::LockedFolio;
+use crate::lock::Mutex;
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::owner::FolioRef;
 use crate::units::Pfn;
@@ -60,7 +60,7 @@ pub trait MapsFolios<M: Machine>: Send + Sync {
 /// A region's place in a family's list: a part of the region, which must not move while it is listed.
 pub struct Listed<M: Machine> {
     link: LinkedListAtomicLink,
-    region: Mutex<Option<NonNull<dyn MapsFolios<M>>>>,
+    region: Mutex<class::Listed, Option<NonNull<dyn MapsFolios<M>>>>,
 }
 
 // SAFETY: the region is `Sync`, and looked at only while it is listed.
@@ -91,7 +91,7 @@ impl<M: Machine> fmt::Debug for Listed<M> {
 
 /// The regions that may map folios of a mapping and its shadows.
 pub struct Family<M: Machine> {
-    regions: Mutex<LinkedList<InFamily<M>>>,
+    regions: Mutex<class::Family, LinkedList<InFamily<M>>>,
 }
 
 // SAFETY: the list links regions that are `Sync`, under its lock.
@@ -109,21 +109,21 @@ impl<M: Machine> Family<M> {
     /// # Safety
     /// `place` is a part of what `region` is or belongs to, is in no list, and neither moves nor goes before it is taken
     /// [off](Self::unlist).
-    pub(crate) unsafe fn list<'r>(&self, place: &Listed<M>, region: NonNull<dyn MapsFolios<M> + 'r>) {
+    pub(crate) unsafe fn list<'r>(&self, machine: &M, place: &Listed<M>, region: NonNull<dyn MapsFolios<M> + 'r>) {
         // SAFETY: only the lifetime changes, and nobody looks once the region is off the list.
         let region = unsafe { transmute::<NonNull<dyn MapsFolios<M> + 'r>, NonNull<dyn MapsFolios<M>>>(region) };
-        *place.region.lock() = Some(region);
+        *place.region.lock(machine) = Some(region);
         // SAFETY: the caller's promise.
         let place = unsafe { UnsafeRef::from_raw(place) };
-        self.regions.lock().push_back(place);
+        self.regions.lock(machine).push_back(place);
     }
 
     /// Takes a region off the list, if it is on it.
     ///
     /// # Safety
     /// If the place is in a list, it is in this one.
-    pub(crate) unsafe fn unlist(&self, place: &Listed<M>) {
-        let mut regions = self.regions.lock();
+    pub(crate) unsafe fn unlist(&self, machine: &M, place: &Listed<M>) {
+        let mut regions = self.regions.lock(machine);
         if place.link.is_linked() {
             // SAFETY: the caller's promise.
             let mut cursor = unsafe { regions.cursor_mut_from_ptr(place) };
@@ -132,10 +132,10 @@ impl<M: Machine> Family<M> {
     }
 
     /// Shows the regions, one after the other, until `visit` has seen enough.
-    fn each(&self, mut visit: impl FnMut(&dyn MapsFolios<M>) -> Go) {
-        let regions = self.regions.lock();
+    fn each(&self, machine: &M, mut visit: impl FnMut(&dyn MapsFolios<M>) -> Go) {
+        let regions = self.regions.lock(machine);
         for place in regions.iter() {
-            let Some(region) = *place.region.lock() else { continue };
+            let Some(region) = *place.region.lock(machine) else { continue };
             // SAFETY: a region is there as long as it is listed, and the list is locked.
             if visit(unsafe { region.as_ref() }) == Go::NoFurther {
                 return;
@@ -166,7 +166,7 @@ impl<M: Machine> Family<M> {
 
     /// Lets entries lead to where the folio is now, of those that led to the block at `old`.
     pub(crate) fn put_back(&self, folio: &FolioRef<'_, M>, old: Pfn) {
-        self.each(|region| {
+        self.each(folio.owners().machine(), |region| {
             region.put_back(folio, old);
             Go::On
         });
@@ -177,7 +177,7 @@ impl<M: Machine> Family<M> {
         if folio.mappings().entries.0 == 0 {
             return;
         }
-        self.each(|region| {
+        self.each(folio.owners().machine(), |region| {
             visit(region);
             if folio.mappings().entries.0 == 0 { Go::NoFurther } else { Go::On }
         });
@@ -193,6 +193,6 @@ enum Go {
 
 impl<M: Machine> fmt::Debug for Family<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Family({} regions)", self.regions.lock().iter().count())
+        f.debug_struct("Family").finish_non_exhaustive()
     }
 }

@@ -41,7 +41,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     /// # Errors
     /// There is no memory for them; nothing has changed.
     pub fn fork(this: &MappingRef<'a, M>) -> Result<Fork<'a, M>, NoMemory> {
-        let untouched = this.tree.lock().next(PageIndex(0)).is_none();
+        let untouched = this.tree.lock(this.machine()).next(PageIndex(0)).is_none();
         match this.behind() {
             // It shows what is behind it, and so can another.
             Some(behind) if untouched => Ok(Fork { parent: this.get(), child: Self::shadow(&behind)? }),
@@ -52,7 +52,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     /// Takes over what stands behind, if that is nobody else's and anonymous, as far as it is not busy.
     pub(super) fn absorb(&self) {
         loop {
-            let tree = self.tree.lock();
+            let tree = self.tree.lock(self.machine());
             let Some(behind) = tree.behind.as_ref().filter(|behind| behind.is_anonymous() && behind.is_only()) else {
                 return;
             };
@@ -64,7 +64,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
             }
             // Who looks through the one that is empty now still finds what is behind it.
             let next = behind.behind();
-            let empty = core::mem::replace(&mut self.tree.lock().behind, next);
+            let empty = core::mem::replace(&mut self.tree.lock(self.machine()).behind, next);
             drop(empty);
         }
     }
@@ -73,7 +73,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
         let mut absorbed = Absorbed::All;
         let mut next = Some(PageIndex(0));
         while let Some(index) = next {
-            let found = behind.tree.lock().next(index);
+            let found = behind.tree.lock(behind.machine()).next(index);
             let Some(Found { first, last, entry }) = found else { break };
             next = last.0.checked_add(1).map(PageIndex);
             let Some(extent) = extent_of(first, last) else {
@@ -113,7 +113,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
                 }
                 // Who finds it here waits until it says that it stands here.
                 let before = behind.take_out(&folio);
-                let mut tree = self.tree.lock();
+                let mut tree = self.tree.lock(self.machine());
                 folio.set_place(self.address(), extent.first());
                 if folio.flags().contains(FolioFlags::DIRTY) {
                     tree.mark(extent);
@@ -138,7 +138,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
         if covers == Covers::None && !self.insert_with(extent, Entry::Stored(slot), &mut reserve) {
             return Absorbed::Part;
         }
-        let taken = behind.tree.lock().remove(extent, &mut reserve);
+        let taken = behind.tree.lock(behind.machine()).remove(extent, &mut reserve);
         assert!(taken == Ok(Entry::Stored(slot)), "invariant CACHE-4 broken: what was written out is not there");
         if covers == Covers::All {
             self.release(slot, extent.order());
@@ -155,7 +155,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     ) -> bool {
         loop {
             // The lock is let go before anything is allocated.
-            let inserted = self.tree.lock().insert(extent, entry, reserve);
+            let inserted = self.tree.lock(self.machine()).insert(extent, entry, reserve);
             match inserted {
                 Ok(()) => return true,
                 Err(InsertError::Occupied(_)) => return false,
@@ -170,7 +170,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
 
     /// How much of an extent this mapping has something for.
     fn covers(&self, extent: Extent) -> Covers {
-        let tree = self.tree.lock();
+        let tree = self.tree.lock(self.machine());
         let pages = |found: Found<_>| found.last.min(extent.last()).0 - found.first.max(extent.first()).0 + 1;
         let covered: u64 = tree.entries(extent.first(), extent.last()).map(pages).sum();
         match covered {

@@ -48,12 +48,12 @@ impl<'a, M: Machine> PageCache<'a, M> {
             Ok(frozen) => frozen,
             Err(folio) => {
                 // As it was; if nodes lack for that, it stands in more slots than it must.
-                let _ = mapping.tree.lock().collapse(whole, &mut reserve);
+                let _ = mapping.tree.lock(mapping.machine()).collapse(whole, &mut reserve);
                 return Err((folio, SplitError::Referred));
             }
         };
         self.lru.remove_frozen(&frozen);
-        let mut tree = mapping.tree.lock();
+        let mut tree = mapping.tree.lock(mapping.machine());
         let divided = frozen.split(to, &mut descriptors, |mut piece: FrozenFolio<'a, M>| {
             piece.keep(Count(1));
             let extent = Extent::around(piece.index(), piece.order());
@@ -84,7 +84,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
         };
         loop {
             // The lock is let go before anything is allocated.
-            let expanded = self.tree.lock().expand(extent, order, reserve);
+            let expanded = self.tree.lock(self.machine()).expand(extent, order, reserve);
             match expanded {
                 Ok(()) => return Ok(()),
                 Err(NodesLacking(lacking)) => reserve.refill(lacking)?,

@@ -51,7 +51,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
         folio.set(FolioFlags::LOCKED);
         let kept = folio.get().into_kept();
         loop {
-            let mut tree = self.tree.lock();
+            let mut tree = self.tree.lock(self.machine());
             folio.set_place(self.address(), index);
             let extent = Extent::around(index, folio.order());
             let why = match tree.insert(extent, Entry::Item(kept), &mut reserve) {
@@ -78,7 +78,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
 
     /// Puts a folio, with its contents, where they were written out. Says whether they still were there.
     pub(super) fn put_back(&self, folio: &LockedFolio<'a, M>, extent: Extent, slot: StoreSlot) -> PutBack {
-        let mut tree = self.tree.lock();
+        let mut tree = self.tree.lock(self.machine());
         let there = tree.next(extent.first()).is_some_and(|found| {
             found.entry == Entry::Stored(slot) && (found.first, found.last) == (extent.first(), extent.last())
         });
@@ -108,7 +108,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
 
     fn vacate(&self, folio: &Folio, order: Order, stored: Option<StoreSlot>) -> NonNull<Descriptor<Folio>> {
         let mut reserve = self.cache.nodes.no_reserve();
-        let mut tree = self.tree.lock();
+        let mut tree = self.tree.lock(self.machine());
         let extent = Extent::around(folio.index(), order);
         tree.unmark(extent);
         let taken = match stored {
@@ -141,7 +141,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     pub fn truncate(&self, from: PageIndex) -> Result<(), CacheError> {
         let mut next = Some(from);
         while let Some(index) = next {
-            let found = self.tree.lock().next(index);
+            let found = self.tree.lock(self.machine()).next(index);
             let Some(Found { first, last, entry }) = found else { return Ok(()) };
             next = last.0.checked_add(1).map(PageIndex);
             match entry {
@@ -176,7 +176,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     pub(crate) fn give_up(&self, from: PageIndex, end: PageIndex) {
         let mut next = Some(from);
         while let Some(index) = next {
-            let found = self.tree.lock().next(index);
+            let found = self.tree.lock(self.machine()).next(index);
             let Some(Found { first, last, entry }) = found.filter(|found| found.last < end) else { return };
             next = last.0.checked_add(1).map(PageIndex);
             if first < from {
@@ -200,7 +200,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     /// Gives up the place of what was written out, from an index on to the end of the entry; what is before goes too.
     pub(super) fn forget_stored(&self, index: PageIndex) {
         let mut reserve = self.cache.nodes.no_reserve();
-        let mut tree = self.tree.lock();
+        let mut tree = self.tree.lock(self.machine());
         let Some(Found { first, last, entry: Entry::Stored(slot) }) = tree.next(index) else { return };
         let Some(extent) = extent_of(first, last) else { return };
         if tree.remove(extent, &mut reserve).is_ok() {

@@ -9,9 +9,9 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use spin::Mutex;
-
 use super::store::Store;
+use crate::lock::{Mutex, MutexGuard};
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::slab::{KmemCaches, NoMemory};
 use crate::units::{Bytes, Count, FileOffset, Order, PageIndex, StoreSlot};
@@ -20,7 +20,7 @@ use crate::units::{Bytes, Count, FileOffset, Order, PageIndex, StoreSlot};
 pub(super) struct Swap<'a, M: Machine> {
     store: &'a dyn Store,
     caches: &'a KmemCaches<'a, M>,
-    map: Mutex<Map>,
+    map: Mutex<class::SwapMap, Map>,
 }
 
 /// A bit for each place, set if it is taken.
@@ -63,20 +63,24 @@ impl<'a, M: Machine> Swap<'a, M> {
         PageIndex(u64::from(slot)).start()
     }
 
+    fn lock(&self) -> MutexGuard<'_, Map> {
+        self.map.lock(self.caches.pages.machine())
+    }
+
     /// Takes a run of places for a folio; `None` if there is none.
     pub(super) fn take(&self, order: Order) -> Option<StoreSlot> {
-        self.map.lock().take(order).map(StoreSlot)
+        self.lock().take(order).map(StoreSlot)
     }
 
     /// Gives a run of places back.
     pub(super) fn release(&self, StoreSlot(first): StoreSlot, Count(places): Count) {
-        let mut map = self.map.lock();
+        let mut map = self.lock();
         (first..first + places).for_each(|place| map.clear(place));
     }
 
     /// Places taken.
     pub(super) fn taken(&self) -> Count {
-        Count(self.map.lock().taken)
+        Count(self.lock().taken)
     }
 }
 
@@ -135,7 +139,7 @@ impl<M: Machine> Drop for Swap<'_, M> {
 
 impl<M: Machine> fmt::Debug for Swap<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let map = self.map.lock();
+        let map = self.lock();
         write!(f, "Swap({} of {} places taken)", map.taken, map.places)
     }
 }

@@ -15,11 +15,11 @@ impl<M: Machine> Mapping<'_, M> {
     /// The first violation found.
     pub fn verify(&self) -> Result<(), Violation> {
         let broken = |invariant, pfn, what| Err(Violation::of(invariant, pfn, what));
-        self.tree.lock().verify()?;
+        self.tree.lock(self.machine()).verify()?;
         let mut pages = 0;
         let mut next = Some(PageIndex(0));
         while let Some(index) = next {
-            let found = self.tree.lock().next(index);
+            let found = self.tree.lock(self.machine()).next(index);
             let Some(found) = found else { break };
             next = found.last.0.checked_add(1).map(PageIndex);
             let Entry::Item(_) = found.entry else { continue };
@@ -35,7 +35,7 @@ impl<M: Machine> Mapping<'_, M> {
             if flags.contains(FolioFlags::LOCKED) {
                 return broken(Invariant::Cache1, head, "a folio is locked, and nobody is at work");
             }
-            let marked = self.tree.lock().next_marked(found.first);
+            let marked = self.tree.lock(self.machine()).next_marked(found.first);
             let marked = marked.is_some_and(|marked| marked.first == found.first);
             if marked != flags.contains(FolioFlags::DIRTY) {
                 return broken(Invariant::Cache2, head, "a folio is dirty and not marked, or marked and clean");

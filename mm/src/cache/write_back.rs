@@ -28,7 +28,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     /// Calls a folio dirty that stands here.
     pub(super) fn set_dirty(&self, folio: &LockedFolio<'a, M>) {
         if !folio.set(FolioFlags::DIRTY).contains(FolioFlags::DIRTY) {
-            self.tree.lock().mark(Extent::around(folio.index(), folio.order()));
+            self.tree.lock(self.machine()).mark(Extent::around(folio.index(), folio.order()));
         }
     }
 
@@ -36,7 +36,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     fn set_clean(&self, folio: &LockedFolio<'a, M>) {
         self.family.write_protect(folio);
         folio.clear(FolioFlags::DIRTY);
-        self.tree.lock().unmark(Extent::around(folio.index(), folio.order()));
+        self.tree.lock(self.machine()).unmark(Extent::around(folio.index(), folio.order()));
     }
 
     /// Writes everything dirty to the file. Anonymous memory has none. Says how many pages were written.
@@ -47,7 +47,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
         let mut pages = Count(0);
         let mut next = Some(PageIndex(0));
         while let (Some(index), Contents::File(store)) = (next, &self.contents) {
-            let marked = self.tree.lock().next_marked(index);
+            let marked = self.tree.lock(self.machine()).next_marked(index);
             let Some(found) = marked else { break };
             next = found.last.0.checked_add(1).map(PageIndex);
             if !matches!(found.entry, Entry::Item(_)) {

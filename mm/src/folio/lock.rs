@@ -7,6 +7,8 @@
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 
+use crate::lock::may_wait;
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef, Frozen};
 use crate::units::Count;
@@ -31,6 +33,7 @@ impl<'a, M: Machine> FolioRef<'a, M> {
 
     /// Locks the folio. Spins.
     pub fn lock(self) -> LockedFolio<'a, M> {
+        may_wait::<class::Folio>(self.owners().machine());
         let mut this = self;
         loop {
             match this.try_lock() {

@@ -100,6 +100,10 @@ impl<'a, M: Machine, T: Owner> Owned<'a, M, T> {
 }
 
 impl<'a, M: Machine, T: Owner> Frozen<'a, M, T> {
+    pub(crate) const fn owners(&self) -> &'a Owners<'a, M> {
+        self.owners
+    }
+
     /// The first frame.
     pub(crate) const fn head(&self) -> Pfn {
         self.head

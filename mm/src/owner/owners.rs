@@ -149,6 +149,11 @@ pub struct Owners<'a, M: Machine> {
 }
 
 impl<'a, M: Machine> Owners<'a, M> {
+    /// The machine whose memory is owned.
+    pub const fn machine(&self) -> &'a M {
+        self.caches.pages.machine()
+    }
+
     pub(crate) const fn pages(&self) -> &'a PageAllocator<'a, M> {
         self.caches.pages
     }

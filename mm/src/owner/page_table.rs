@@ -5,10 +5,10 @@
 //! user's table names its space and the addresses that it serves, so that whoever meets it by its frame finds the entry
 //! that leads to it.
 
-use spin::{Mutex, MutexGuard};
-
 use super::reference::Reference;
 use super::walker::Walker;
+use crate::lock::{Mutex, MutexGuard};
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::units::{Count, SpaceId, VirtualAddress};
 
@@ -68,7 +68,7 @@ pub struct TablePlace {
 pub struct PageTable {
     level: TableLevel,
     place: Option<TablePlace>,
-    used: Mutex<UsedEntries>,
+    used: Mutex<class::PageTable, UsedEntries>,
 }
 
 impl PageTable {
@@ -97,10 +97,9 @@ impl PageTable {
         self.place
     }
 
-    /// Locks the table: whoever holds the guard alone changes entries, and counts them. Spins, so an interrupt handler
-    /// on the holder's CPU must not ask for it.
-    pub fn lock(&self) -> TableGuard<'_> {
-        self.used.lock()
+    /// Locks the table: whoever holds the guard alone changes entries, and counts them. Not for interrupt handlers.
+    pub fn lock<'t>(&'t self, machine: &'t impl Machine) -> TableGuard<'t> {
+        self.used.lock(machine)
     }
 }
 
@@ -122,7 +121,7 @@ impl<M: Machine> Walker<'_, M> {
                 && table.level() == level
             {
                 sum.tables.0 += 1;
-                sum.entries.0 += u32::from(table.lock().0);
+                sum.entries.0 += u32::from(table.lock(self.owners().machine()).0);
             }
         }
         sum
@@ -132,6 +131,13 @@ impl<M: Machine> Walker<'_, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arena::ArenaMachine;
+    use crate::machine::Standard;
+    use crate::units::Pfn;
+
+    fn machine() -> ArenaMachine<Standard> {
+        ArenaMachine::new(Pfn::new(1), Pfn::new(1))
+    }
 
     #[test]
     fn levels_end_at_the_leaf() {
@@ -143,7 +149,8 @@ mod tests {
     #[test]
     fn a_table_is_down_to_its_last_entry_when_one_is_left_or_none() {
         let table = PageTable::adopted(TableLevel::LEAF, UsedEntries(2));
-        let mut used = table.lock();
+        let machine = machine();
+        let mut used = table.lock(&machine);
         assert!(!used.is_last());
         used.remove();
         assert!(used.is_last());
@@ -157,6 +164,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "was counted")]
     fn an_entry_too_many_that_goes_is_noticed() {
-        PageTable::new(TableLevel(2)).lock().remove();
+        PageTable::new(TableLevel(2)).lock(&machine()).remove();
     }
 }

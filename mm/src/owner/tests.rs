@@ -414,10 +414,10 @@ fn owners_keep_what_they_are_for() {
     with_owners(|owners| {
         let table = owners.alloc(Request::new(Order::ZERO), PageTable::new(TableLevel(4)));
         let table = table.map_err(|(_, error)| error).expect("there is memory");
-        table.lock().0 += 3;
+        table.lock(owners.machine()).0 += 3;
         let seen = owners.walk().look(table.head()).get();
         let Some(Reference::PageTable(seen)) = seen else { panic!("{seen:?} is no page table") };
-        assert_eq!((seen.level(), seen.lock().0), (TableLevel(4), 3));
+        assert_eq!((seen.level(), seen.lock(owners.machine()).0), (TableLevel(4), 3));
         drop((seen, table));
         let store = owners.alloc(Request::movable(Order::of(2)), CompressedStore::new(Bytes(640)));
         let store = store.map_err(|(_, error)| error).expect("there is memory");

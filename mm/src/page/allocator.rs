@@ -3,15 +3,13 @@
 //! Small blocks come from what the CPU has at hand (`at_hand`), and go back there; all others, and a CPU that has none left
 //! or too many, go to a zone (`pcp` draws the way).
 //!
-//! Locks: one a zone, taken with interrupts off, never two at once, and nothing is called under it but the machine's
-//! own functions. Whose turn it is to take what all CPUs have at hand (`drain`) comes before a zone's. Descriptor words
-//! change only under the lock of the zone that they name, or in the hands of whoever has the block: its owner, or the CPU
-//! that has it at hand.
+//! Locks: one a zone, and whose turn it is to take what all CPUs have at hand (`lock_order`). Descriptor words change only
+//! under the lock of the zone that they name, or in the hands of whoever has the block: its owner, or the CPU that has it
+//! at hand.
 //!
 //! Cost: at hand, no lock and no atomic read-modify-write; else one lock, and within it what `buddy` costs. Freeing reads the
 //! block's own words to learn zone and order.
 
-use spin::Mutex;
 use thiserror::Error;
 
 use super::block::{Block, ContigRange};
@@ -29,6 +27,8 @@ use crate::desc::word::Page;
 use crate::descriptor::WalkGate;
 use crate::early::MetadataBytes;
 use crate::invariant::Violation;
+use crate::lock::Mutex;
+use crate::lock_order::class;
 use crate::machine::{Geometry, Machine};
 use crate::pcp::CpuCaches;
 use crate::units::{NodeId, Order, Pfn, PfnRange, ZoneId};
@@ -40,7 +40,7 @@ pub(super) struct ZoneCell<G> {
     pub(super) id: ZoneId,
     pub(super) node: NodeId,
     pub(super) kind: ZoneKind,
-    pub(super) zone: Mutex<Zone<G>>,
+    pub(super) zone: Mutex<class::Zone, Zone<G>>,
 }
 
 /// The page allocator of a machine.
@@ -54,7 +54,7 @@ pub struct PageAllocator<'m, M: Machine> {
     /// What CPUs have at hand.
     pub(super) cpu_caches: CpuCaches<'m>,
     /// Whose turn it is to take that away from them.
-    pub(super) draining: Mutex<()>,
+    pub(super) draining: Mutex<class::Draining, ()>,
     pub(super) numa: NumaCounters<'m>,
     pub(super) reclaim: Reclaim<'m>,
     pub(super) groups: ChargeGroups<'m>,
@@ -293,7 +293,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         cell: &ZoneCell<M::Geometry>,
         operation: impl FnOnce(&mut Buddy<'_, 'm, M>) -> R,
     ) -> R {
-        let mut zone = cell.zone.lock();
+        let mut zone = cell.zone.lock(self.machine);
         zone.acquisitions += 1;
         operation(&mut Buddy::new(self.machine, &self.map, &mut zone))
     }

@@ -52,7 +52,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     ) -> Option<R> {
         let interrupts = self.machine.disable_interrupts();
         let cpu = self.machine.cpu();
-        let turn = if self.cpu_caches.is_busy(cpu) { self.draining.try_lock() } else { Some(self.draining.lock()) };
+        let turn = if self.cpu_caches.is_busy(cpu) {
+            self.draining.try_lock(self.machine)
+        } else {
+            Some(self.draining.lock(self.machine))
+        };
         let _turn = turn?;
         let barrier = || self.machine.heavy_barrier();
         Some(self.cpu_caches.close(cpu, barrier, |closed| work(&interrupts, &closed)))

@@ -13,7 +13,9 @@ use super::allocator::PageAllocator;
 use super::request::{Policy, Request};
 use crate::boot_map::{BootMap, CarveError};
 use crate::early::{MetadataBytes, carve_slice};
-use crate::machine::{Context, Machine};
+use crate::lock::may_wait;
+use crate::lock_order::{Work, class};
+use crate::machine::Machine;
 use crate::shrinker::{Shortage, Shrinker, ShrinkerRegistration, Shrinkers, TooManyShrinkers};
 use crate::units::{Count, NodeId, Pfn};
 use crate::zone::ZoneKind;
@@ -87,6 +89,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     pub fn reclaim(&self, shortage: Shortage) -> Count {
         let mut got = Count(0);
         let Some(_asking) = self.begin_asking() else { return got };
+        may_wait::<class::Shrinkers>(self.machine);
         self.reclaim.shrinkers.visit(|shrinker| {
             let wanted = Count(shortage.wanted.0.saturating_sub(got.0));
             if wanted == Count(0) {
@@ -101,7 +104,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 
     fn begin_asking(&self) -> Option<Asking<'m>> {
-        if self.machine.context() == Context::Interrupt || self.is_asking() {
+        if self.machine.context().work == Work::Handler || self.is_asking() {
             return None;
         }
         let mark = self.reclaim.asking.get(usize::from(self.machine.cpu().0))?;
@@ -117,10 +120,10 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The request as urgent as it is where it is made: handlers cannot wait, and what is allocated in order to get memory
     /// back may take the reserves.
     pub(super) fn as_urgent_as_here(&self, request: Request) -> Request {
-        let least = match self.machine.context() {
-            Context::Interrupt => Urgency::Atomic,
-            Context::Task if self.is_asking() => Urgency::Reserve,
-            Context::Task => Urgency::Nowait,
+        let least = match self.machine.context().work {
+            Work::Handler => Urgency::Atomic,
+            Work::Task if self.is_asking() => Urgency::Reserve,
+            Work::Task => Urgency::Nowait,
         };
         Request { urgency: request.urgency.max(least), ..request }
     }

@@ -5,7 +5,6 @@
 use core::cmp::Reverse;
 
 use arrayvec::ArrayVec;
-use spin::Mutex;
 use thiserror::Error;
 
 use super::allocator::{PageAllocator, ZoneCell};
@@ -17,6 +16,7 @@ use crate::charge::ChargeGroups;
 use crate::desc::map::PageMap;
 use crate::descriptor::WalkGate;
 use crate::early::{MetadataBytes, carve_slice};
+use crate::lock::Mutex;
 use crate::machine::{Geometry, Machine};
 use crate::pcp::CpuCaches;
 use crate::units::{NodeId, Order, PfnRange, ZoneId};
@@ -46,7 +46,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let numa = NumaCounters::carve(machine, boot_map, zones, &mut metadata)?;
         let reclaim = Reclaim::carve(machine, boot_map, &mut metadata)?;
         let groups = ChargeGroups::carve(machine, boot_map, &mut metadata)?;
-        let pages = zones.iter().map(|cell| cell.zone.lock().present);
+        let pages = zones.iter().map(|cell| present_of(machine, cell));
         let first = |cpu, highest| zonelists.first(machine.node_of(cpu), highest, zones);
         let cpu_caches = CpuCaches::carve(machine, boot_map, pages, first, &mut metadata)?;
         map.fill(boot_map.extents());
@@ -81,6 +81,12 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             self.with_buddy(cell, |buddy| buddy.zone().set_watermarks(lowmem, of_node));
         }
     }
+}
+
+/// Pages of a zone's span that are memory of its node.
+fn present_of<M: Machine>(machine: &M, cell: &ZoneCell<M::Geometry>) -> u32 {
+    let _interrupts = machine.disable_interrupts();
+    cell.zone.lock(machine).present
 }
 
 /// A zone that is to be made: from its first usable frame to behind the last.

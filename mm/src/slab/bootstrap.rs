@@ -7,8 +7,6 @@
 
 use core::ptr::NonNull;
 
-use spin::Mutex;
-
 use super::cache::Cache;
 use super::caches::{First, KmemCaches, NoMemory, live, unborn};
 use super::cpu::CpuSheaf;
@@ -20,6 +18,7 @@ use super::roster::AllCaches;
 use super::sheaf::Sheaf;
 use super::spec::{CacheSpec, CreateError};
 use crate::descriptor::{Descriptor, Life};
+use crate::lock::Mutex;
 use crate::machine::Machine;
 use crate::page::PageAllocator;
 
@@ -109,7 +108,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
                 // SAFETY: the slab is on no list yet.
                 unsafe { owner.state() }.take_slot(slot);
             }
-            cache.slabs.lock().add(slab, &cache.layout);
+            this.with_slabs(cache, |slabs| slabs.add(slab, &cache.layout));
         }
         this.kmalloc = kmalloc::create(&this)?;
         Ok(this)

@@ -6,8 +6,8 @@
 //! when it is allocated. An object that is freed with the mark on is looked for wherever free objects can be, so an
 //! owner that happens to store the mark's value loses time and nothing else.
 //!
-//! Lock order: a cache's lock is taken with interrupts off and is a leaf. Under it nothing is allocated, no other cache
-//! is touched, and the page allocator is not entered.
+//! A cache's lock is a leaf (`lock_order`): under it nothing is allocated, no other cache is touched, and the page allocator
+//! is not entered.
 #![expect(unsafe_code, reason = "objects are bare memory until somebody owns them")]
 
 use core::mem::MaybeUninit;
@@ -17,12 +17,13 @@ use core::slice;
 use core::sync::atomic::AtomicPtr;
 
 use arrayvec::ArrayString;
-use spin::Mutex;
 
 use super::cpu::{CpuSheaf, Slot};
 use super::debug::Watch;
 use super::layout::SlabLayout;
 use super::lists::Slabs;
+use crate::lock::Mutex;
+use crate::lock_order::class;
 use crate::page::Request;
 use crate::units::CpuId;
 
@@ -56,9 +57,9 @@ pub(super) struct Cache {
     pub(super) sheaf_objects: u32,
     /// How it is debugged, if it is: then it has no sheaves.
     pub(super) watch: Option<Watch>,
-    pub(super) slabs: Mutex<Slabs>,
-    /// Held while other CPUs' sheaves are emptied: one at a time does.
-    pub(super) closing: Mutex<()>,
+    pub(super) slabs: Mutex<class::Slabs, Slabs>,
+    /// Held by whoever closes the CPUs: one at a time does.
+    pub(super) closing: Mutex<class::Closing, ()>,
     /// The next of all caches, guarded by the lock of their list.
     pub(super) next: AtomicPtr<Cache>,
 }

@@ -7,7 +7,6 @@ use core::fmt;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
 
-use spin::Mutex;
 use thiserror::Error;
 
 use super::cache::{Cache, mark, unmark};
@@ -20,6 +19,8 @@ use super::sheaf::Sheaf;
 use super::spec::{CacheSpec, CreateError};
 use crate::OwnerKind;
 use crate::descriptor::Descriptor;
+use crate::lock::Mutex;
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::page::PageAllocator;
 use crate::units::PfnRange;
@@ -38,7 +39,7 @@ pub struct KmemCaches<'a, M: Machine> {
     pub(super) first: First,
     pub(super) kmalloc: [NonNull<Cache>; CLASSES],
     pub(super) large: LargeBlocks,
-    pub(super) all: Mutex<AllCaches>,
+    pub(super) all: Mutex<class::AllCaches, AllCaches>,
     /// Which caches are debugged.
     pub(super) debug: SlabDebug,
 }
@@ -94,7 +95,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         }
         // SAFETY: the place is an object of the cache of caches, just allocated, and as large and aligned as a cache.
         unsafe { place.write(cache) };
-        self.all.lock().push(place);
+        self.all.lock(self.pages.machine()).push(place);
         Ok(place)
     }
 

@@ -1,5 +1,9 @@
 //! Freeing by address, and every way in which that can be wrong.
 //!
+//! Who stores the mark's own value in an object has it searched for when it is freed, and all CPUs of the cache closed for
+//! that. An interrupt handler cannot close any (SHEAF-2), so of a handler such an object is turned away as freed twice,
+//! unless there is only one CPU, and stays allocated: an object lost does less harm than one that two have.
+//!
 //! Cost: the look-up of the page's owner, two dependent loads of tables and two of descriptors; one mask for an object of a
 //! power of two, one multiplication for any other.
 #![expect(unsafe_code, reason = "follows an address to its slab")]

@@ -34,7 +34,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             let first = self.construct_all(cache, head);
             // SAFETY: the block was just cut into unborn descriptors, and this is the first of them.
             let slab = unsafe { self.describe(cache, head, cache.object(first).cast(), first) };
-            cache.slabs.lock().add(slab, &cache.layout);
+            self.with_slabs(cache, |slabs| slabs.add(slab, &cache.layout));
             return Ok(());
         }
         let descriptor = self.alloc_for(self.first.slabs)?;
@@ -45,7 +45,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         let first = self.construct_all(cache, head);
         // SAFETY: the descriptor was just allocated from the cache of slabs' descriptors.
         let slab = unsafe { self.describe(cache, head, descriptor.cast(), first) };
-        cache.slabs.lock().add(slab, &cache.layout);
+        self.with_slabs(cache, |slabs| slabs.add(slab, &cache.layout));
         Ok(())
     }
 

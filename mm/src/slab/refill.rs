@@ -1,8 +1,11 @@
 //! The long ways of allocating and freeing: a CPU's sheaf is empty or full, the CPU is closed, or interrupted.
 //!
+//! A CPU is busy meanwhile, with interrupts off, and nothing is allocated or waited for but the cache's lock.
+//!
 //! Cost: one lock; a sheaf changes hands, or at most a sheaf of objects goes out of or into slabs.
 #![expect(unsafe_code, reason = "reaches slabs and sheaves by bare pointers")]
 
+use core::num::NonZeroU16;
 use core::panic::Location;
 use core::ptr::NonNull;
 
@@ -10,10 +13,11 @@ use arrayvec::ArrayVec;
 
 use super::cache::{Cache, unmark};
 use super::caches::{KmemCaches, NoMemory};
-use super::cpu::{CpuSheaf, Held, Slot};
+use super::cpu::{ClosedCpus, Held, Slot};
 use super::descriptor::SlabPointer;
 use super::lists::{Presence, SlabList, Slabs};
-use super::sheaf::{SHEAF_OBJECTS, Sheaf, SheafStack};
+use super::sheaf::{SHEAF_OBJECTS, Sheaf};
+use crate::lock_order::Work;
 use crate::machine::Machine;
 
 /// Full sheaves that a cache keeps for whatever CPU comes, and as many empty ones.
@@ -49,9 +53,9 @@ impl<M: Machine> KmemCaches<'_, M> {
     fn find(&self, cache: &Cache) -> Option<Slot> {
         let machine = self.pages.machine();
         let _interrupts = machine.disable_interrupts();
-        match cache.cpu(machine.cpu()).with(cache.sheaf_objects, |held| refill(cache, held)) {
+        match cache.cpu(machine.cpu()).with(cache.sheaf_objects, |held| self.refill(cache, held)) {
             Some(found) => found,
-            None => take_one(cache),
+            None => self.take_one(cache),
         }
     }
 
@@ -69,48 +73,80 @@ impl<M: Machine> KmemCaches<'_, M> {
             return;
         }
         let mut discarded = SlabList::new();
-        {
+        let mut sheaf = Fresh::NotAsked;
+        loop {
             let _interrupts = machine.disable_interrupts();
-            let stowed =
-                cache.cpu(machine.cpu()).with(cache.sheaf_objects, |held| self.stow(cache, held, slot, &mut discarded));
-            if stowed.is_none() {
-                self.put_back(cache, core::iter::once(slot), &mut discarded);
+            let stow = |held: &mut Held<'_>| self.stow(cache, held, slot, &mut sheaf, &mut discarded);
+            match cache.cpu(machine.cpu()).with(cache.sheaf_objects, stow) {
+                Some(Stowed::Done) => break,
+                Some(Stowed::SheafWanted) => {}
+                None => {
+                    self.put_back(cache, core::iter::once(slot), &mut discarded);
+                    break;
+                }
             }
+            drop(_interrupts);
+            sheaf = self.new_sheaf().map_or(Fresh::NoMemory, Fresh::Had);
+        }
+        if let Fresh::Had(sheaf) = sheaf {
+            // A handler has made room meanwhile.
+            self.free_for(self.first.sheaves, sheaf.cast());
         }
         self.discard(discarded);
     }
 
     /// Makes room at hand for an object and puts it there.
-    fn stow(&self, cache: &Cache, held: &mut Held, slot: Slot, discarded: &mut SlabList) {
+    fn stow(
+        &self,
+        cache: &Cache,
+        held: &mut Held<'_>,
+        slot: Slot,
+        fresh: &mut Fresh,
+        discarded: &mut SlabList,
+    ) -> Stowed {
         let limit = cache.sheaf_objects as usize;
-        if held.spare.is_some() && held.spare_objects().len() < limit {
-            held.swap();
-        } else if let Some(empty) = self.empty_sheaf(cache, held)
-            && let Some(full) = held.exchange(Some(empty))
-        {
-            match held.spare.replace(full) {
-                None => {}
-                Some(full) => self.hand_over(cache, full, discarded),
+        if held.at_hand().len() == limit {
+            if held.sheaves.spare.is_some() && held.spare_objects().len() < limit {
+                held.swap();
+            } else {
+                match self.empty_sheaf(cache, held, fresh) {
+                    Empty::Sheaf(empty) => {
+                        let full = held.exchange(Some(empty));
+                        let spare = core::mem::replace(&mut held.sheaves.spare, full);
+                        if let Some(full) = spare {
+                            self.hand_over(cache, full, discarded);
+                        }
+                    }
+                    Empty::Wanted => return Stowed::SheafWanted,
+                    Empty::None => {
+                        let half = held
+                            .with_objects(|objects| objects.drain(limit / 2..).collect::<ArrayVec<_, SHEAF_OBJECTS>>());
+                        self.put_back(cache, half.into_iter().flatten(), discarded);
+                    }
+                }
             }
-        } else {
-            let half = held.with_objects(|objects| objects.drain(limit / 2..).collect::<ArrayVec<_, SHEAF_OBJECTS>>());
-            self.put_back(cache, half.into_iter().flatten(), discarded);
         }
         held.with_objects(|objects| objects.push(slot));
+        Stowed::Done
     }
 
-    /// An empty sheaf: one that the cache has, or a new one as long as the CPU has no spare or the cache few full ones.
-    fn empty_sheaf(&self, cache: &Cache, held: &Held) -> Option<NonNull<Sheaf>> {
-        let mut slabs = cache.slabs.lock();
-        let kept = slabs.empty_sheaves.pop();
-        let more = held.spare.is_none() || slabs.full_sheaves.len() < KEPT_SHEAVES;
-        drop(slabs);
-        kept.or_else(|| more.then(|| self.new_sheaf().ok()).flatten())
+    /// An empty sheaf: one that the cache has, or a fresh one as long as the CPU has no spare or the cache few full ones.
+    fn empty_sheaf(&self, cache: &Cache, held: &Held<'_>, fresh: &mut Fresh) -> Empty {
+        let mut slabs = cache.slabs.lock(self.pages.machine());
+        if let Some(kept) = slabs.empty_sheaves.pop() {
+            return Empty::Sheaf(kept);
+        }
+        let more = held.sheaves.spare.is_none() || slabs.full_sheaves.len() < KEPT_SHEAVES;
+        match core::mem::replace(fresh, Fresh::NoMemory) {
+            Fresh::Had(sheaf) => Empty::Sheaf(sheaf),
+            Fresh::NotAsked if more => Empty::Wanted,
+            _ => Empty::None,
+        }
     }
 
     /// Gives a full sheaf of a CPU to all.
     fn hand_over(&self, cache: &Cache, full: NonNull<Sheaf>, discarded: &mut SlabList) {
-        let mut slabs = cache.slabs.lock();
+        let mut slabs = cache.slabs.lock(self.pages.machine());
         if slabs.full_sheaves.len() < KEPT_SHEAVES {
             slabs.full_sheaves.push(full);
             return;
@@ -124,12 +160,12 @@ impl<M: Machine> KmemCaches<'_, M> {
         // SAFETY: the sheaf is nobody's.
         let objects = core::mem::take(&mut unsafe { sheaf.as_mut() }.objects);
         self.put_back(cache, objects.into_iter(), discarded);
-        cache.slabs.lock().empty_sheaves.push(sheaf);
+        cache.slabs.lock(self.pages.machine()).empty_sheaves.push(sheaf);
     }
 
     /// Puts free objects back into their slabs; slabs that become empty, and are too many, go to `discarded`.
     pub(super) fn put_back(&self, cache: &Cache, slots: impl Iterator<Item = Slot>, discarded: &mut SlabList) {
-        let mut slabs = cache.slabs.lock();
+        let mut slabs = cache.slabs.lock(self.pages.machine());
         for slot in slots {
             let (slab, number) = self.slab_and_number(cache, slot);
             slabs.put(slab, number, &cache.layout);
@@ -152,20 +188,38 @@ impl<M: Machine> KmemCaches<'_, M> {
         found.unwrap_or_else(|| panic!("invariant SLAB-3 broken: {slot:p} of cache {} is in no slab", cache.name))
     }
 
-    /// Whether a slot that bears the mark is free: in its slab, or in a sheaf.
+    /// Whether a slot that bears the mark is free: in its slab, or in a sheaf. In an interrupt handler, which cannot look
+    /// into other CPUs' sheaves (SHEAF-2), what is found nowhere else is taken for free: an object lost does less harm than
+    /// one that two have.
     #[cold]
     pub(super) fn is_free(&self, cache: &Cache, slot: Slot) -> bool {
-        let (slab, number) = self.slab_and_number(cache, slot);
         let machine = self.pages.machine();
-        let _interrupts = machine.disable_interrupts();
-        let mut slabs = cache.slabs.lock();
-        let in_slab = slabs.has(slab, number) == Presence::Here;
-        let in_sheaf = slabs.sheaves().any(|sheaf| sheaf.objects.contains(&slot));
-        drop(slabs);
-        let holds = |held: &mut Held| held.at_hand().contains(&slot) || held.spare_objects().contains(&slot);
-        let _one_at_a_time = cache.closing.lock();
-        let on_cpu = |cpu: &CpuSheaf| cpu.close(cache.sheaf_objects, || machine.heavy_barrier(), holds) == Some(true);
-        in_slab || in_sheaf || cache.all_cpus(self.cpus).iter().any(on_cpu)
+        let holds = |held: &mut Held<'_>| held.at_hand().contains(&slot) || held.spare_objects().contains(&slot);
+        if machine.context().work == Work::Handler {
+            let _interrupts = machine.disable_interrupts();
+            let here = cache.cpu(machine.cpu()).with(cache.sheaf_objects, holds);
+            let elsewhere = cache.sheaf_objects > 0 && (here.is_none() || self.cpus > NonZeroU16::MIN);
+            return here == Some(true) || elsewhere || self.is_with_all(cache, slot);
+        }
+        let _one_at_a_time = cache.closing.lock(machine);
+        let closed = ClosedCpus::close(cache.all_cpus(self.cpus), cache.sheaf_objects, || machine.heavy_barrier());
+        let mut found = false;
+        let closed = closed.map(|mut closed| {
+            closed.each(|held| found |= holds(held));
+            closed
+        });
+        // As long as all CPUs are closed nothing goes from a sheaf of theirs to those of all.
+        let found = found || self.is_with_all(cache, slot);
+        drop(closed);
+        found
+    }
+
+    /// Whether an object is in its slab, or in a sheaf that no CPU has.
+    fn is_with_all(&self, cache: &Cache, slot: Slot) -> bool {
+        let (slab, number) = self.slab_and_number(cache, slot);
+        self.with_slabs(cache, |slabs| {
+            slabs.has(slab, number) == Presence::Here || slabs.sheaves().any(|sheaf| sheaf.objects.contains(&slot))
+        })
     }
 
     /// [`gather`](Self::gather) for all caches.
@@ -177,65 +231,87 @@ impl<M: Machine> KmemCaches<'_, M> {
         });
     }
 
-    /// Brings the objects in all CPUs' sheaves back into their slabs, and gives back no slab.
+    /// Brings the objects in sheaves back into their slabs, and gives back no slab. An interrupt handler does not reach the
+    /// CPUs' own (SHEAF-2).
     pub(super) fn gather(&self, cache: &Cache) {
         let machine = self.pages.machine();
         let mut discarded = SlabList::new();
-        {
-            let Some(_one_at_a_time) = cache.closing.try_lock() else { return };
+        if machine.context().work == Work::Task {
+            let _one_at_a_time = cache.closing.lock(machine);
+            let closed = ClosedCpus::close(cache.all_cpus(self.cpus), cache.sheaf_objects, || machine.heavy_barrier());
+            if let Some(mut closed) = closed {
+                closed.each(|held| {
+                    let _interrupts = machine.disable_interrupts();
+                    let at_hand = held.with_objects(core::mem::take);
+                    self.put_back(cache, at_hand.into_iter().flatten(), &mut discarded);
+                    if let Some(spare) = held.sheaves.spare.take() {
+                        self.empty(cache, spare, &mut discarded);
+                    }
+                });
+            }
+        }
+        while let Some(sheaf) = self.with_slabs(cache, |slabs| slabs.full_sheaves.pop()) {
             let _interrupts = machine.disable_interrupts();
-            for cpu in cache.all_cpus(self.cpus) {
-                let taken = cpu.close(
-                    cache.sheaf_objects,
-                    || machine.heavy_barrier(),
-                    |held| (held.with_objects(core::mem::take), held.spare.take()),
-                );
-                let Some((at_hand, spare)) = taken else { continue };
-                self.put_back(cache, at_hand.into_iter().flatten(), &mut discarded);
-                if let Some(spare) = spare {
-                    self.empty(cache, spare, &mut discarded);
-                }
-            }
-            let mut full = core::mem::replace(&mut cache.slabs.lock().full_sheaves, SheafStack::new());
-            while let Some(sheaf) = full.pop() {
-                self.empty(cache, sheaf, &mut discarded);
-            }
+            self.empty(cache, sheaf, &mut discarded);
         }
         self.discard(discarded);
     }
+
+    /// Puts a sheaf with objects at hand and takes one; `None` if the cache has none.
+    fn refill(&self, cache: &Cache, held: &mut Held<'_>) -> Option<Slot> {
+        if held.at_hand().is_empty() {
+            if held.spare_objects().is_empty() {
+                let mut slabs = cache.slabs.lock(self.pages.machine());
+                if let Some(full) = slabs.full_sheaves.pop() {
+                    let empty = held.exchange(Some(full));
+                    give_sheaf(&mut slabs, empty);
+                } else {
+                    held.with_objects(|objects| {
+                        // Half a sheaf: so there is room for what is freed next.
+                        let wanted = (cache.sheaf_objects as usize).div_ceil(2);
+                        slabs.take(wanted, &cache.layout, |object| objects.push(object));
+                    });
+                }
+            } else {
+                held.swap();
+            }
+        }
+        held.with_objects(ArrayVec::pop).flatten()
+    }
+
+    /// Takes one object out of a slab.
+    fn take_one(&self, cache: &Cache) -> Option<Slot> {
+        let mut found = None;
+        cache.slabs.lock(self.pages.machine()).take(1, &cache.layout, |object| found = Some(object));
+        found
+    }
 }
 
-/// Puts a sheaf with objects at hand and takes one; `None` if the cache has none.
-fn refill(cache: &Cache, held: &mut Held) -> Option<Slot> {
-    if held.at_hand().is_empty() {
-        if held.spare_objects().is_empty() {
-            let mut slabs = cache.slabs.lock();
-            if let Some(full) = slabs.full_sheaves.pop() {
-                let empty = held.exchange(Some(full));
-                give_sheaf(&mut slabs, empty);
-            } else {
-                held.with_objects(|objects| {
-                    // Half a sheaf: so there is room for what is freed next.
-                    let wanted = (cache.sheaf_objects as usize).div_ceil(2);
-                    slabs.take(wanted, &cache.layout, |object| objects.push(object));
-                });
-            }
-        } else {
-            held.swap();
-        }
-    }
-    held.with_objects(ArrayVec::pop).flatten()
+/// A sheaf that freeing may need, had before the CPU is busy: under that nothing is allocated.
+#[derive(Debug)]
+enum Fresh {
+    NotAsked,
+    Had(NonNull<Sheaf>),
+    NoMemory,
+}
+
+/// Where a full sheaf can be changed for an empty one.
+enum Empty {
+    Sheaf(NonNull<Sheaf>),
+    /// A fresh one is to be had first.
+    Wanted,
+    None,
+}
+
+/// Whether an object was put at hand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stowed {
+    Done,
+    SheafWanted,
 }
 
 fn give_sheaf(slabs: &mut Slabs, sheaf: Option<NonNull<Sheaf>>) {
     if let Some(sheaf) = sheaf {
         slabs.empty_sheaves.push(sheaf);
     }
-}
-
-/// Takes one object out of a slab.
-fn take_one(cache: &Cache) -> Option<Slot> {
-    let mut found = None;
-    cache.slabs.lock().take(1, &cache.layout, |object| found = Some(object));
-    found
 }

@@ -89,7 +89,7 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     /// Shows every cache to `look`, the youngest first, until it fails. None comes or goes meanwhile.
     pub(super) fn try_for_each_cache<E>(&self, mut look: impl FnMut(&Cache) -> Result<(), E>) -> Result<(), E> {
-        let all = self.all.lock();
+        let all = self.all.lock(self.pages.machine());
         // SAFETY: caches on the list are alive, and the list is locked.
         all.iter().try_for_each(|cache| look(unsafe { live(cache) }))
     }
@@ -97,7 +97,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Works on what a cache's lock guards.
     pub(super) fn with_slabs<R>(&self, cache: &Cache, work: impl FnOnce(&mut Slabs) -> R) -> R {
         let _interrupts = self.pages.machine().disable_interrupts();
-        work(&mut cache.slabs.lock())
+        work(&mut cache.slabs.lock(self.pages.machine()))
     }
 
     /// Shows a report of every cache to `look`, the youngest first; `look` must not make or destroy any.

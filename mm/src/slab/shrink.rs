@@ -74,7 +74,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         while self.shrink_cache(cache) == 0 && self.with_slabs(cache, |slabs| slabs.count()) > 0 {
             core::hint::spin_loop();
         }
-        self.all.lock().remove(place);
+        self.all.lock(self.pages.machine()).remove(place);
         self.free_cpu_sides(cache.cpus, usize::from(self.cpus.get()));
         self.free_for(self.first.caches, place.cast());
         Ok(())
@@ -103,7 +103,7 @@ impl<M: Machine> Shrinker for KmemCaches<'_, M> {
 impl<M: Machine> KmemCaches<'_, M> {
     /// Whether somebody looks through all caches, who may be the very one that lacks memory.
     fn is_being_looked_through(&self) -> bool {
-        self.all.try_lock().is_none()
+        self.all.try_lock(self.pages.machine()).is_none()
     }
 }
 
@@ -132,7 +132,7 @@ impl<M: Machine> Drop for KmemCaches<'_, M> {
         let mut others = SlabList::new();
         let mut of_caches = SlabList::new();
         let mut of_slabs = SlabList::new();
-        for place in self.all.lock().iter() {
+        for place in self.all.lock(self.pages.machine()).iter() {
             // SAFETY: caches on the list are alive until their pages go.
             let cache = unsafe { live(place) };
             let list = match place {
@@ -140,7 +140,8 @@ impl<M: Machine> Drop for KmemCaches<'_, M> {
                 _ if place == self.first.slabs => &mut of_slabs,
                 _ => &mut others,
             };
-            let mut slabs = cache.slabs.lock();
+            let _interrupts = self.pages.machine().disable_interrupts();
+            let mut slabs = cache.slabs.lock(self.pages.machine());
             let forgotten = cache.stability == Stability::TypeStable && place != self.first.slabs;
             for place in [Place::Empty, Place::Partial, Place::Full] {
                 while let Some(slab) = slabs.list(place).pop() {

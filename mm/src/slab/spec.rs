@@ -3,7 +3,6 @@
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicPtr;
 
-use spin::Mutex;
 use thiserror::Error;
 
 use super::cache::{Cache, CacheName, Constructor, Stability};
@@ -12,6 +11,7 @@ use super::debug::{Anatomy, DebugFlags, Growth, Watch};
 use super::layout::{Around, MARK, SlabLayout, WhileFree};
 use super::lists::Slabs;
 use super::sheaf;
+use crate::lock::Mutex;
 use crate::machine::{Geometry, Machine};
 use crate::page::Request;
 use crate::units::Order;

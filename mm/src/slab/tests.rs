@@ -18,9 +18,18 @@ const CPUS: u16 = 4;
 
 type Pages<'m> = PageAllocator<'m, HostMachine>;
 
+mod crowd;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod interrupted;
+
 /// A machine with 32 MiB, the upper half highmem.
 pub(super) fn with_pages<R>(test: impl FnOnce(&Pages<'_>) -> R) -> R {
-    let cpus = NonZeroU16::new(CPUS).expect("not zero");
+    with_pages_of(CPUS, test)
+}
+
+/// The same, of so many CPUs.
+fn with_pages_of<R>(cpus: u16, test: impl FnOnce(&Pages<'_>) -> R) -> R {
+    let cpus = NonZeroU16::new(cpus).expect("not zero");
     let machine = HostMachine::new(Pfn::new(0x2000), Pfn::new(0x1000), cpus).expect("the host lends memory");
     let memory = Region { start: PhysAddr(0), len: 32 * MIB, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");

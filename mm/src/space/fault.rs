@@ -71,7 +71,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
     /// # Errors
     /// See [`FaultError`].
     pub fn fault(&self, address: VirtualAddress, access: Access) -> Result<(), FaultError> {
-        let regions = self.regions.read();
+        let regions = self.regions.read(self.machine());
         let region = regions.find(address).ok_or(FaultError::NoRegion(address))?;
         self.fault_in(region, address, access)
     }
@@ -177,7 +177,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         protection: PageProtection,
     ) -> Result<(), FaultError> {
         let range = AddressRange::of_pages(address, len.into());
-        let regions = self.regions.read();
+        let regions = self.regions.read(self.machine());
         let region = regions.find(address).filter(|region| region.range().covers(range));
         let region = region.ok_or(FaultError::NoRegion(address))?;
         let access = if protection == PageProtection::ReadWrite { Access::Write } else { Access::Read };

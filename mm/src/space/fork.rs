@@ -22,11 +22,11 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
     /// There is no memory for it; nothing has changed.
     pub fn fork(&self) -> Result<SpaceRef<'a, M, U>, SpaceError> {
         let child = self.spaces.create()?;
-        let mut regions = self.regions.write();
+        let mut regions = self.regions.write(self.machine());
         let mut fresh = Regions::new();
         {
             let mut forks = Forks(None);
-            let mut childs = child.regions.write();
+            let mut childs = child.regions.write(child.machine());
             for region in regions.iter() {
                 let all = region.range();
                 let (of_parent, of_child) = match region.backing() {

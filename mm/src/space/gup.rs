@@ -127,7 +127,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         Bytes(len): Bytes,
         access: Access,
     ) -> Result<UserPages<'a, M>, GupError> {
-        let regions = self.regions.read();
+        let regions = self.regions.read(self.machine());
         let mut pages = UserPages(ArrayVec::new());
         let (mut at, mut left) = (address, len);
         while left > 0 {

@@ -103,7 +103,7 @@ impl<'a, M: Machine, U: Mmu> Region<'a, M, U> {
         let address: NonNull<dyn MapsFolios<M> + '_> = NonNull::<Self>::from(&*region);
         for (family, place) in &region.families {
             // SAFETY: the place is a part of the region, which does not move, and takes itself off before it goes.
-            unsafe { family.list(place, address) };
+            unsafe { family.list(caches.pages.machine(), place, address) };
         }
         Ok(region)
     }
@@ -185,7 +185,7 @@ impl<M: Machine, U: Mmu> Drop for Region<'_, M, U> {
     fn drop(&mut self) {
         for (family, place) in &self.families {
             // SAFETY: the place was listed there, and nowhere else.
-            unsafe { family.unlist(place) };
+            unsafe { family.unlist(self.tables.owners().machine(), place) };
         }
     }
 }

@@ -6,10 +6,11 @@ use core::num::NonZeroU16;
 use core::ptr;
 
 use intrusive_collections::{KeyAdapter, RBTree, RBTreeAtomicLink, UnsafeRef, intrusive_adapter};
-use spin::Mutex;
 
 use super::mmu::Mmu;
 use super::tables::Tables;
+use crate::lock::Mutex;
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::slab::Counted;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
@@ -35,7 +36,7 @@ impl KeyAdapter<'_> for ByNumber {
 }
 
 /// All spaces that are alive.
-pub(super) struct Registry(Mutex<Numbers>);
+pub(super) struct Registry(Mutex<class::Registry, Numbers>);
 
 struct Numbers {
     spaces: RBTree<ByNumber>,
@@ -58,8 +59,8 @@ impl Registry {
     ///
     /// # Safety
     /// The value neither moves nor goes before it is [taken off](Self::remove).
-    pub(super) unsafe fn add(&self, space: &Registered) -> Option<SpaceId> {
-        let mut numbers = self.0.lock();
+    pub(super) unsafe fn add(&self, machine: &impl Machine, space: &Registered) -> Option<SpaceId> {
+        let mut numbers = self.0.lock(machine);
         let Numbers { spaces, last } = &mut *numbers;
         let next = |number: u16| number.checked_add(1).unwrap_or(1);
         let mut candidates = core::iter::successors(Some(next(*last)), |&number| Some(next(number)));
@@ -83,9 +84,10 @@ impl Registry {
     /// The tables of all spaces here are of these types, and live as long as `'a` if they are referred to so long.
     pub(super) unsafe fn find<'a, M: Machine, U: Mmu>(
         &self,
+        machine: &M,
         SpaceId(id): SpaceId,
     ) -> Option<Counted<'a, M, Tables<'a, M, U>>> {
-        let numbers = self.0.lock();
+        let numbers = self.0.lock(machine);
         let space = numbers.spaces.find(&id.get().into()).get()?;
         let tables = ptr::NonNull::new(space.tables.load(Ordering::Acquire))?;
         // SAFETY: the space has this reference until it is taken off, and the lock is held; this one is not dropped.
@@ -99,9 +101,10 @@ impl Registry {
     /// The tables of all spaces here are of these types.
     pub(super) unsafe fn try_for_each<M: Machine, U: Mmu, E>(
         &self,
+        machine: &M,
         mut visit: impl FnMut(&Tables<'_, M, U>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let numbers = self.0.lock();
+        let numbers = self.0.lock(machine);
         for space in &numbers.spaces {
             if let Some(tables) = ptr::NonNull::new(space.tables.load(Ordering::Acquire)) {
                 // SAFETY: as in `find`.
@@ -115,8 +118,8 @@ impl Registry {
     ///
     /// # Safety
     /// It was added here, or nowhere.
-    pub(super) unsafe fn remove(&self, space: &Registered) {
-        let mut numbers = self.0.lock();
+    pub(super) unsafe fn remove(&self, machine: &impl Machine, space: &Registered) {
+        let mut numbers = self.0.lock(machine);
         if space.link.is_linked() {
             // SAFETY: the caller's promise.
             let mut cursor = unsafe { numbers.spaces.cursor_mut_from_ptr(space) };

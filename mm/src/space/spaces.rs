@@ -3,7 +3,6 @@
 
 use core::fmt;
 
-use spin::RwLock;
 use thiserror::Error;
 
 use super::mmu::{Mmu, PageProtection};
@@ -13,6 +12,8 @@ use super::regions::Regions;
 use super::registry::{Registered, Registry};
 use super::tables::{Locked, Provision, Tables};
 use crate::cache::{Mapping, MappingRef, PageCache};
+use crate::lock::RwLock;
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::owner::OwnError;
 use crate::slab::{Counted, KmemCaches, NoMemory};
@@ -33,8 +34,8 @@ pub struct Space<'a, M: Machine, U: Mmu> {
     pub(super) spaces: &'a Spaces<'a, M, U>,
     registered: Counted<'a, M, Registered>,
     pub(super) tables: Counted<'a, M, Tables<'a, M, U>>,
-    /// Faults and pins read them. Taken before any other lock; under it there may be reclaim.
-    pub(super) regions: RwLock<Regions<'a, M, U>>,
+    /// Faults and pins read them.
+    pub(super) regions: RwLock<class::Regions, Regions<'a, M, U>>,
 }
 
 /// Why there is no new space.
@@ -62,6 +63,10 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
         self.cache
     }
 
+    fn machine(&self) -> &'a M {
+        self.cache.owners().machine()
+    }
+
     fn caches(&self) -> &'a KmemCaches<'a, M> {
         self.cache.owners().caches
     }
@@ -83,7 +88,7 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
         let caches = self.caches();
         let registered = Counted::new(caches, Registered::new()).map_err(|(_, error)| error)?;
         // SAFETY: it is in an object, and taken off before the space gives that up.
-        let id = unsafe { self.registry.add(&registered) }.ok_or(SpaceError::TooMany)?;
+        let id = unsafe { self.registry.add(self.machine(), &registered) }.ok_or(SpaceError::TooMany)?;
         let tables = Tables::new(self.cache.owners(), self.mmu, id).map_err(SpaceError::from);
         let tables = tables.and_then(|tables| Counted::new(caches, tables).map_err(|(_, error)| error.into()));
         match tables {
@@ -94,7 +99,7 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
             }
             Err(error) => {
                 // SAFETY: it was added above.
-                unsafe { self.registry.remove(&registered) };
+                unsafe { self.registry.remove(self.machine(), &registered) };
                 Err(error)
             }
         }
@@ -106,13 +111,13 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
         visit: impl FnMut(&Tables<'_, M, U>) -> Result<(), E>,
     ) -> Result<(), E> {
         // SAFETY: all spaces here were made by `create`.
-        unsafe { self.registry.try_for_each(visit) }
+        unsafe { self.registry.try_for_each(self.machine(), visit) }
     }
 
     /// The tables of the space with a number; they stay as long as they are referred to.
     pub(crate) fn tables(&self, space: SpaceId) -> Option<Counted<'_, M, Tables<'_, M, U>>> {
         // SAFETY: all spaces here were made by `create`, and borrow from this.
-        unsafe { self.registry.find(space) }
+        unsafe { self.registry.find(self.machine(), space) }
     }
 }
 
@@ -123,6 +128,10 @@ impl<M: Machine, U: Mmu> fmt::Debug for Spaces<'_, M, U> {
 }
 
 impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
+    pub(super) fn machine(&self) -> &'a M {
+        self.tables.owners().machine()
+    }
+
     /// Its number.
     pub fn id(&self) -> SpaceId {
         self.tables.id()
@@ -199,7 +208,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
     /// # Errors
     /// There is no memory for what is left of a region, or of a large page; see [`RegionError`].
     pub fn unmap(&self, range: AddressRange) -> Result<(), RegionError> {
-        let mut regions = self.regions.write();
+        let mut regions = self.regions.write(self.machine());
         let old = self.carve(&mut regions, range, |_| None)?;
         self.each_part(&old, range, |locked, part, region| locked.unmap(part, region.entries()));
         old.iter().for_each(|region| Self::give_up_unseen(&regions, region.range().intersection(range), region));
@@ -225,7 +234,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
     /// # Errors
     /// There is no memory for a region, or for what is left of a large page; see [`RegionError`].
     pub fn protect(&self, range: AddressRange, protection: PageProtection) -> Result<(), RegionError> {
-        let mut regions = self.regions.write();
+        let mut regions = self.regions.write(self.machine());
         let old = self.carve(&mut regions, range, |part| Some(Spec { protection, ..part }))?;
         self.each_part(&old, range, |locked, part, region| locked.protect(part, region.entries(), protection));
         Ok(())
@@ -241,7 +250,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         if range.is_empty() || !self.users().covers(range) {
             return Err(RegionError::Outside(range));
         }
-        let mut regions = self.regions.write();
+        let mut regions = self.regions.write(self.machine());
         if regions.first_in(range).is_some() {
             return Err(RegionError::Taken(range));
         }
@@ -318,7 +327,7 @@ impl<M: Machine, U: Mmu> Drop for Space<'_, M, U> {
         self.each_part(&regions, AddressRange::ALL, |locked, part, region| locked.unmap(part, region.entries()));
         drop(regions);
         // SAFETY: it was added when the space was made.
-        unsafe { self.spaces.registry.remove(&self.registered) };
+        unsafe { self.spaces.registry.remove(self.machine(), &self.registered) };
     }
 }
 

@@ -9,11 +9,12 @@
 #![expect(unsafe_code, reason = "takes the root back from the machine")]
 
 use arrayvec::ArrayVec;
-use spin::{Mutex, MutexGuard};
 use thiserror::Error;
 
 use super::mmu::Mmu;
 use super::walk::Shape;
+use crate::lock::{Mutex, MutexGuard};
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::owner::{OwnError, Owned, Owners, PageTable, TableLevel, TablePlace};
 use crate::page::Request;
@@ -30,7 +31,7 @@ pub(crate) struct Tables<'a, M: Machine, U: Mmu> {
     mmu: &'a U,
     id: SpaceId,
     root: Pfn,
-    lock: Mutex<()>,
+    lock: Mutex<class::SpaceTables, ()>,
 }
 
 /// The right to change them.
@@ -70,7 +71,7 @@ impl<'a, M: Machine, U: Mmu> Tables<'a, M, U> {
     }
 
     pub(super) fn lock(&self) -> Locked<'_, 'a, M, U> {
-        Locked { tables: self, _guard: self.lock.lock() }
+        Locked { tables: self, _guard: self.lock.lock(self.owners.machine()) }
     }
 
     /// Does what may need tables, and gets those that it lacks with `fill`, until it lacks none.

@@ -53,7 +53,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
     /// # Errors
     /// The first violation found.
     pub fn verify(&self) -> Result<(), Violation> {
-        let regions = self.regions.read();
+        let regions = self.regions.read(self.machine());
         self.tables.lock().verify(|entry, part| {
             let region = regions.find(part.start()).filter(|region| region.range().covers(part));
             match (entry, region) {
@@ -158,7 +158,7 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
                 }
             }
         }
-        if *table.owner().lock() == used {
+        if *table.owner().lock(self.tables().owners().machine()) == used {
             Ok(())
         } else {
             Err(broken(table.frame(), "a table's entries are miscounted"))

@@ -207,7 +207,7 @@ impl<'t, M: Machine, U: Mmu> Table<'t, '_, M, U> {
 
     /// Whether no entry leads anywhere.
     pub(super) fn is_empty(&self) -> bool {
-        *self.owner().lock() == UsedEntries(0)
+        *self.owner().lock(self.tables.owners().machine()) == UsedEntries(0)
     }
 
     fn slot(&self, address: VirtualAddress) -> &'t AtomicU64 {
@@ -255,8 +255,8 @@ impl<'t, M: Machine, U: Mmu> Table<'t, '_, M, U> {
     fn count(&self, old: TableEntry, new: TableEntry) {
         match (old, new) {
             (TableEntry::Empty, TableEntry::Empty) => {}
-            (TableEntry::Empty, _) => self.owner().lock().add(),
-            (_, TableEntry::Empty) => self.owner().lock().remove(),
+            (TableEntry::Empty, _) => self.owner().lock(self.tables.owners().machine()).add(),
+            (_, TableEntry::Empty) => self.owner().lock(self.tables.owners().machine()).remove(),
             _ => {}
         }
     }

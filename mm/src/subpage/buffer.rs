@@ -15,6 +15,8 @@ use intrusive_collections::{LinkedListAtomicLink, UnsafeRef};
 use super::buffer_cache::BufferCache;
 use super::mapping::BlockIndex;
 use crate::descriptor::{Descriptor, Put};
+use crate::lock::may_wait;
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::slab::NoMemory;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -161,6 +163,10 @@ impl<'a, M: Machine> BufferRef<'a, M> {
         unsafe { UnsafeRef::from_raw(Descriptor::place_of_owner(self.descriptor).as_ptr()) }
     }
 
+    pub(super) fn machine(&self) -> &'a M {
+        self.cache.machine()
+    }
+
     fn described(&self) -> &Descriptor<Buffer> {
         // SAFETY: DESC-2, this is a reference.
         unsafe { self.descriptor.as_ref() }
@@ -190,6 +196,7 @@ impl<'a, M: Machine> BufferRef<'a, M> {
 
     /// Locks the buffer. Spins.
     pub(super) fn lock(self) -> LockedBuffer<'a, M> {
+        may_wait::<class::Buffer>(self.machine());
         while self.set(BufferFlags::LOCKED).contains(BufferFlags::LOCKED) {
             while self.flags().contains(BufferFlags::LOCKED) {
                 core::hint::spin_loop();

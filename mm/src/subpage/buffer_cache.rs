@@ -68,6 +68,10 @@ pub struct BufferReport {
 }
 
 impl<'a, M: Machine> BufferCache<'a, M> {
+    pub(super) const fn machine(&self) -> &'a M {
+        self.caches.pages.machine()
+    }
+
     /// A cache without buffers.
     ///
     /// # Errors
@@ -87,8 +91,8 @@ impl<'a, M: Machine> BufferCache<'a, M> {
     /// What there is.
     pub fn report(&self) -> BufferReport {
         BufferReport {
-            inactive: self.lru.count(Generation::Inactive),
-            active: self.lru.count(Generation::Active),
+            inactive: self.lru.count(self.machine(), Generation::Inactive),
+            active: self.lru.count(self.machine(), Generation::Active),
             pages: self.data.report().pages(),
         }
     }

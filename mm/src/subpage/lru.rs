@@ -8,11 +8,12 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use intrusive_collections::{LinkedList, LinkedListAtomicLink, UnsafeRef, intrusive_adapter};
-use spin::Mutex;
 
 use super::buffer::{Buffer, BufferFlags, BufferRef};
 use super::buffer_cache::BufferCache;
 use crate::cache::Generation;
+use crate::lock::Mutex;
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::units::Count;
 
@@ -20,7 +21,7 @@ intrusive_adapter!(ByAge = UnsafeRef<Buffer>: Buffer { lru: LinkedListAtomicLink
 
 /// The two generations.
 pub(super) struct Lru {
-    lists: Mutex<Lists>,
+    lists: Mutex<class::BufferAges, Lists>,
 }
 
 struct Lists {
@@ -79,17 +80,17 @@ impl Lru {
 
     /// Enters a buffer that has just been put into a mapping.
     pub(super) fn add<M: Machine>(&self, buffer: &BufferRef<'_, M>) {
-        self.lists.lock().push(buffer);
+        self.lists.lock(buffer.machine()).push(buffer);
     }
 
     /// Takes off a buffer that leaves its mapping.
-    pub(super) fn remove(&self, buffer: &Buffer) {
-        self.lists.lock().unlink(buffer);
+    pub(super) fn remove<M: Machine>(&self, buffer: &BufferRef<'_, M>) {
+        self.lists.lock(buffer.machine()).unlink(buffer);
     }
 
     /// Moves a buffer to the front of a generation, if it is in one.
     pub(super) fn move_to<M: Machine>(&self, buffer: &BufferRef<'_, M>, generation: Generation) {
-        let mut lists = self.lists.lock();
+        let mut lists = self.lists.lock(buffer.machine());
         if !buffer.lru.is_linked() {
             return;
         }
@@ -107,7 +108,7 @@ impl Lru {
         cache: &'a BufferCache<'a, M>,
         generation: Generation,
     ) -> Option<BufferRef<'a, M>> {
-        let mut lists = self.lists.lock();
+        let mut lists = self.lists.lock(cache.machine());
         let age = lists.of(generation);
         let oldest = age.list.pop_back()?;
         let address = NonNull::from(&*oldest);
@@ -117,14 +118,13 @@ impl Lru {
     }
 
     /// Buffers in a generation.
-    pub(super) fn count(&self, generation: Generation) -> Count {
-        Count(self.lists.lock().of(generation).count)
+    pub(super) fn count(&self, machine: &impl Machine, generation: Generation) -> Count {
+        Count(self.lists.lock(machine).of(generation).count)
     }
 }
 
 impl fmt::Debug for Lru {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lists = self.lists.lock();
-        write!(f, "Lru({} inactive, {} active)", lists.inactive.count, lists.active.count)
+        f.debug_struct("Lru").finish_non_exhaustive()
     }
 }

@@ -78,6 +78,10 @@ impl<M: Machine> BufferCache<'_, M> {
 }
 
 impl<'a, M: Machine> BufferMapping<'a, M> {
+    pub(super) const fn machine(&self) -> &'a M {
+        self.cache.machine()
+    }
+
     /// The address that buffers know it by.
     const fn address(&self) -> *mut () {
         core::ptr::from_ref(self).cast_mut().cast()
@@ -92,7 +96,7 @@ impl<'a, M: Machine> BufferMapping<'a, M> {
 
     /// Buffers that stand here.
     pub fn buffers(&self) -> Count {
-        Count(self.tree.lock().buffers)
+        Count(self.tree.lock(self.machine()).buffers)
     }
 
     /// The buffer at an index, in whatever state it is.
@@ -158,7 +162,7 @@ impl<'a, M: Machine> BufferMapping<'a, M> {
         let mut reserve = cache.nodes.no_reserve();
         let kept = buffer.get().into_kept();
         loop {
-            let mut tree = self.tree.lock();
+            let mut tree = self.tree.lock(self.machine());
             // Who finds it waits for its lock.
             buffer.set_place(self.address(), index);
             let outcome = match tree.insert(index.extent(), Entry::Item(kept), &mut reserve) {
@@ -188,7 +192,7 @@ impl<'a, M: Machine> BufferMapping<'a, M> {
         cache.lru.remove(buffer);
         let mut reserve = cache.nodes.no_reserve();
         let (_, index) = buffer.place();
-        let mut tree = self.tree.lock();
+        let mut tree = self.tree.lock(self.machine());
         let Ok(Entry::Item(kept)) = tree.remove(index.extent(), &mut reserve) else {
             panic!("invariant BUF-1 broken: a buffer does not stand at {index:?}");
         };
@@ -201,7 +205,7 @@ impl<'a, M: Machine> BufferMapping<'a, M> {
     /// The buffer that stands at an index or next behind it, locked, and its index. `None` if there is none; a buffer
     /// that has just gone is passed over.
     pub(super) fn next(&self, from: BlockIndex) -> Option<(BlockIndex, Option<LockedBuffer<'a, M>>)> {
-        let index = BlockIndex(self.tree.lock().next(PageIndex(from.0))?.first.0);
+        let index = BlockIndex(self.tree.lock(self.machine()).next(PageIndex(from.0))?.first.0);
         let buffer = self.lookup(index).map(BufferRef::lock);
         Some((index, buffer.filter(|buffer| self.holds(buffer, index))))
     }

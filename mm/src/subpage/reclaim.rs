@@ -13,8 +13,8 @@ impl<M: Machine> BufferCache<'_, M> {
     /// many. The caller holds no lock but that of a buffer which nobody sees yet.
     pub fn reclaim(&self, wanted: Count) -> Count {
         let mut reclaimed = 0;
-        let [inactive, active] =
-            [Generation::Inactive, Generation::Active].map(|generation| u64::from(self.lru.count(generation).0));
+        let [inactive, active] = [Generation::Inactive, Generation::Active]
+            .map(|generation| u64::from(self.lru.count(self.machine(), generation).0));
         let mut looks = 2 * (inactive + active);
         while reclaimed < wanted.0 && looks > 0 {
             self.balance();
@@ -28,8 +28,10 @@ impl<M: Machine> BufferCache<'_, M> {
     /// Makes the oldest active buffers inactive that were not used since they were last looked at, until they are not
     /// more than the inactive ones. All may have been used once: so each is looked at twice.
     fn balance(&self) {
-        let mut looks = 2 * u64::from(self.lru.count(Generation::Active).0);
-        while looks > 0 && self.lru.count(Generation::Active) > self.lru.count(Generation::Inactive) {
+        let mut looks = 2 * u64::from(self.lru.count(self.machine(), Generation::Active).0);
+        while looks > 0
+            && self.lru.count(self.machine(), Generation::Active) > self.lru.count(self.machine(), Generation::Inactive)
+        {
             let Some(buffer) = self.lru.oldest(self, Generation::Active) else { return };
             looks -= 1;
             if !buffer.clear(BufferFlags::REFERENCED).contains(BufferFlags::REFERENCED) {

@@ -12,7 +12,7 @@ impl<M: Machine> BufferMapping<'_, M> {
     /// # Errors
     /// The first violation found.
     pub fn verify(&self) -> Result<(), Violation> {
-        let tree = self.tree.lock();
+        let tree = self.tree.lock(self.machine());
         tree.verify()?;
         let (first, last) = (PageIndex(0), PageIndex(u64::MAX));
         let mut buffers = 0;

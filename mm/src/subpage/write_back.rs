@@ -10,7 +10,7 @@ impl<'a, M: Machine> BufferMapping<'a, M> {
     /// Calls a buffer dirty that stands here.
     pub(super) fn set_dirty(&self, buffer: &LockedBuffer<'a, M>) {
         if !buffer.set(BufferFlags::DIRTY).contains(BufferFlags::DIRTY) {
-            self.tree.lock().mark(buffer.place().1.extent());
+            self.tree.lock(self.machine()).mark(buffer.place().1.extent());
         }
     }
 
@@ -22,7 +22,7 @@ impl<'a, M: Machine> BufferMapping<'a, M> {
         let mut written = 0;
         let mut next = Some(BlockIndex(0));
         while let Some(from) = next {
-            let marked = self.tree.lock().next_marked(PageIndex(from.0));
+            let marked = self.tree.lock(self.machine()).next_marked(PageIndex(from.0));
             let Some(index) = marked.map(|found| BlockIndex(found.first.0)) else { break };
             next = index.0.checked_add(1).map(BlockIndex);
             let Some(buffer) = self.lookup(index).map(super::BufferRef::lock) else { continue };
@@ -40,7 +40,7 @@ impl<'a, M: Machine> BufferMapping<'a, M> {
         let (start, len) = self.stored(index);
         self.store.write(start, &buffer.bytes()[..len])?;
         buffer.clear(BufferFlags::DIRTY);
-        self.tree.lock().unmark(index.extent());
+        self.tree.lock(self.machine()).unmark(index.extent());
         Ok(())
     }
 }

@@ -10,8 +10,10 @@ use std::boxed::Box;
 use super::node::{Node, NodeStock};
 use super::word::Level;
 use super::*;
+use crate::arena::ArenaMachine;
 use crate::descriptor::WalkGate;
-use crate::units::StoreSlot;
+use crate::machine::Standard;
+use crate::units::{Pfn, StoreSlot};
 
 /// Two preemptions find every weakening named below.
 fn model(check: impl Fn() + Sync + Send + 'static) {
@@ -27,6 +29,7 @@ const ELSEWHERE: Entry<u128> = Entry::Stored(StoreSlot(3));
 struct World {
     trees: [Tree<'static, u128>; 2],
     gate: WalkGate,
+    machine: ArenaMachine<Standard>,
 }
 
 fn page(index: u64) -> Extent {
@@ -62,7 +65,11 @@ fn against(
     clear: fn(&World, &mut NodeStock),
 ) {
     model(move || {
-        let world = Arc::new(World { trees: [Tree::new(()), Tree::new(())], gate: WalkGate::new() });
+        let world = Arc::new(World {
+            trees: [Tree::new(()), Tree::new(())],
+            gate: WalkGate::new(),
+            machine: ArenaMachine::new(Pfn::new(1), Pfn::new(1)),
+        });
         let mut stock = stock(nodes);
         prepare(&world, &mut stock);
         let reader = thread::spawn({
@@ -78,11 +85,11 @@ fn against(
 }
 
 fn insert(world: &World, tree: usize, extent: Extent, entry: Entry<u128>, stock: &mut NodeStock) {
-    assert_eq!(world.trees[tree].lock().insert(extent, entry, stock), Ok(()));
+    assert_eq!(world.trees[tree].lock(&world.machine).insert(extent, entry, stock), Ok(()));
 }
 
 fn remove(world: &World, tree: usize, extent: Extent, stock: &mut NodeStock) {
-    assert!(world.trees[tree].lock().remove(extent, stock).is_ok());
+    assert!(world.trees[tree].lock(&world.machine).remove(extent, stock).is_ok());
 }
 
 /// Rests on: the second load of the shape, the release in `left` and the acquire that it pairs with, the releases in
@@ -119,7 +126,7 @@ fn a_large_entry_is_found_whole_while_it_is_broken_up_and_put_together() {
         2,
         |world, stock| insert(world, 0, LARGE(), STAYS, stock),
         |world, stock| {
-            let mut guard = world.trees[0].lock();
+            let mut guard = world.trees[0].lock(&world.machine);
             assert_eq!(guard.expand(page(3), Order::ZERO, stock), Ok(()));
             assert_eq!(guard.collapse(LARGE(), stock), Ok(STAYS));
             drop(guard);

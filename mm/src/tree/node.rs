@@ -152,6 +152,11 @@ impl<'a, M: Machine> TreeNodes<'a, M> {
         Ok(Self { caches, cache: caches.create(spec.aligned(NODE_ALIGN).constructed(construct).type_stable())? })
     }
 
+    #[cfg(test)]
+    pub(super) fn machine(&self) -> &'a M {
+        self.caches.pages.machine()
+    }
+
     /// Whom the memory of nodes waits for.
     pub(crate) fn gate(&self) -> &WalkGate {
         self.caches.pages.gate()

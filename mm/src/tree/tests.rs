@@ -58,7 +58,7 @@ fn one_entry_at_index_0_needs_no_node() {
     with_nodes(|_, nodes| {
         let tree = nodes.tree::<u128, _>(());
         let mut reserve = nodes.no_reserve();
-        let mut guard = tree.lock();
+        let mut guard = tree.lock(nodes.machine());
         let first = Extent::page(PageIndex(0));
         assert_eq!(guard.insert(first, item(1), &mut reserve), Ok(()));
         let found = Found { first: PageIndex(0), last: PageIndex(0), entry: item(1) };
@@ -86,7 +86,7 @@ fn a_large_entry_is_broken_up_around_a_page_and_put_together_again() {
     with_nodes(|_, nodes| {
         let tree = nodes.tree::<u128, _>(());
         let mut reserve = reserve(nodes, 16);
-        let mut guard = tree.lock();
+        let mut guard = tree.lock(nodes.machine());
         let all = Extent::around(PageIndex(0x1234_5678_9abc), Order::of(9));
         let page = Extent::page(PageIndex(all.first().0 + 77));
         assert_eq!(guard.insert(all, item(1), &mut reserve), Ok(()));
@@ -113,7 +113,7 @@ fn the_checker_names_what_a_node_gets_wrong() {
     with_nodes(|_, nodes| {
         let tree = nodes.tree::<u128, _>(());
         let mut reserve = reserve(nodes, 16);
-        let mut guard = tree.lock();
+        let mut guard = tree.lock(nodes.machine());
         let [one, other] = [5, 700].map(|index| Extent::page(PageIndex(index)));
         for extent in [one, other] {
             guard.insert(extent, item(0), &mut reserve).expect("there is room");

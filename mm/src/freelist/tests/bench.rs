@@ -14,6 +14,7 @@ use crate::desc::word::{NodePlace, Position};
 use crate::early::MetadataBytes;
 use crate::freelist::stack::Stack;
 use crate::freelist::{ListContext, Nodes, Released};
+use crate::lock_order::{Context, HeldLocks};
 use crate::machine::{Geometry, Machine};
 use crate::units::{CpuId, NodeId, PAGE_SIZE, Pfn, PhysAddr, ZoneId};
 
@@ -65,6 +66,14 @@ unsafe impl<G: Geometry> Machine for Metered<G> {
 
     fn disable_interrupts(&self) -> Inside<'_> {
         self.machine.disable_interrupts()
+    }
+
+    fn context(&self) -> Context {
+        self.machine.context()
+    }
+
+    fn held_locks(&self) -> &HeldLocks {
+        self.machine.held_locks()
     }
 
     fn cpu(&self) -> CpuId {

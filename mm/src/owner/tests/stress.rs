@@ -44,7 +44,7 @@ fn check(reference: &Reference<'_, HostMachine>) {
         }
         Reference::PageTable(table) => {
             assert!(matches!(table.level(), TableLevel(1..=5)), "{reference:?}");
-            table.lock().0 ^= 1;
+            table.lock(table.owners().machine()).0 ^= 1;
         }
         Reference::Folio(_) | Reference::Slab(_) => {}
     }

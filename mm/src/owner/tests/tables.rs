@@ -32,7 +32,7 @@ fn tables_given_up_to_the_machine_are_found_counted_by_level_and_taken_back() {
             drop(unsafe { owners.from_raw::<PageTable>(head) });
         }
         assert_eq!(walker.page_tables(TableLevel::LEAF).entries, Count(512));
-        assert!(matches!(&seen, Some(Reference::PageTable(table)) if table.lock().0 == 512));
+        assert!(matches!(&seen, Some(Reference::PageTable(table)) if table.lock(owners.machine()).0 == 512));
         drop(seen);
         assert_eq!(walker.page_tables(TableLevel::LEAF).tables, Count(0));
     });

@@ -8,7 +8,6 @@ use std::vec::Vec;
 use super::super::{AllocError, Block, PageAllocator, Request};
 use super::{MIB, Machine, allocator, machine, usable};
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::in_interrupt;
 use crate::migratetype::Migratetype;
 use crate::shrinker::{Shortage, Shrinker};
 use crate::units::{Count, NodeId, Order, Pfn, PhysAddr};
@@ -191,12 +190,12 @@ fn who_cannot_wait_or_is_in_a_handler_or_is_below_reserves_asks_nobody_nor_does_
             for request in [page.atomic(), page.nowait(), page.from_reserve()] {
                 assert!(allocator.alloc(request).is_err());
             }
-            in_interrupt(|| assert!(allocator.alloc(page).is_err()));
+            machine.interrupt(|| assert!(allocator.alloc(page).is_err())).expect("interrupts are on");
             assert_eq!(hoard.asked(), []);
             // A handler is as urgent as those that cannot wait.
             let min = only(&allocator).watermarks.min;
             held.truncate(held.len() - min as usize);
-            in_interrupt(|| held.extend(all(&allocator, page)));
+            machine.interrupt(|| held.extend(all(&allocator, page))).expect("interrupts are on");
             assert_eq!((only(&allocator).free, hoard.asked()), (min / 2, Vec::new()));
             held.push(allocator.alloc(page).expect("somebody gives something up"));
             assert!(!hoard.asked().is_empty());

@@ -1,10 +1,23 @@
-//! Every interleaving of a CPU with another that closes it: no object is lost, none is had twice, and nobody touches
-//! what another one holds.
+//! Every interleaving of a CPU with others that close it: no object is lost, none is had twice, nobody touches what another
+//! one holds, and nobody waits for ever. Sheaves and their entries are cells to the model, which reports two at once.
+//!
+//! Each of these is needed, and was seen to be: without it one of the models fails.
+//!
+//! | what | weakened | what the model shows |
+//! |---|---|---|
+//! | the light barrier in `begin` | left out | two have the entries |
+//! | the heavy barrier | left out | two have the entries |
+//! | release in `open` | relaxed | two have the entries |
+//! | acquire of the bound in `take` and `put` | relaxed | two have the entries |
+//! | acquire of the bounds in `with` | relaxed | two have the sheaves |
+//! | release in `end` | relaxed | two have the entries |
+//! | acquire in `wait_until_idle` | relaxed | two have the entries |
+//! | compare-and-swap in `with` | a store | the bounds of a closed CPU are opened under its closer's hands |
+//! | the top being read behind the bound | in front of it | an object is had twice |
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p mm --release --lib loom`.
 
-use ::loom::cell::Cell;
-use ::loom::sync::Arc;
+use ::loom::sync::{Arc, Mutex};
 use ::loom::thread;
 use std::boxed::Box;
 use std::vec::Vec;
@@ -14,45 +27,51 @@ use super::*;
 /// Objects that a sheaf of these models has room for.
 const CAPACITY: u32 = 2;
 
-/// A CPU's side with its first sheaf, in which there are `objects`, and one to change it for.
-struct Side {
-    cpu: CpuSheaf,
-    /// Whoever works on what is held says so here: two at once are a data race that the model reports.
-    inside: Cell<u32>,
+/// CPUs' sides of a cache.
+struct Sides {
+    cpus: Vec<CpuSheaf>,
+    /// Whose turn it is to close them.
+    closing: Mutex<()>,
 }
 
-// SAFETY: that nobody is in the cell with another is what the model is about, and it looks.
-unsafe impl Sync for Side {}
-// SAFETY: as above.
-unsafe impl Send for Side {}
-
-impl Side {
-    fn with(objects: &[usize]) -> Arc<Self> {
-        let mut cpu = CpuSheaf::closed(usize::MAX);
-        cpu.start(sheaf(objects), CAPACITY);
-        Arc::new(Self { cpu, inside: Cell::new(0) })
-    }
-
-    fn touch(&self) {
-        self.inside.set(self.inside.get() + 1);
+impl Sides {
+    /// For each CPU a side with its first sheaf, in which there are these objects.
+    fn with(objects: &[&[usize]]) -> Arc<Self> {
+        let side = |objects: &&[usize]| {
+            let mut cpu = CpuSheaf::closed(usize::MAX);
+            cpu.start(sheaf(objects), CAPACITY);
+            cpu
+        };
+        Arc::new(Self { cpus: objects.iter().map(side).collect(), closing: Mutex::new(()) })
     }
 
     /// Takes everything, as another CPU does.
     fn gather(&self) -> Vec<usize> {
-        let taken = self.cpu.close(CAPACITY, light_barrier, |held| {
-            self.touch();
-            let spare = held.spare.take().map(unsheaf);
-            let at_hand = held.with_objects(core::mem::take);
-            at_hand.into_iter().flatten().map(number).chain(spare.into_iter().flatten()).collect()
+        let _one_at_a_time = self.closing.lock().expect("nobody panicked");
+        let mut closed = ClosedCpus::close(&self.cpus, CAPACITY, light_barrier).expect("there are sheaves");
+        let mut gathered = Vec::new();
+        closed.each(|held| {
+            gathered.extend(held.with_objects(core::mem::take).into_iter().flatten().map(number));
+            gathered.extend(held.sheaves.spare.take().into_iter().flat_map(unsheaf));
         });
-        taken.unwrap_or_default()
+        gathered
+    }
+
+    /// Looks for an object without taking anything.
+    fn finds(&self, object: usize) -> bool {
+        let _one_at_a_time = self.closing.lock().expect("nobody panicked");
+        let mut closed = ClosedCpus::close(&self.cpus, CAPACITY, light_barrier).expect("there are sheaves");
+        let mut found = false;
+        closed.each(|held| found |= held.at_hand().iter().any(|&slot| number(slot) == object));
+        found
     }
 }
 
 /// What is left when all is done.
-fn rest(side: Arc<Side>) -> Vec<usize> {
-    let mut side = Arc::try_unwrap(side).unwrap_or_else(|_| panic!("a thread still has it"));
-    side.cpu.dismantle().into_iter().flatten().flat_map(unsheaf).collect()
+fn rest(sides: Arc<Sides>) -> Vec<usize> {
+    let sides = Arc::try_unwrap(sides).unwrap_or_else(|_| panic!("a thread still has it"));
+    let sheaves = sides.cpus.into_iter().flat_map(|mut cpu| cpu.dismantle()).flatten();
+    sheaves.flat_map(unsheaf).collect()
 }
 
 fn sheaf(objects: &[usize]) -> NonNull<Sheaf> {
@@ -80,41 +99,107 @@ fn each_is_in_one_place(mut found: Vec<usize>, expected: &[usize]) {
     assert_eq!(found, expected, "an object was lost, or had twice");
 }
 
+/// Changes the sheaf at hand for one with the objects 2 and 3, and gives what is not at hand then.
+fn exchange(cpu: &CpuSheaf) -> Vec<usize> {
+    let fresh = sheaf(&[2, 3]);
+    match cpu.with(CAPACITY, |held| held.exchange(Some(fresh))) {
+        Some(old) => old.map(unsheaf).into_iter().flatten().collect(),
+        None => unsheaf(fresh),
+    }
+}
+
 #[test]
 fn a_cpu_that_takes_and_puts_while_it_is_closed_loses_nothing() {
     ::loom::model(|| {
-        let side = Side::with(&[1, 2]);
-        let other = side.clone();
+        let sides = Sides::with(&[&[1, 2]]);
+        let other = sides.clone();
         let closer = thread::spawn(move || other.gather());
-        let mut mine: Vec<usize> = (0..2).filter_map(|_| side.cpu.take().map(number)).collect();
-        if let Err(refused) = side.cpu.put(object(3)) {
+        let cpu = &sides.cpus[0];
+        let mut mine: Vec<usize> = (0..2).filter_map(|_| cpu.take().map(number)).collect();
+        if let Err(refused) = cpu.put(object(3)) {
             mine.push(number(refused));
         }
         let gathered = closer.join().expect("the other CPU is done");
-        each_is_in_one_place([mine, gathered, rest(side)].concat(), &[1, 2, 3]);
+        each_is_in_one_place([mine, gathered, rest(sides)].concat(), &[1, 2, 3]);
     });
 }
 
 #[test]
 fn a_cpu_that_changes_its_sheaf_while_it_is_closed_keeps_bounds_and_sheaf_together() {
     ::loom::model(|| {
-        let side = Side::with(&[1]);
-        let other = side.clone();
+        let sides = Sides::with(&[&[1]]);
+        let other = sides.clone();
         let closer = thread::spawn(move || other.gather());
-        let mut mine = Vec::new();
-        let fresh = sheaf(&[2, 3]);
-        let changed = side.cpu.with(CAPACITY, |held| {
-            side.touch();
-            held.exchange(Some(fresh))
-        });
-        match changed {
-            Some(old) => mine.extend(old.map(unsheaf).into_iter().flatten()),
-            None => mine.extend(unsheaf(fresh)),
-        }
-        mine.extend(side.cpu.take().map(number));
+        let cpu = &sides.cpus[0];
+        let mut mine = exchange(cpu);
+        mine.extend(cpu.take().map(number));
         let gathered = closer.join().expect("the other CPU is done");
         // Whatever happened, the CPU can work on.
-        mine.extend(side.cpu.with(CAPACITY, |held| held.with_objects(ArrayVec::pop).flatten()).flatten().map(number));
-        each_is_in_one_place([mine, gathered, rest(side)].concat(), &[1, 2, 3]);
+        let last = cpu.with(CAPACITY, |held| held.with_objects(ArrayVec::pop).flatten());
+        mine.extend(last.expect("it is open").map(number));
+        each_is_in_one_place([mine, gathered, rest(sides)].concat(), &[1, 2, 3]);
+    });
+}
+
+#[test]
+fn two_that_close_one_after_the_other_leave_the_cpu_open_with_its_own_bounds() {
+    let mut model = ::loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let sides = Sides::with(&[&[1]]);
+        let [taker, looker] = [sides.clone(), sides.clone()];
+        let taker = thread::spawn(move || taker.gather());
+        let looker = thread::spawn(move || looker.finds(1));
+        let cpu = &sides.cpus[0];
+        let mut mine = exchange(cpu);
+        mine.extend(cpu.put(object(4)).err().map(number));
+        let gathered = taker.join().expect("the first CPU is done");
+        looker.join().expect("the second CPU is done");
+        mine.extend(cpu.take().map(number));
+        assert!(cpu.with(CAPACITY, |_| ()).is_some(), "it was left closed");
+        each_is_in_one_place([mine, gathered, rest(sides)].concat(), &[1, 2, 3, 4]);
+    });
+}
+
+#[test]
+fn one_barrier_is_enough_for_all_cpus_and_what_they_do_meanwhile() {
+    let mut model = ::loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let sides = Sides::with(&[&[1], &[2]]);
+        let [closer, second] = [sides.clone(), sides.clone()];
+        let closer = thread::spawn(move || closer.gather());
+        let second = thread::spawn(move || {
+            let cpu = &second.cpus[1];
+            let refused = cpu.put(object(3)).err();
+            [refused, cpu.take()].into_iter().flatten().map(number).collect::<Vec<_>>()
+        });
+        let mut mine: Vec<usize> = sides.cpus[0].take().map(number).into_iter().collect();
+        mine.extend(sides.cpus[0].put(object(4)).err().map(number));
+        let gathered = closer.join().expect("the closer is done");
+        let theirs = second.join().expect("the second CPU is done");
+        each_is_in_one_place([mine, theirs, gathered, rest(sides)].concat(), &[1, 2, 3, 4]);
+    });
+}
+
+/// The closer is a task on the very CPU: what interrupts it finds the CPU closed and touches nothing, and what interrupts a
+/// busy CPU finds it busy.
+#[test]
+fn a_handler_touches_neither_a_busy_cpu_nor_a_closed_one() {
+    ::loom::model(|| {
+        let sides = Sides::with(&[&[1]]);
+        let cpu = &sides.cpus[0];
+        let mut closed = ClosedCpus::close(&sides.cpus, CAPACITY, light_barrier).expect("there are sheaves");
+        closed.each(|held| {
+            assert_eq!(cpu.take(), None, "the task has it");
+            assert_eq!(cpu.put(object(2)), Err(object(2)), "the task has it");
+            assert!(cpu.with(CAPACITY, |_| ()).is_none(), "the task has it");
+            assert_eq!(held.at_hand().len(), 1);
+        });
+        drop(closed);
+        let inside = cpu.with(CAPACITY, |_| (cpu.take(), cpu.put(object(2)), cpu.with(CAPACITY, |_| ())));
+        assert_eq!(inside, Some((None, Err(object(2)), None)), "it is busy");
+        assert_eq!(cpu.take().map(number), Some(1));
+        drop(rest(sides));
     });
 }

@@ -311,7 +311,7 @@ fn random_operations_of_mixed_orders_are_those_of_a_map() {
             let mut rng = Rng::with_seed(seed);
             let tree = nodes.tree::<u128, _>(());
             let mut reserve = nodes.no_reserve();
-            let mut guard = tree.lock();
+            let mut guard = tree.lock(nodes.machine());
             let mut model = Model::default();
             for turn in 0..1500 {
                 // It fills, and empties again.
@@ -338,14 +338,14 @@ fn every_allocation_of_nodes_may_fail() {
         let places = [0, 1 << 50, 64, 1 << 20, 4096, u64::MAX, 128 << 9].map(PageIndex);
         for (number, &index) in places.iter().enumerate() {
             let extent = Extent::around(index, Order::of(number));
-            let wanted = tree.lock().nodes_for(extent).expect("nothing is there");
+            let wanted = tree.lock(nodes.machine()).nodes_for(extent).expect("nothing is there");
             inserted = reserve.refill(wanted).map_err(|_| "no nodes");
             if inserted.is_err() {
                 break;
             }
-            tree.lock().insert(extent, item(number), &mut reserve).expect("nodes are there");
+            tree.lock(nodes.machine()).insert(extent, item(number), &mut reserve).expect("nodes are there");
         }
-        let mut guard = tree.lock();
+        let mut guard = tree.lock(nodes.machine());
         guard.verify().expect("sound");
         for (number, &index) in places.iter().enumerate() {
             let extent = Extent::around(index, Order::of(number));

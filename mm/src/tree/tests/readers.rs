@@ -94,7 +94,7 @@ impl World<'_> {
             let number = rng.usize(..self.things[tree].len());
             let extent = self.things[tree][number].extent;
             let entry = self.entry(tree, number, &mut rng);
-            let mut guard = self.trees[tree].lock();
+            let mut guard = self.trees[tree].lock(nodes.machine());
             if guard.look(extent.first()).is_none() {
                 guard.insert(extent, entry, &mut reserve).expect("there is room");
             } else if rng.bool() && extent.order() > Order::ZERO {
@@ -102,7 +102,7 @@ impl World<'_> {
                 let part = if rng.bool() { page } else { extent };
                 guard.expand(part, Order::ZERO, &mut reserve).expect("nodes are there");
                 drop(guard);
-                guard = self.trees[tree].lock();
+                guard = self.trees[tree].lock(nodes.machine());
                 guard.collapse(extent, &mut reserve).expect("it was one");
             } else if rng.bool() {
                 guard.replace(extent, entry).expect("it stands there");
@@ -136,7 +136,7 @@ fn readers_find_what_stays_and_nothing_that_was_never_there() {
         for number in 0..STAYS {
             let extent = world.things[0][number].extent;
             let entry = Entry::Item(NonNull::from(&world.things[0][number]));
-            world.trees[0].lock().insert(extent, entry, &mut reserve).expect("there is room");
+            world.trees[0].lock(nodes.machine()).insert(extent, entry, &mut reserve).expect("there is room");
         }
         drop(reserve);
         thread::scope(|scope| {
@@ -157,7 +157,7 @@ fn readers_find_what_stays_and_nothing_that_was_never_there() {
         });
         let mut reserve = nodes.no_reserve();
         for (tree, things) in world.trees.iter().zip(&world.things) {
-            let mut guard = tree.lock();
+            let mut guard = tree.lock(nodes.machine());
             guard.verify().expect("sound");
             for thing in things {
                 // What is not there is not removed.
