@@ -130,7 +130,7 @@ impl Trampoline {
             head: VirtAddr::from_ptr(head).as_u64(),
             gdt: GDT,
         };
-        let length = (address(&raw const trampoline_end) - start) as usize;
+        let length = (&raw const trampoline_end).addr() - (&raw const trampoline_start).addr();
         assert!(length <= PARAMETERS, "the trampoline's code runs into what it reads");
         // SAFETY: the assembly lies between its two labels.
         let code = unsafe { slice::from_raw_parts(&raw const trampoline_start, length) };

@@ -39,7 +39,7 @@ pub(crate) mod sweep;
 use memory::Memory;
 pub use mmu::HostMmu;
 
-/// Slots that a CPU may have live at once.
+/// Slots that a CPU may have live at once: there are no interrupt handlers, which would have as many again.
 const SLOTS: usize = 3;
 
 /// A machine with its own physical memory, gone when dropped.

@@ -239,7 +239,7 @@ ktest!(
         for _ in cpu::online() {
             pages.push(live.allocator.alloc(Request::movable(Order::ZERO))?);
         }
-        let frames: Vec<_> = pages.iter().map(|page| page.head()).collect();
+        let frames: Vec<_> = pages.iter().map(mm::page::Block::head).collect();
         cpu::on_all(&|cpu| {
             let number = u64::from(cpu.0);
             // Neighbours share their tables, which come and go under them.
@@ -368,7 +368,7 @@ ktest!(
         for _ in 0..cpu::online().count() * KMAP_SLOTS {
             pages.push(live.allocator.alloc(Request::movable(Order::ZERO))?);
         }
-        let frames: Vec<_> = pages.iter().map(|page| page.head()).collect();
+        let frames: Vec<_> = pages.iter().map(mm::page::Block::head).collect();
         if let Some(lowmem) = frames.iter().find(|&&frame| frame < live.platform.direct_map_end()) {
             return skip("no highmem is free", format_args!("a movable page is {lowmem:?}"));
         }
