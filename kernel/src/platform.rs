@@ -1,38 +1,50 @@
 //! This machine, as `mm` sees it.
 //!
-//! HIGH-1 is asserted here: slots of a CPU nest, last in, first out, at most three deep, and hold only frames that
+//! HIGH-1 is asserted here: slots of a CPU nest, last in, first out, at most [`KMAP_SLOTS`] deep, and hold only frames that
 //! have no permanent mapping.
 
 use core::fmt;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use kernel_core::layout::{CPUS, DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
+use kernel_core::acpi::Topology;
+use kernel_core::layout::{DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
 use mm::faults::Faults;
 use mm::lock_order::{Context, HeldLocks, Interrupts, Work};
 use mm::machine::{InjectedFault, Machine, Standard};
-use mm::units::{CpuId, PAGE_SHIFT, Pfn, PhysAddr};
+use mm::units::{CpuId, Distance, NodeId, PAGE_SHIFT, Pfn, PhysAddr};
 use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
 
+use crate::cpu_local::{PerCpu, per_cpu, this_cpu};
 use crate::kmap::WINDOW;
+use crate::nmi::{self, Errand};
 use crate::serial::println;
 
 /// The machine's door for `mm`.
 #[derive(Debug)]
 pub(crate) struct Platform {
     direct_map_end: Pfn,
-    cpus: [PerCpu; CPUS],
+    topology: Topology,
 }
 
-/// What belongs to one CPU; only it touches this.
-#[derive(Debug)]
-struct PerCpu {
-    /// Slots in use: the lowest ones.
-    slots: AtomicUsize,
-    held: HeldLocks,
+/// Slots in use on each CPU: the lowest ones. Only the CPU itself touches its own.
+static SLOTS: PerCpu<AtomicUsize> = per_cpu!(AtomicUsize::new(0));
+
+/// The locks of `mm` that each CPU holds.
+static HELD: PerCpu<HeldLocks> = per_cpu!(HeldLocks::none());
+
+/// Whether each CPU is in an interrupt handler.
+static HANDLING: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
+
+/// Handles an interrupt on this CPU, which are off until that is done.
+pub(crate) fn handling<R>(handler: impl FnOnce() -> R) -> R {
+    HANDLING.this().store(true, Ordering::Relaxed);
+    let result = handler();
+    HANDLING.this().store(false, Ordering::Relaxed);
+    result
 }
 
 static PLATFORM: Once<Platform> = Once::new();
@@ -46,9 +58,13 @@ impl Platform {
     /// # Safety
     /// The live page tables map all memory below `direct_map_end` in the direct map's window, and the `kmap_local`
     /// window's table at its place.
-    pub(crate) unsafe fn init(direct_map_end: Pfn) -> &'static Self {
-        let cpus = [const { PerCpu { slots: AtomicUsize::new(0), held: HeldLocks::none() } }; CPUS];
-        PLATFORM.call_once(|| Self { direct_map_end, cpus })
+    pub(crate) unsafe fn init(direct_map_end: Pfn, topology: Topology) -> &'static Self {
+        PLATFORM.call_once(|| Self { direct_map_end, topology })
+    }
+
+    /// The CPUs and nodes that firmware lists.
+    pub(crate) const fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The machine; `None` before [`init`](Self::init).
@@ -64,10 +80,6 @@ impl Platform {
     /// Whether anything does: in builds that are measured, nothing is asked.
     pub(crate) const fn faults_fire(&self) -> bool {
         cfg!(debug_assertions)
-    }
-
-    fn slots(&self) -> &AtomicUsize {
-        &self.cpus[usize::from(self.cpu().0)].slots
     }
 }
 
@@ -86,6 +98,7 @@ enum Flag {
 }
 
 impl Drop for InterruptsOff {
+    #[inline(always)]
     fn drop(&mut self) {
         if self.were_on == Flag::Set {
             interrupts::enable();
@@ -120,7 +133,7 @@ unsafe impl Machine for Platform {
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
         assert!(frame >= self.direct_map_end, "HIGH-1: kmap_local of {frame:?}, which has a permanent mapping");
-        let slots = self.slots();
+        let slots = SLOTS.this();
         let slot = slots.load(Ordering::Relaxed);
         assert!(slot < KMAP_SLOTS, "HIGH-1: kmap_local of {frame:?}, but all {KMAP_SLOTS} slots are in use");
         // The slot is this one's before its entry is: an interrupt in between takes the next.
@@ -129,7 +142,7 @@ unsafe impl Machine for Platform {
     }
 
     unsafe fn kunmap_local(&self, address: NonNull<u8>) {
-        let slots = self.slots();
+        let slots = SLOTS.this();
         let slot = slots.load(Ordering::Relaxed).checked_sub(1);
         let slot = slot.unwrap_or_else(|| panic!("HIGH-1: kunmap_local of {address:p}, but no slot is in use"));
         let entry = kmap_entry(self.cpu(), slot);
@@ -141,6 +154,7 @@ unsafe impl Machine for Platform {
         slots.store(slot, Ordering::Relaxed);
     }
 
+    #[inline(always)]
     fn disable_interrupts(&self) -> InterruptsOff {
         let were_on = if interrupts::are_enabled() { Flag::Set } else { Flag::Clear };
         interrupts::disable();
@@ -148,22 +162,30 @@ unsafe impl Machine for Platform {
     }
 
     fn context(&self) -> Context {
-        // No interrupt is handled yet, and exceptions are the work of whoever causes them.
+        let work = if HANDLING.this().load(Ordering::Relaxed) { Work::Handler } else { Work::Task };
         let interrupts = if interrupts::are_enabled() { Interrupts::On } else { Interrupts::Off };
-        Context { work: Work::Task, interrupts }
+        Context { work, interrupts }
     }
 
     fn held_locks(&self) -> &HeldLocks {
-        &self.cpus[usize::from(self.cpu().0)].held
+        HELD.this()
     }
 
+    #[inline(always)]
     fn cpu(&self) -> CpuId {
-        CpuId(0)
+        this_cpu()
     }
 
     fn cpus(&self) -> NonZeroU16 {
-        // No other is started.
-        NonZeroU16::MIN
+        self.topology.cpus()
+    }
+
+    fn node_of(&self, cpu: CpuId) -> NodeId {
+        self.topology.node_of(cpu)
+    }
+
+    fn distance(&self, from: NodeId, to: NodeId) -> Distance {
+        self.topology.distance(from, to)
     }
 
     #[inline(always)]
@@ -176,7 +198,6 @@ unsafe impl Machine for Platform {
     }
 
     fn heavy_barrier(&self) {
-        // There is no other CPU to wait for.
-        core::sync::atomic::fence(Ordering::SeqCst);
+        nmi::send_others(Errand::Barrier, |_| true);
     }
 }

@@ -48,7 +48,7 @@ use memory::Memory;
 pub use mmu::HostMmu;
 pub use topology::Topology;
 
-/// Slots that a CPU may have live at once.
+/// Slots that a CPU may have live at once: there are no interrupt handlers, which would have as many again.
 const SLOTS: usize = 3;
 
 /// A machine with its own physical memory, gone when dropped.

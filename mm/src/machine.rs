@@ -87,8 +87,9 @@ pub unsafe trait Machine: Sync {
     /// [`direct_map`](Self::direct_map). Of an address outside of it, any at which there is no lowmem.
     fn physical(&self, address: NonNull<u8>) -> PhysAddr;
 
-    /// Maps a frame into a slot of this CPU. At most three slots are live at once, and they are given up last in,
-    /// first out.
+    /// Maps a frame into a slot of this CPU. Slots are given up last in, first out. Of this crate at most three are live at
+    /// once in a task: two for a copy, or one that its user looks at and two inside the allocator. As many may be live in an
+    /// interrupt handler above it, so a CPU needs six; where there are no handlers, three.
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8>;
 
     /// Gives up the slot mapped last.

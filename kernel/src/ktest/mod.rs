@@ -8,6 +8,7 @@
 //! Source: Linux, `Documentation/dev-tools/ktap.rst`.
 
 mod cases;
+mod cpus;
 mod crash;
 mod paging;
 mod slab;
@@ -211,7 +212,7 @@ impl fmt::Display for OneLine<'_> {
 }
 
 /// Tests in the kernel's source: a linker that drops some shows here.
-const REGISTERED: usize = 86;
+const REGISTERED: usize = 97;
 
 ktest!(
     "ktest",
