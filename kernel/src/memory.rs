@@ -167,11 +167,11 @@ fn used_pages(allocator: &Allocator, place: PfnRange) -> Option<u32> {
     while at < place.end {
         let (state, order) = allocator.page_state(at);
         let pages = match state {
-            PageState::Free | PageState::Allocated => order.pages(),
+            PageState::Free | PageState::Cached | PageState::Allocated => order.pages(),
             PageState::Node => 1,
             PageState::Hole | PageState::Reserved | PageState::Tail | PageState::Isolated => return None,
         };
-        used += if state == PageState::Free { 0 } else { pages };
+        used += if matches!(state, PageState::Free | PageState::Cached) { 0 } else { pages };
         at = at.plus(pages);
     }
     Some(used)

@@ -13,12 +13,13 @@
 //!
 //! `free` and `alloc` are the two directions, `fallback` what a migratetype does when it
 //! has run out, `relocate` how nodes get out of the way of a merge, `contig` ranges out of the middle, `verify` the
-//! checker, `charges` the blocks in use.
+//! checker, `charges` the blocks in use, `bulk` many blocks at a time.
 //!
 //! Invariants: FREE-2, FREE-3, FREE-5, FREE-6, ZONE-1.
 //! Cost: O(orders) list operations; what those cost stands in `freelist`.
 
 mod alloc;
+mod bulk;
 mod charges;
 mod contig;
 mod fallback;
@@ -53,9 +54,19 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
         Self { machine, map, zone }
     }
 
-    /// The zone's counts.
-    pub(crate) fn report(&self) -> ZoneReport {
-        self.zone.report()
+    /// The zone's counts, with the pages that CPUs have at hand.
+    pub(crate) fn report(&self, cached: u32) -> ZoneReport {
+        self.zone.report(cached)
+    }
+
+    /// Pages on the zone's lists, and nodes.
+    pub(crate) fn free_on_lists(&self) -> u32 {
+        self.zone.free
+    }
+
+    /// Pages that the zone has.
+    pub(crate) fn managed(&self) -> u32 {
+        self.zone.managed
     }
 
     /// The frame of the node that is stuck, if one is: with the descriptors' words, all there is to a state.

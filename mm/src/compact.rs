@@ -74,6 +74,7 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
         if order > M::Geometry::MAX_ORDER {
             return report;
         }
+        self.pages().drain();
         for (round, share) in SHARES.into_iter().enumerate() {
             let tried = round.checked_sub(1).map(|before| SHARES[before] * order.pages() / 8);
             for area in self.areas(order) {
@@ -119,7 +120,11 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
     fn clear(&self, area: PfnRange, moved: &mut Moved) -> Result<Block<'a, M>, Refusal> {
         let mut claim = Claim::new(self.pages(), area);
         let mut refused = Refusal::Unsettled;
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
+            if round > 0 {
+                // What somebody freed meanwhile may be at hand of a CPU.
+                self.pages().drain();
+            }
             self.claim_free(&mut claim, moved);
             if claim.is_whole() {
                 return claim.into_block().ok_or(Refusal::NotWhole);

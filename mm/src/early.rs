@@ -22,12 +22,14 @@ pub struct MetadataBytes {
     pub zones: u64,
     /// The counters of the charge groups.
     pub groups: u64,
+    /// The lists of pages that CPUs have at hand.
+    pub cpu_caches: u64,
 }
 
 impl MetadataBytes {
     /// All of it.
     pub const fn total(self) -> u64 {
-        self.descriptors + self.tables + self.zones + self.groups
+        self.descriptors + self.tables + self.zones + self.groups + self.cpu_caches
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Invariant {
     Zone1,
     /// Total = free + allocated, and every page is one of them.
     Acct1,
+    /// Who is on a CPU's list says so, and nobody else does.
+    Pcp1,
     /// A descriptor and its pages name each other.
     Desc1,
     /// A slab's counts are right.
@@ -67,6 +69,7 @@ impl fmt::Display for Invariant {
             Self::High1 => "HIGH-1",
             Self::Zone1 => "ZONE-1",
             Self::Acct1 => "ACCT-1",
+            Self::Pcp1 => "PCP-1",
             Self::Desc1 => "DESC-1",
             Self::Slab2 => "SLAB-2",
             Self::Slab3 => "SLAB-3",

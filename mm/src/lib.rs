@@ -48,6 +48,7 @@
 //! | `freelist` | two stacks a list, on trees of freed pages |
 //! | [`zone`] | memory that serves the same requests |
 //! | `buddy` | split, merge, fall back, relocate, contiguous ranges, the checker |
+//! | `pcp` | blocks at hand of each CPU |
 //! | [`page`] | requests in, owned blocks out |
 //! | [`slab`] | objects smaller than a page |
 //! | [`owner`] | typed owners of blocks, and the walk over all pages |
@@ -98,6 +99,7 @@ pub mod migratetype;
 mod model;
 pub mod owner;
 pub mod page;
+mod pcp;
 pub mod report;
 pub mod slab;
 pub mod space;

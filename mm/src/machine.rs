@@ -23,6 +23,10 @@ pub trait Geometry: 'static {
     const NODE_SHIFT: u32;
     /// Entries that each end of a freelist keeps inline in the zone: a power of two from 2 to 16.
     const INLINE: u32;
+    /// The most single pages that a CPU keeps at hand, of each zone and migratetype; 0 if it keeps none.
+    const CPU_CACHE: u32 = 0;
+    /// All CPUs together keep at hand at most one page in so many, of each zone and migratetype.
+    const CPU_CACHE_SHARE: u32 = 16;
 }
 
 /// The sizes to run with: 4 MiB blocks, 2 MiB pageblocks, nodes that fill a page.
@@ -35,6 +39,7 @@ impl Geometry for Standard {
     const LEAF_SHIFT: u32 = 10;
     const NODE_SHIFT: u32 = 9;
     const INLINE: u32 = 16;
+    const CPU_CACHE: u32 = 8192;
 }
 
 /// Tells an allocation to fail: for tests of what happens then.

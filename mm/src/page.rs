@@ -1,14 +1,17 @@
 //! The allocator as its users see it: requests in, owned blocks out.
 //!
-//! `request` is what to ask for, `allocator` the zones and their locks, `block` the owned memory, `access` its bytes,
+//! `request` is what to ask for, `allocator` the zones and their locks, `at_hand` the
+//! way to what the CPU has without them, `drain` all that CPUs have, `block` the owned memory, `access` its bytes,
 //! `charges` who pays for it, `setup` the way from a boot map, `adopt` the way for memory that was used before, `report`
 //! the counts.
 
 mod access;
 mod adopt;
 mod allocator;
+mod at_hand;
 mod block;
 mod charges;
+mod drain;
 mod owned;
 mod report;
 mod request;

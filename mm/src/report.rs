@@ -93,6 +93,8 @@ pub struct Totals {
     pub free: Pages,
     /// What of that serves freelists as nodes.
     pub nodes: Pages,
+    /// What of the free memory CPUs have at hand.
+    pub cached: Pages,
 }
 
 impl Totals {
@@ -103,6 +105,7 @@ impl Totals {
             managed: all.managed + Pages(zone.managed.into()),
             free: all.free + Pages(zone.free.into()),
             nodes: all.nodes + Pages(zone.nodes.into()),
+            cached: all.cached + Pages(zone.cached.into()),
         })
     }
 
@@ -121,6 +124,7 @@ impl Add for Totals {
             managed: self.managed + other.managed,
             free: self.free + other.free,
             nodes: self.nodes + other.nodes,
+            cached: self.cached + other.cached,
         }
     }
 }

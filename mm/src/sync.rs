@@ -42,3 +42,12 @@ pub(crate) fn light_barrier() {
     #[cfg(loom)]
     fence(Ordering::SeqCst);
 }
+
+/// Waits a moment for another CPU.
+#[inline(always)]
+pub(crate) fn spin_loop() {
+    #[cfg(not(loom))]
+    core::hint::spin_loop();
+    #[cfg(loom)]
+    loom::thread::yield_now();
+}

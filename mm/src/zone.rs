@@ -60,12 +60,14 @@ pub(crate) struct Zone<G> {
     pub(crate) present: u32,
     /// Pages that the allocator was given.
     pub(crate) managed: u32,
-    /// Pages that are free, those that serve as nodes among them.
+    /// Pages that are free, those that serve as nodes among them, those that CPUs have at hand not.
     pub(crate) free: u32,
     /// Free pages that serve as nodes.
     pub(crate) nodes: u32,
     /// The most pages that ever served as nodes at once.
     pub(crate) peak_nodes: u32,
+    /// How often its lock was taken.
+    pub(crate) locked: u64,
     /// What the operation under way has yet to do.
     pub(crate) pending: Pending,
     pub(crate) lists: Freelists<G>,
@@ -74,14 +76,16 @@ pub(crate) struct Zone<G> {
 impl<G: Geometry> Zone<G> {
     pub(crate) const fn new(id: ZoneId, node: NodeId, kind: ZoneKind, span: PfnRange, present: u32) -> Self {
         let (pending, lists) = (Pending::new(), Freelists::new());
-        Self { id, node, kind, span, present, managed: 0, free: 0, nodes: 0, peak_nodes: 0, pending, lists }
+        Self { id, node, kind, span, present, managed: 0, free: 0, nodes: 0, peak_nodes: 0, locked: 0, pending, lists }
     }
 
-    pub(crate) fn report(&self) -> ZoneReport {
-        let Self { id, node, kind, span, present, managed, free, nodes, peak_nodes, ref lists, .. } = *self;
+    /// Its counts, with the pages that CPUs have at hand.
+    pub(crate) fn report(&self, cached: u32) -> ZoneReport {
+        let Self { id, node, kind, span, present, managed, free, nodes, peak_nodes, locked, ref lists, .. } = *self;
+        let free = free + cached;
         let orders: [Order; Order::LIMIT.index() + 1] = core::array::from_fn(Order::of);
         let blocks = Migratetype::ALL.map(|migratetype| orders.map(|order| lists.len(migratetype, order)));
-        ZoneReport { id, node, kind, span, present, managed, free, nodes, peak_nodes, blocks }
+        ZoneReport { id, node, kind, span, present, managed, free, cached, nodes, peak_nodes, locked, blocks }
     }
 }
 
@@ -101,13 +105,17 @@ pub struct ZoneReport {
     pub present: u32,
     /// Pages that the allocator was given.
     pub managed: u32,
-    /// Pages that are free, nodes included.
+    /// Pages that are free: on lists, nodes included, and at hand of CPUs.
     pub free: u32,
+    /// Free pages that CPUs have at hand.
+    pub cached: u32,
     /// Free pages that serve freelists as nodes.
     pub nodes: u32,
     /// The most there ever were of those.
     pub peak_nodes: u32,
-    /// Free blocks by migratetype and order.
+    /// How often the zone's lock was taken since boot.
+    pub locked: u64,
+    /// Free blocks on the zone's lists, by migratetype and order.
     pub blocks: [[u32; Order::LIMIT.index() + 1]; Migratetype::ALL.len()],
 }
 

@@ -18,7 +18,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
                     continue;
                 };
                 let word = section.page(pfn).word();
-                let block = word.is(PageState::Allocated) || word.is(PageState::Free);
+                let block = matches!(word.state(), Some(PageState::Allocated | PageState::Free | PageState::Cached));
                 at = pfn.plus(if block { word.order().pages() } else { 1 });
                 if word.is_allocated_in(self.zone.id) {
                     return Some((pfn, word));

@@ -101,7 +101,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         };
         let word = self.map.page(head).word();
         match word.state() {
-            Some(PageState::Allocated | PageState::Free) => head.plus(word.order().pages()),
+            Some(PageState::Allocated | PageState::Free | PageState::Cached) => head.plus(word.order().pages()),
             _ => pfn.plus(1),
         }
     }
@@ -116,7 +116,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 Some(PageState::Free) if word.zone() == self.zone.id => word.order().pages(),
                 Some(PageState::Node) if word.zone() == self.zone.id => 1,
                 Some(PageState::Free | PageState::Node) => return Err(ContigError::CrossesZone(at)),
-                Some(PageState::Allocated | PageState::Isolated) => return Err(ContigError::InUse(at)),
+                Some(PageState::Allocated | PageState::Isolated | PageState::Cached) => {
+                    return Err(ContigError::InUse(at));
+                }
                 Some(PageState::Hole | PageState::Reserved | PageState::Tail) | None => {
                     return Err(ContigError::NotManaged(at));
                 }

@@ -19,6 +19,7 @@ use crate::zone::Zone;
 #[derive(Default)]
 struct Census {
     allocated: u32,
+    cached: u32,
     in_free_blocks: u32,
     free_blocks: u32,
     nodes: u32,
@@ -27,11 +28,12 @@ struct Census {
 }
 
 impl<M: Machine> Buddy<'_, '_, M> {
-    /// Checks every invariant of the zone, at a moment when no operation is under way.
+    /// Checks every invariant of the zone, of which CPUs have so many pages at hand, at a moment when no operation is under
+    /// way.
     ///
     /// # Errors
     /// The first violation found.
-    pub(crate) fn verify(&self) -> Result<(), Violation> {
+    pub(crate) fn verify(&self, cached: u32) -> Result<(), Violation> {
         let mut entries = 0;
         let mut nodes = 0;
         for list in Freelists::<M::Geometry>::ids() {
@@ -56,7 +58,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
             None,
             "the zone has miscounted its free pages",
         )?;
-        ensure(managed == free + census.allocated, Invariant::Acct1, None, "total is not free plus allocated")?;
+        ensure(cached == census.cached, Invariant::Pcp1, None, "pages say that a CPU has them, and none does")?;
+        let counted = free + cached + census.allocated;
+        ensure(managed == counted, Invariant::Acct1, None, "total is not free plus at hand plus allocated")?;
         if free == managed {
             self.check_coalesced(&census)?;
         }
@@ -88,7 +92,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
             let word = page.word();
             let ours = word.zone() == self.zone.id;
             let block = match word.state() {
-                Some(PageState::Free | PageState::Allocated) => word.order(),
+                Some(PageState::Free | PageState::Allocated | PageState::Cached) => word.order(),
                 _ => Order::ZERO,
             };
             let fault = |invariant, what| Err(Violation::of(invariant, Some(at), what));
@@ -100,6 +104,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 Some(_) if !ours => ours_since = at.plus(block.pages()),
                 Some(PageState::Node) => census.nodes += 1,
                 Some(PageState::Allocated) => census.allocated += block.pages(),
+                Some(PageState::Cached) => census.cached += block.pages(),
                 Some(PageState::Free) => {
                     census.free_blocks += 1;
                     census.in_free_blocks += block.pages();

@@ -32,6 +32,8 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
                 Seen::Free => {}
                 // A node is as good as free, but with the others an area is not yet one block.
                 Seen::Node => used += 1,
+                // As good as free, too, once it is drained.
+                Seen::Cached => used += block.intersection(area).pages(),
                 Seen::Allocated(_) if block.intersection(area) != block => return Err(Refusal::NotWhole),
                 Seen::Allocated(kind) => {
                     used += block.pages();

@@ -41,6 +41,8 @@ pub enum PageState {
     Allocated,
     /// The head of a block between two lists, in the hands of one operation.
     Isolated,
+    /// The head of a free block that a CPU has at hand.
+    Cached,
 }
 
 impl PageState {
@@ -51,6 +53,7 @@ impl PageState {
             Self::Reserved => 2,
             Self::Allocated => 3,
             Self::Isolated => 4,
+            Self::Cached => 5,
             Self::Free => FREE_PAGES,
             Self::Node => NODE,
         }
@@ -63,6 +66,7 @@ impl PageState {
             2 => Some(Self::Reserved),
             3 => Some(Self::Allocated),
             4 => Some(Self::Isolated),
+            5 => Some(Self::Cached),
             FREE_PAGES => Some(Self::Free),
             NODE => Some(Self::Node),
             _ => None,
@@ -218,6 +222,16 @@ impl AllocatorWord {
         (self.0 ^ other.0) << RESIZED_SHIFT == 0
     }
 
+    pub(crate) const fn cached(order: Order, zone: ZoneId) -> Self {
+        Self::head(PageState::Cached, order, zone)
+    }
+
+    /// The word of the block that this heads, allocated and nobody's charge, once a CPU has it at hand.
+    #[inline(always)]
+    pub(crate) const fn when_cached(self) -> Self {
+        Self((self.0 & MERGE) ^ (PageState::Allocated.bits() ^ PageState::Cached.bits()))
+    }
+
     pub(crate) const fn isolated(order: Order, zone: ZoneId) -> Self {
         Self::head(PageState::Isolated, order, zone)
     }
@@ -253,6 +267,12 @@ impl AllocatorWord {
     #[inline(always)]
     pub(crate) const fn is_allocated_in(self, zone: ZoneId) -> bool {
         self.0 & (STATE | 0xff << ZONE_SHIFT) == PageState::Allocated.bits() | (zone.0 as u64) << ZONE_SHIFT
+    }
+
+    /// Whether this heads an allocated block that no group but the root pays for: one masked compare.
+    #[inline(always)]
+    pub(crate) const fn is_uncharged(self) -> bool {
+        self.0 & (STATE | 0xff << GROUP_SHIFT) == PageState::Allocated.bits()
     }
 
     /// Whether this heads an allocated block in `zone` that no group but the root pays for: one masked compare, for

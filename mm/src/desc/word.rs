@@ -72,6 +72,42 @@ impl Page {
         self.publish(AllocatorWord::allocated(order, zone));
     }
 
+    /// Makes the page the head of a free block that a CPU has at hand. Its second word stays that of a block without an
+    /// owner from here until it is given back to its zone.
+    pub(crate) fn set_cached(&self, order: Order, zone: ZoneId) {
+        self.set_owner(OwnerWord::PLAIN);
+        self.publish(AllocatorWord::cached(order, zone));
+    }
+
+    /// Makes a block at hand of a CPU an allocated one.
+    #[inline(always)]
+    pub(crate) fn set_allocated_from_cache(&self, order: Order, zone: ZoneId) {
+        self.publish(AllocatorWord::allocated(order, zone));
+    }
+
+    /// Makes an allocated block, whose first word is `word` and which has no owner, one at hand of a CPU.
+    #[inline(always)]
+    pub(crate) fn set_cached_when_freed(&self, word: AllocatorWord) {
+        self.publish(word.when_cached());
+    }
+
+    /// Whether the first word is this one.
+    pub(crate) fn is_cached_as(&self, word: AllocatorWord) -> bool {
+        self.word() == word
+    }
+
+    /// Marks the second word of a block at hand of a CPU. Says whether it was not.
+    pub(crate) fn mark(&self) -> bool {
+        let unmarked = self.allocatee() == OwnerWord::PLAIN;
+        self.set_owner(OwnerWord::number(1));
+        unmarked
+    }
+
+    /// Takes the mark away.
+    pub(crate) fn unmark(&self) {
+        self.set_owner(OwnerWord::PLAIN);
+    }
+
     /// Lets a group pay for the allocated block that this heads. Only the block's owner calls this, so that nobody
     /// else writes the word meanwhile.
     pub(crate) fn set_group(&self, group: GroupId) {

@@ -40,6 +40,8 @@ pub struct PageTypes {
     pub nodes: Tally,
     /// Free blocks between two lists.
     pub isolated: Tally,
+    /// Free blocks that CPUs have at hand.
+    pub cached: Tally,
     /// What changed too fast to be seen.
     pub moving: Tally,
     allocated: [Tally; OwnerKind::ALL.len()],
@@ -53,7 +55,7 @@ impl PageTypes {
 
     /// All pages: holes are none.
     pub fn pages(&self) -> Count {
-        let others = [self.reserved, self.free, self.nodes, self.isolated, self.moving];
+        let others = [self.reserved, self.free, self.nodes, self.isolated, self.cached, self.moving];
         Count(others.iter().chain(&self.allocated).map(|tally| tally.pages).sum())
     }
 
@@ -64,6 +66,7 @@ impl PageTypes {
             Seen::Free => self.free.add(pages),
             Seen::Node => self.nodes.add(pages),
             Seen::Isolated => self.isolated.add(pages),
+            Seen::Cached => self.cached.add(pages),
             Seen::Moving => self.moving.add(pages),
             Seen::Allocated(kind) => self.allocated[kind as usize].add(pages),
         }

@@ -74,6 +74,8 @@ pub enum Seen {
     Node,
     /// A free block between two lists.
     Isolated,
+    /// A free block that a CPU has at hand.
+    Cached,
     /// An allocated block, and whose it is.
     Allocated(OwnerKind),
     /// Something that changed during each look.
@@ -128,6 +130,7 @@ impl Found {
             PageState::Node => Self::single(head, Seen::Node).around(pfn),
             PageState::Free => Self::block(head, word.order(), Seen::Free).around(pfn),
             PageState::Isolated => Self::block(head, word.order(), Seen::Isolated).around(pfn),
+            PageState::Cached => Self::block(head, word.order(), Seen::Cached).around(pfn),
             PageState::Allocated => {
                 Self::block(head, word.order(), Seen::Allocated(OwnerKind::Plain)).around(pfn)?;
                 Self::read_owner(head, word, page)?.around(pfn)

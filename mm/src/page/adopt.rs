@@ -65,7 +65,7 @@ impl<M: Machine> PageAllocator<'_, M> {
             return Err(AdoptError::CrossesZone(frames(kind).end));
         }
         let distance = |cell: &&ZoneCell<M::Geometry>| {
-            let span = self.with_buddy(cell, |buddy| buddy.report().span);
+            let span = self.report_zone(cell).span;
             let (below, above) = (PfnRange::new(range.end, span.start), PfnRange::new(span.end, range.start));
             (below.pages() + above.pages(), span.pages())
         };

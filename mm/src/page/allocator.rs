@@ -1,9 +1,15 @@
 //! The page allocator: zones behind their locks, owned blocks in front.
 //!
-//! Locks: one a zone, taken with interrupts off, never two at once, and nothing is called under it but the machine's
-//! own functions. Descriptor words change only under the lock of the zone that they name.
+//! Small blocks come from what the CPU has at hand (`at_hand`), and go back there; all others, and a CPU that has none left
+//! or too many, go to a zone (`pcp` draws the way).
 //!
-//! Cost: one lock; within it what `buddy` costs. Freeing reads the block's own words to learn zone and order.
+//! Locks: one a zone, taken with interrupts off, never two at once, and nothing is called under it but the machine's
+//! own functions. Whose turn it is to take what all CPUs have at hand (`drain`) comes before a zone's. Descriptor words
+//! change only under the lock of the zone that they name, or in the hands of whoever has the block: its owner, or the CPU
+//! that has it at hand.
+//!
+//! Cost: at hand, no lock and no atomic read-modify-write; else one lock, and within it what `buddy` costs. Freeing reads the
+//! block's own words to learn zone and order.
 
 use spin::Mutex;
 use thiserror::Error;
@@ -21,13 +27,14 @@ use crate::descriptor::WalkGate;
 use crate::early::MetadataBytes;
 use crate::invariant::Violation;
 use crate::machine::{Geometry, Machine};
-use crate::migratetype::Migratetype;
-use crate::units::{NodeId, Order, Pfn, PfnRange};
+use crate::pcp::CpuCaches;
+use crate::units::{NodeId, Order, Pfn, PfnRange, ZoneId};
 use crate::zone::{Zone, ZoneKind};
 
 /// A zone and what about it never changes.
 #[derive(Debug)]
 pub(super) struct ZoneCell<G> {
+    pub(super) id: ZoneId,
     pub(super) node: NodeId,
     pub(super) kind: ZoneKind,
     pub(super) zone: Mutex<Zone<G>>,
@@ -40,6 +47,10 @@ pub struct PageAllocator<'m, M: Machine> {
     pub(super) map: PageMap<'m, M::Geometry>,
     /// By node, and within a node the kinds that serve the fewest requests first.
     pub(super) zones: &'m [ZoneCell<M::Geometry>],
+    /// What CPUs have at hand.
+    pub(super) cpu_caches: CpuCaches<'m>,
+    /// Whose turn it is to take that away from them.
+    pub(super) draining: Mutex<()>,
     pub(super) groups: ChargeGroups<'m>,
     pub(super) metadata: MetadataBytes,
     /// Who follows owner words without a lock.
@@ -119,34 +130,48 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// As [`alloc`](Self::alloc).
     #[inline]
     pub fn alloc_raw(&self, request: Request) -> Result<Pfn, AllocError> {
-        if request.order > M::Geometry::MAX_ORDER {
-            return Err(AllocError::OrderTooLarge(request.order));
-        }
         if self.machine.allocation_fault().is_some() {
             return Err(AllocError::exhausted(request));
         }
-        if request.group.is_root() && request.node.is_none() {
-            return self.alloc_from_first(self.zones, request);
+        match self.alloc_at_hand(request) {
+            Some(head) => Ok(head),
+            None => self.alloc_slowly(request),
         }
-        self.alloc_particular(request)
     }
 
-    /// Allocates from a certain node, or for a group that pays.
+    /// Allocates a block that is not at hand.
+    #[cold]
     #[inline(never)]
-    fn alloc_particular(&self, request: Request) -> Result<Pfn, AllocError> {
-        let alloc = || match request.node {
-            None => self.alloc_from_first(self.zones, request),
-            Some(node) => self.alloc_near(node, request),
+    fn alloc_slowly(&self, request: Request) -> Result<Pfn, AllocError> {
+        if request.order > M::Geometry::MAX_ORDER {
+            return Err(AllocError::OrderTooLarge(request.order));
+        }
+        let alloc = || {
+            // FREE-3: what no zone has, a CPU may have at hand.
+            self.alloc_from_zones(request).or_else(|_| self.with_all_drained(|| self.alloc_from_zones(request)))
         };
         if request.group.is_root() { alloc() } else { self.alloc_charged(request, alloc) }
     }
 
-    /// Allocates from the first of `zones` that may serve the request and can.
+    /// The zone that a request for memory up to this kind is served from first.
     #[inline(always)]
+    pub(super) fn first_zone(&self, highest: ZoneKind) -> Option<ZoneId> {
+        self.zones.iter().find(|cell| cell.kind <= highest).map(|cell| cell.id)
+    }
+
+    /// Allocates from the first zone that may serve the request and can.
+    fn alloc_from_zones(&self, request: Request) -> Result<Pfn, AllocError> {
+        match request.node {
+            None => self.alloc_from_first(self.zones, request),
+            Some(node) => self.alloc_near(node, request),
+        }
+    }
+
+    /// Allocates from the first of `zones` that may serve the request and can.
     fn alloc_from_first(&self, zones: &[ZoneCell<M::Geometry>], request: Request) -> Result<Pfn, AllocError> {
         for cell in zones {
             if cell.kind <= request.highest
-                && let Some(pfn) = self.alloc_from(cell, request.order, request.migratetype)
+                && let Some(pfn) = self.alloc_refilling(cell, request.order, request.migratetype)
             {
                 return Ok(pfn);
             }
@@ -159,12 +184,6 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let first = self.zones.iter().position(|cell| cell.node == node).unwrap_or(0);
         let (others, near) = self.zones.split_at(first);
         self.alloc_from_first(near, request).or_else(|_| self.alloc_from_first(others, request))
-    }
-
-    /// Allocates from one zone. On its own, so that the search for a zone costs it no registers.
-    #[inline(never)]
-    fn alloc_from(&self, cell: &ZoneCell<M::Geometry>, order: Order, migratetype: Migratetype) -> Option<Pfn> {
-        self.with_buddy(cell, |buddy| buddy.alloc(order, migratetype))
     }
 
     /// Frees the block that `pfn` heads. The words say how large it is; anything but the head of an allocated block
@@ -208,7 +227,12 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             return Err(ContigError::NotManaged(range.start));
         }
         let cell = self.zones.get(word.zone().index()).ok_or(ContigError::NotManaged(range.start))?;
-        self.with_buddy(cell, |buddy| buddy.alloc_range(range))?;
+        let alloc = || self.with_buddy(cell, |buddy| buddy.alloc_range(range));
+        // What is in use may only be at hand of a CPU.
+        match alloc() {
+            Err(ContigError::InUse(_)) => self.with_all_drained(alloc)?,
+            result => result?,
+        }
         Ok(ContigRange::own(self, range))
     }
 
@@ -232,16 +256,23 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 buddy.alloc_range(range).is_ok().then_some(range)
             })
         };
-        let range = self.zones.iter().filter(|cell| cell.kind <= highest).find_map(find);
+        let find_any = || self.zones.iter().filter(|cell| cell.kind <= highest).find_map(find);
+        let range = find_any().or_else(|| self.with_all_drained(find_any));
         range.map(|range| ContigRange::own(self, range)).ok_or(ContigError::NoSuchRun)
     }
 
-    /// Checks every invariant of every zone. Cost: a pass over all descriptors, with each zone's lock held in turn.
+    /// Checks every invariant of every zone, and of what CPUs have at hand, which they cannot use meanwhile. Cost: a pass over
+    /// all descriptors, with each zone's lock held in turn.
     ///
     /// # Errors
     /// The first violation found.
     pub fn verify(&self) -> Result<(), Violation> {
-        self.zones.iter().try_for_each(|cell| self.with_buddy(cell, |buddy| buddy.verify()))
+        self.with_all_closed(|interrupts, closed| {
+            self.zones.iter().try_for_each(|cell| {
+                let cached = self.verify_at_hand(closed, cell)?;
+                self.with_buddy_undisturbed(interrupts, cell, |buddy| buddy.verify(cached))
+            })
+        })
     }
 
     /// What a page is, and the order of the block it heads, as of now. Holes have no state of their own.
@@ -272,15 +303,37 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         cell: &ZoneCell<M::Geometry>,
         operation: impl FnOnce(&mut Buddy<'_, 'm, M>) -> R,
     ) -> R {
-        let _interrupts = self.machine.disable_interrupts();
+        let interrupts = self.machine.disable_interrupts();
+        self.with_buddy_undisturbed(&interrupts, cell, operation)
+    }
+
+    /// The same, where interrupts are off already.
+    #[inline(always)]
+    pub(super) fn with_buddy_undisturbed<R>(
+        &self,
+        _interrupts_off: &M::InterruptGuard<'_>,
+        cell: &ZoneCell<M::Geometry>,
+        operation: impl FnOnce(&mut Buddy<'_, 'm, M>) -> R,
+    ) -> R {
         let mut zone = cell.zone.lock();
+        zone.locked += 1;
         operation(&mut Buddy::new(self.machine, &self.map, &mut zone))
     }
 
-    /// In one place, so that it is inlined into nothing and all of it into this. What is not the head of an allocated
-    /// block comes back as the word that says so: two registers, where a reason would take memory.
-    #[inline(never)]
+    /// Frees a block: to what this CPU has at hand, if its like are kept there. What is not the head of an allocated block
+    /// comes back as the word that says so: two registers, where a reason would take memory.
+    #[inline(always)]
     fn free(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
+        match self.free_at_hand(pfn) {
+            Some(()) => Ok(()),
+            None => self.free_to_zone(pfn),
+        }
+    }
+
+    /// Frees a block to its zone. In one place, so that it is inlined into nothing and all of it into this.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn free_to_zone(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
         let section = self.map.section(pfn).ok_or(AllocatorWord::HOLE)?;
         let page = section.page(pfn);
         // The zone of an allocated block's head never changes; if this heads none, some lock is as good as another.
@@ -305,7 +358,9 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         match word.state() {
             Some(PageState::Hole) => FreeError::NoMemory(pfn),
             Some(PageState::Reserved) => FreeError::Reserved(pfn),
-            Some(PageState::Free | PageState::Node | PageState::Isolated) => FreeError::AlreadyFree(pfn),
+            Some(PageState::Free | PageState::Node | PageState::Isolated | PageState::Cached) => {
+                FreeError::AlreadyFree(pfn)
+            }
             Some(PageState::Tail) => match self.map.head_of(pfn) {
                 Some(head) if self.map.page(head).word().is(PageState::Allocated) => FreeError::Tail { pfn, head },
                 Some(_) => FreeError::AlreadyFree(pfn),

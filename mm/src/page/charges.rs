@@ -95,7 +95,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                     charged[group.index()] += word.order().pages();
                     named += word.order().pages();
                 }
-                let zone = buddy.report();
+                let zone = buddy.report(self.cached_pages(cell.id));
                 Ok((named, zone.managed - zone.free))
             })?;
             if named != used {

@@ -1,6 +1,6 @@
 //! What the allocator says about itself.
 
-use super::allocator::PageAllocator;
+use super::allocator::{PageAllocator, ZoneCell};
 use crate::desc::allocator_word::PageState;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
@@ -19,7 +19,7 @@ pub struct PageblockReport {
 impl<M: Machine> PageAllocator<'_, M> {
     /// Every zone, by node. Each is looked at under its lock, one after the other.
     pub fn zones(&self) -> impl Iterator<Item = ZoneReport> + Clone {
-        self.zones.iter().map(|cell| self.with_buddy(cell, |buddy| buddy.report()))
+        self.zones.iter().map(|cell| self.report_zone(cell))
     }
 
     /// Every zone with its pageblocks, as [`zones`](Self::zones). Cost, under the zone's lock: a few loads a pageblock
@@ -27,13 +27,19 @@ impl<M: Machine> PageAllocator<'_, M> {
     pub fn pageblocks(&self) -> impl Iterator<Item = PageblockReport> + Clone {
         self.zones.iter().map(|cell| {
             self.with_buddy(cell, |buddy| {
-                let zone = buddy.report();
+                let zone = buddy.report(self.cached_pages(cell.id));
                 PageblockReport { zone, pageblocks: self.count_pageblocks(zone.id, zone.span) }
             })
         })
     }
 
-    /// Free pages in all zones.
+    /// A zone, looked at under its lock. What CPUs have at hand is exact while nobody allocates or frees.
+    pub(super) fn report_zone(&self, cell: &ZoneCell<M::Geometry>) -> ZoneReport {
+        let cached = self.cached_pages(cell.id);
+        self.with_buddy(cell, |buddy| buddy.report(cached))
+    }
+
+    /// Free pages in all zones, those that CPUs have at hand among them.
     pub fn free_pages(&self) -> u32 {
         self.zones().map(|zone| zone.free).sum()
     }
@@ -62,7 +68,9 @@ impl<M: Machine> PageAllocator<'_, M> {
     pub(crate) fn zone_around(&self, pfn: Pfn) -> Option<ZoneId> {
         let word = self.map.get(self.map.head_of(pfn)?)?.word();
         match word.state()? {
-            PageState::Free | PageState::Node | PageState::Allocated | PageState::Isolated => Some(word.zone()),
+            PageState::Free | PageState::Node | PageState::Allocated | PageState::Isolated | PageState::Cached => {
+                Some(word.zone())
+            }
             PageState::Hole | PageState::Reserved | PageState::Tail => None,
         }
     }

@@ -58,4 +58,10 @@ impl Request {
     pub const fn charged_to(self, group: GroupId) -> Self {
         Self { group, ..self }
     }
+
+    /// Whether nobody is to pay, and any node will do.
+    #[inline(always)]
+    pub(crate) const fn is_plain(self) -> bool {
+        self.node.is_none() && self.group.is_root()
+    }
 }

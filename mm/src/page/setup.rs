@@ -15,6 +15,7 @@ use crate::desc::map::PageMap;
 use crate::descriptor::WalkGate;
 use crate::early::{MetadataBytes, carve_slice};
 use crate::machine::{Geometry, Machine};
+use crate::pcp::CpuCaches;
 use crate::units::{NodeId, Order, PfnRange, ZoneId};
 use crate::zone::{Zone, ZoneKind};
 
@@ -39,8 +40,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let map = PageMap::carve(machine, boot_map, &mut metadata)?;
         let zones = carve_zones(machine, boot_map, &mut metadata)?;
         let groups = ChargeGroups::carve(machine, boot_map, &mut metadata)?;
+        let pages = zones.iter().map(|cell| cell.zone.lock().present);
+        let cpu_caches = CpuCaches::carve(machine, boot_map, pages, &mut metadata)?;
         map.fill(boot_map.extents());
-        let allocator = Self { machine, map, zones, groups, metadata, gate: WalkGate::new() };
+        let (draining, gate) = (Mutex::new(()), WalkGate::new());
+        let allocator = Self { machine, map, zones, cpu_caches, draining, groups, metadata, gate };
         for cell in allocator.zones {
             let frames = cell.kind.frames(machine.direct_map_end());
             // The smallest blocks first, so that no whole one is broken for the first nodes.
@@ -88,7 +92,7 @@ fn carve_zones<'m, M: Machine, const CAPACITY: usize>(
         let ((node, kind, span), present) = plans[index];
         #[expect(clippy::cast_possible_truncation, reason = "there are at most 256 plans")]
         let id = ZoneId(index as u8);
-        ZoneCell { node, kind, zone: Mutex::new(Zone::new(id, node, kind, span, present)) }
+        ZoneCell { id, node, kind, zone: Mutex::new(Zone::new(id, node, kind, span, present)) }
     };
     let (zones, bytes) = carve_slice(machine, boot_map, first_node, plans.len(), zone)?;
     metadata.zones += bytes;

@@ -31,9 +31,10 @@ impl Flag {
     const PER_CPU_AREA: Self = Self { bit: 55, letter: 'p', name: "percpu" };
     const KERNEL_STACK: Self = Self { bit: 56, letter: 'k', name: "kernel_stack" };
     const LARGE_KMALLOC: Self = Self { bit: 57, letter: 'K', name: "large_kmalloc" };
+    const CPU_LIST: Self = Self { bit: 58, letter: 'P', name: "cpu_list" };
 
     /// All of them, by bit: the order of their letters and names.
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::SLAB,
         Self::BUDDY,
         Self::HWPOISON,
@@ -45,6 +46,7 @@ impl Flag {
         Self::PER_CPU_AREA,
         Self::KERNEL_STACK,
         Self::LARGE_KMALLOC,
+        Self::CPU_LIST,
     ];
 
     const fn mask(self) -> u64 {
@@ -72,7 +74,8 @@ impl fmt::Display for PageTypes {
         let Self(usage) = self;
         let memory = usage.memory();
         let nobodys = [
-            (Flag::BUDDY.mask(), memory.free.less(memory.nodes)),
+            (Flag::BUDDY.mask(), memory.free.less(memory.nodes).less(memory.cached)),
+            (Flag::CPU_LIST.mask(), memory.cached),
             (Flag::BUDDY.mask() | Flag::FREELIST_NODE.mask(), memory.nodes),
             (Flag::RESERVED.mask(), memory.present.less(memory.managed)),
         ];

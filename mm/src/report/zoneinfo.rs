@@ -28,7 +28,9 @@ impl<Z: Iterator<Item = ZoneReport> + Clone> fmt::Display for ZoneInfo<Z> {
 }
 
 fn paragraph(f: &mut fmt::Formatter<'_>, zone: &ZoneReport) -> fmt::Result {
-    let ZoneReport { node, kind, span, present, managed, free, nodes, peak_nodes, .. } = *zone;
+    let ZoneReport { node, kind, span, present, managed, free, cached, nodes, peak_nodes, locked, .. } = *zone;
+    // What CPUs have at hand is in no list, and Linux leaves it out.
+    let free = free - cached;
     writeln!(f, "Node {}, zone {:>8}", node.0, kind.name())?;
     writeln!(f, "  pages free     {free}")?;
     writeln!(f, "        spanned  {}", span.pages())?;
@@ -37,8 +39,14 @@ fn paragraph(f: &mut fmt::Formatter<'_>, zone: &ZoneReport) -> fmt::Result {
     if present == 0 {
         return Ok(());
     }
-    for (name, count) in [("nr_free_pages", free), ("nr_freelist_nodes", nodes), ("nr_freelist_nodes_peak", peak_nodes)]
-    {
+    let counts = [
+        ("nr_free_pages", u64::from(free)),
+        ("nr_freelist_nodes", nodes.into()),
+        ("nr_freelist_nodes_peak", peak_nodes.into()),
+        ("nr_cpu_list_pages", cached.into()),
+        ("nr_zone_locked", locked),
+    ];
+    for (name, count) in counts {
         writeln!(f, "      {name:<12} {count}")?;
     }
     writeln!(f, "  start_pfn:           {}", span.start.number())

@@ -1,0 +1,90 @@
+//! Many blocks under one lock: out of the zone for a CPU to have at hand, and back.
+//!
+//! Out: as large a block as the batch has use for is split once and its pieces are handed over in a row, so that a batch
+//! costs one way through the lists and one descriptor a piece. Back: what stands in a row, upwards or downwards, is put
+//! together before it is freed, so that it merges once.
+//!
+//! Cost: two words a piece; that of one allocation or one free for each row.
+
+use super::Buddy;
+use crate::block::FreeBlock;
+use crate::desc::allocator_word::Mergeable;
+use crate::machine::Machine;
+use crate::migratetype::Migratetype;
+use crate::units::{Order, Pfn, PfnRange};
+
+impl<M: Machine> Buddy<'_, '_, M> {
+    /// Takes up to `want` blocks of an order out of the zone, each of which `give` gets as one at hand of a CPU, the lowest
+    /// last. Of the other migratetypes' memory it takes one block and no more.
+    pub(crate) fn alloc_bulk(&mut self, order: Order, migratetype: Migratetype, want: u32, mut give: impl FnMut(Pfn)) {
+        let mut left = want;
+        while let Some(most) = left.checked_ilog2() {
+            let Some(smallest) = self.zone.lists.smallest(migratetype, order) else {
+                if left == want
+                    && let Some(block) = self.take_from_others(order, migratetype)
+                {
+                    self.give_pieces(block, order, 0, &mut give);
+                }
+                return;
+            };
+            let block = self.pop(migratetype, smallest);
+            left -= self.give_pieces(block, order, most, &mut give);
+        }
+    }
+
+    /// Gives up to `1 << most` blocks of an order that one block splits into; what is left goes back on lists.
+    fn give_pieces(&mut self, block: FreeBlock, order: Order, most: u32, give: &mut impl FnMut(Pfn)) -> u32 {
+        let section = self.map.known_section(block.head());
+        let found = block.order();
+        let head = block.into_head();
+        let kept = (order.index() + most as usize).min(found.index());
+        let kept = Order::of(kept);
+        if found > kept {
+            self.put_upper_halves(section, head, found, kept);
+        }
+        self.zone.free -= kept.pages();
+        let pieces = kept.pages() >> order.number();
+        for piece in (0..pieces).rev() {
+            let pfn = head.plus(piece << order.number());
+            section.page(pfn).set_cached(order, self.zone.id);
+            give(pfn);
+        }
+        self.drain();
+        pieces
+    }
+
+    /// Takes blocks of an order back that CPUs had at hand. What `next` gives is nobody's on the way.
+    pub(crate) fn free_bulk(&mut self, order: Order, mut next: impl FnMut() -> Option<Pfn>) {
+        let pages = order.pages();
+        let mut row = match next() {
+            Some(pfn) => PfnRange::new(pfn, pfn.plus(pages)),
+            None => return,
+        };
+        loop {
+            let pfn = next();
+            match pfn {
+                Some(pfn) if pfn == row.end => row.end = pfn.plus(pages),
+                Some(pfn) if pfn.plus(pages) == row.start => row.start = pfn,
+                _ => {
+                    self.free_row(row, order);
+                    match pfn {
+                        Some(pfn) => row = PfnRange::new(pfn, pfn.plus(pages)),
+                        None => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Frees a row of blocks of an order, as the fewest there can be.
+    fn free_row(&mut self, row: PfnRange, order: Order) {
+        for block in FreeBlock::claim_all::<M::Geometry>(row) {
+            let section = self.map.known_section(block.head());
+            for piece in 1..block.order().pages() >> order.number() {
+                section.page(block.head().plus(piece << order.number())).set_tail();
+            }
+            let wanted = Mergeable::new(block.order(), self.zone.id);
+            self.free(section, block, wanted);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Pages at hand: for each CPU and zone, blocks that are free and that the CPU has without the zone's lock.
+//!
+//! ```text
+//!   alloc, free ──> this CPU's list ──empty: refill, full: drain──> the zone: freelists, buddy
+//!                   no lock, no atomic RMW    many blocks for one lock
+//! ```
+//!
+//! There is a list for each order from 0 to 3 and for a pageblock's, and for each migratetype. A block goes to the list
+//! of the CPU that frees it, whichever CPU had it and whichever node its zone is of: so a remote free costs what a local
+//! one does, and the zone's lock is taken once for a whole batch.
+//!
+//! `list` is one list and how large it wants to be, `gate` whose the lists are at the moment, `caches` all of them.
+//!
+//! Invariants: PCP-1 (a block at hand is on one list, of the zone, order and CPU that it stands on, and its head says so;
+//! it counts as free), GATE-1 (lists are their CPU's while it is busy, or whoever's who has closed them and seen it idle).
+//!
+//! Source: Linux's per-CPU page lists, `mm/page_alloc.c`; J. Bonwick, J. Adams, "Magazines and Vmem", USENIX 2001.
+
+mod caches;
+mod gate;
+mod list;
+
+pub(crate) use caches::{ClosedCaches, CpuCaches};
+pub(crate) use list::{List, Relief, Supply};
