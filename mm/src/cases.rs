@@ -15,6 +15,7 @@ mod charge;
 mod checks;
 mod contents;
 mod contig;
+pub mod crew;
 mod exhaustion;
 mod failure;
 mod footprint;
@@ -28,6 +29,7 @@ mod owners;
 mod ownership;
 mod permutation;
 mod random;
+pub mod soak;
 mod wrong_frees;
 mod zones;
 

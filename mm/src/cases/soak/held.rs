@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::owner::{Folio, Owned};
 use crate::page::{Block, ContigRange};
 use crate::slab::Object;
-use crate::units::{Order, PAGE_SIZE, Pfn, PfnRange};
+use crate::units::{PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 
 /// A piece of memory.
 #[derive(Debug)]
@@ -43,20 +43,14 @@ impl<'s, M: Machine> Marked<'s, M> {
         Ok(marked)
     }
 
-    /// Where it begins, for a trace.
-    pub(super) fn place(&self) -> Place {
-        let head = match &self.held {
-            Held::Block(block) => block.head(),
-            Held::Range(range) => range.range().start,
-            Held::Folio(folio) => folio.head(),
-            Held::Object(object) => return place_of(object),
-        };
-        Place(head.address().0)
-    }
-
-    /// Whether it is a plain page.
-    pub(super) fn is_page(&self) -> bool {
-        matches!(&self.held, Held::Block(block) if block.order() == Order::ZERO)
+    /// Where it begins in physical memory.
+    pub(super) fn start(&self, machine: &M) -> PhysAddr {
+        match &self.held {
+            Held::Block(block) => block.head().address(),
+            Held::Range(range) => range.range().start.address(),
+            Held::Folio(folio) => folio.head().address(),
+            Held::Object(object) => machine.physical(object.address()),
+        }
     }
 
     /// Frees it, if it holds what was written to it; otherwise it is never freed, for somebody else has it, too.
@@ -110,13 +104,8 @@ fn in_page(bytes: &mut [u8; PAGE_SIZE], (pfn, owner): (Pfn, Mark), step: usize, 
     Ok(())
 }
 
-fn place_of<M: Machine>(object: &Object<'_, '_, M>) -> Place {
-    Place(object.address().addr().get() as u64)
-}
-
 fn in_object<M: Machine>(object: &mut Object<'_, '_, M>, owner: Mark, pass: Pass) -> Result<(), Failure> {
-    let Place(start) = place_of(object);
-    let places = (start..).step_by(size_of::<u64>()).map(Place);
+    let places = (object.address().addr().get() as u64..).step_by(size_of::<u64>()).map(Place);
     for (word, place) in object.bytes_mut().as_chunks_mut().0.iter_mut().zip(places) {
         match pass {
             Pass::Write => *word = owner.word(place).to_le_bytes().map(MaybeUninit::new),
