@@ -121,12 +121,13 @@ pub(crate) struct Wholeness {
 }
 
 impl Wholeness {
-    /// As of now, once caches have given back what they need not have. Cost: a look at every block in a place.
+    /// As of now, once caches and CPUs have given back what they need not have. Cost: a look at every block in a place.
     pub(crate) fn now(allocator: &Allocator) -> Self {
         let cache_pages = caches().map_or(0, |caches| {
             caches.shrink();
             caches.pages_held().0
         });
+        allocator.drain();
         let mut whole = Self { free_pages: 0, cache_pages, largest_blocks: 0, used_places: 0, places: 0 };
         for zone in allocator.zones() {
             whole.free_pages += zone.free;

@@ -64,6 +64,11 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
         self.zone.free
     }
 
+    /// How often the zone's lock was taken.
+    pub(crate) fn acquisitions(&self) -> u64 {
+        self.zone.acquisitions
+    }
+
     /// Pages that the zone has.
     pub(crate) fn managed(&self) -> u32 {
         self.zone.managed

@@ -19,6 +19,11 @@
 mod caches;
 mod gate;
 mod list;
+#[cfg(all(test, loom))]
+#[expect(unsafe_code, reason = "shares a cell that says who is in the lists")]
+mod loom;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use caches::{ClosedCaches, CpuCaches};
 pub(crate) use list::{List, Relief, Supply};

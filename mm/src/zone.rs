@@ -67,7 +67,7 @@ pub(crate) struct Zone<G> {
     /// The most pages that ever served as nodes at once.
     pub(crate) peak_nodes: u32,
     /// How often its lock was taken.
-    pub(crate) locked: u64,
+    pub(crate) acquisitions: u64,
     /// What the operation under way has yet to do.
     pub(crate) pending: Pending,
     pub(crate) lists: Freelists<G>,
@@ -76,16 +76,29 @@ pub(crate) struct Zone<G> {
 impl<G: Geometry> Zone<G> {
     pub(crate) const fn new(id: ZoneId, node: NodeId, kind: ZoneKind, span: PfnRange, present: u32) -> Self {
         let (pending, lists) = (Pending::new(), Freelists::new());
-        Self { id, node, kind, span, present, managed: 0, free: 0, nodes: 0, peak_nodes: 0, locked: 0, pending, lists }
+        Self {
+            id,
+            node,
+            kind,
+            span,
+            present,
+            managed: 0,
+            free: 0,
+            nodes: 0,
+            peak_nodes: 0,
+            acquisitions: 0,
+            pending,
+            lists,
+        }
     }
 
     /// Its counts, with the pages that CPUs have at hand.
     pub(crate) fn report(&self, cached: u32) -> ZoneReport {
-        let Self { id, node, kind, span, present, managed, free, nodes, peak_nodes, locked, ref lists, .. } = *self;
+        let Self { id, node, kind, span, present, managed, free, nodes, peak_nodes, ref lists, .. } = *self;
         let free = free + cached;
         let orders: [Order; Order::LIMIT.index() + 1] = core::array::from_fn(Order::of);
         let blocks = Migratetype::ALL.map(|migratetype| orders.map(|order| lists.len(migratetype, order)));
-        ZoneReport { id, node, kind, span, present, managed, free, cached, nodes, peak_nodes, locked, blocks }
+        ZoneReport { id, node, kind, span, present, managed, free, cached, nodes, peak_nodes, blocks }
     }
 }
 
@@ -113,8 +126,6 @@ pub struct ZoneReport {
     pub nodes: u32,
     /// The most there ever were of those.
     pub peak_nodes: u32,
-    /// How often the zone's lock was taken since boot.
-    pub locked: u64,
     /// Free blocks on the zone's lists, by migratetype and order.
     pub blocks: [[u32; Order::LIMIT.index() + 1]; Migratetype::ALL.len()],
 }

@@ -32,6 +32,10 @@ benchmark!(Bytes, "page", fn zone_bytes(sampler) {
     share(sampler, |metadata| metadata.zones)
 });
 
+benchmark!(Bytes, "page", fn cpu_list_bytes(sampler) {
+    share(sampler, |metadata| metadata.cpu_caches)
+});
+
 benchmark!("page", fn setup_per_gib(sampler) {
     let setup = memory::setup().ok_or("the page allocator is not up")?;
     sampler.know(setup.ticks.saturating_mul(PAGES_PER_GIB) / u64::from(setup.usable_pages.max(1)));

@@ -106,6 +106,12 @@ impl Sampler {
         result
     }
 
+    /// What an operation gives and what it costs, to be recorded by its parts.
+    #[inline(always)]
+    pub(crate) fn time<T>(&self, operation: impl FnOnce() -> T) -> (T, u64) {
+        self.stopwatch.time(operation)
+    }
+
     /// Adds a sample that was taken elsewhere.
     #[inline(never)]
     pub(crate) fn record(&mut self, sample: u64) {

@@ -112,6 +112,7 @@ pub(super) fn a_range_takes_the_place_of_nodes<M: Machine>(
         drop(range);
         // A node among free pages, if the page beside it was ours to free and the node did not make way for it.
         drop(held.take(pfn.buddy(Order::ZERO)));
+        allocator.drain();
         let pair = pfn.align_down(Order::of(1));
         let pair = PfnRange::new(pair, pair.plus(2));
         if pair.frames().all(|page| matches!(state_around(allocator, page), PageState::Free | PageState::Node)) {
@@ -131,6 +132,7 @@ pub(super) fn a_range_across_an_edge_of_its_zone_is_refused<M: Machine>(
     allocator: &PageAllocator<'_, M>,
     _: Seed,
 ) -> Result<(), Failure> {
+    allocator.drain();
     let mut found = false;
     let mut at_edge = |inside: Pfn, outside: Pfn| {
         let is_free = |pfn| matches!(state_around(allocator, pfn), PageState::Free | PageState::Node);

@@ -21,8 +21,9 @@ pub(super) struct Footprint {
 }
 
 impl Footprint {
-    /// As of now.
+    /// As of now, once nothing is at hand of any CPU.
     pub(super) fn of<M: Machine>(allocator: &PageAllocator<'_, M>) -> Self {
+        allocator.drain();
         let zone = |report: crate::zone::ZoneReport| Zone {
             free: report.free,
             nodes: report.nodes,

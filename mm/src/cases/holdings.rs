@@ -156,6 +156,8 @@ impl<'a, M: Machine> Holdings<'a, M> {
         let allocator = self.allocator;
         let free = || allocator.zones().filter(&part).map(|zone| zone.free).sum::<u32>();
         let has = |order: Order| {
+            // What is at hand of a CPU is in no block, and the next zone comes before it.
+            allocator.drain();
             let larger = |zone: ZoneReport| orders::<M>().filter(|&k| k >= order).any(|k| zone.blocks_of(k) > 0);
             allocator.zones().filter(&part).any(larger)
         };

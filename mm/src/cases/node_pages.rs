@@ -25,6 +25,7 @@ pub(super) fn every_second_page_free<'a, M: Machine>(
     for head in hull.frames().step_by(order.pages() as usize).filter(|head| head.number() & order.pages() == 0) {
         drop(held.take(head));
     }
+    allocator.drain();
     Ok(held)
 }
 
@@ -77,6 +78,7 @@ pub(super) fn every_second_block_of_any_order_can_be_free<M: Machine>(
 
 /// FREE-4: a zone has nodes if one of its lists is longer than what is inline, and no more than its lists need.
 fn check_nodes<M: Machine>(allocator: &PageAllocator<'_, M>) -> Result<(), Failure> {
+    allocator.drain();
     for zone in allocator.zones() {
         let mut most = 0;
         let mut needed = false;

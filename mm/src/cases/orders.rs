@@ -79,6 +79,7 @@ pub(super) fn blocks_held_at_once_never_share_a_page<M: Machine>(
 
 /// The order of the largest free block.
 fn largest_free<M: Machine>(allocator: &PageAllocator<'_, M>) -> Option<Order> {
+    allocator.drain();
     orders::<M>().rev().find(|&order| allocator.zones().any(|zone| zone.blocks_of(order) > 0))
 }
 

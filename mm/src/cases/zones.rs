@@ -64,6 +64,7 @@ pub(super) fn movable_requests_prefer_highmem<M: Machine>(
     let mut found = false;
     for zone in allocator.zones().filter(|zone| zone.kind == ZoneKind::Highmem) {
         for order in orders::<M>().filter(|&order| zone.blocks_of(order) > 0) {
+            allocator.drain();
             let block = allocator.alloc(Request::movable(order).near(zone.node))?;
             let high = block.head() >= allocator.machine().direct_map_end();
             Failure::unless_of(high, block.head(), "a movable block lies in highmem")?;

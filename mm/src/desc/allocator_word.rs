@@ -275,14 +275,6 @@ impl AllocatorWord {
         self.0 & (STATE | 0xff << GROUP_SHIFT) == PageState::Allocated.bits()
     }
 
-    /// Whether this heads an allocated block in `zone` that no group but the root pays for: one masked compare, for
-    /// what freeing asks.
-    #[inline(always)]
-    pub(crate) const fn is_uncharged_in(self, zone: ZoneId) -> bool {
-        let wanted = PageState::Allocated.bits() | (zone.0 as u64) << ZONE_SHIFT;
-        self.0 & (STATE | 0xff << ZONE_SHIFT | 0xff << GROUP_SHIFT) == wanted
-    }
-
     /// The state; `None` if the word was never written by this module.
     pub(crate) const fn state(self) -> Option<PageState> {
         PageState::decode(self.0 & STATE)

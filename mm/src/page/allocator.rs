@@ -147,10 +147,18 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             return Err(AllocError::OrderTooLarge(request.order));
         }
         let alloc = || {
+            let head = self.zones_for(request).find_map(|cell| self.alloc_refilling(cell, request));
             // FREE-3: what no zone has, a CPU may have at hand.
-            self.alloc_from_zones(request).or_else(|_| self.with_all_drained(|| self.alloc_from_zones(request)))
+            head.or_else(|| self.alloc_drained(request)).ok_or(AllocError::exhausted(request))
         };
         if request.group.is_root() { alloc() } else { self.alloc_charged(request, alloc) }
+    }
+
+    /// Allocates while nothing is at hand of any CPU.
+    fn alloc_drained(&self, request: Request) -> Option<Pfn> {
+        self.with_all_drained(|interrupts| {
+            self.zones_for(request).find_map(|cell| self.alloc_from(interrupts, cell, request))
+        })
     }
 
     /// The zone that a request for memory up to this kind is served from first.
@@ -159,31 +167,21 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         self.zones.iter().find(|cell| cell.kind <= highest).map(|cell| cell.id)
     }
 
-    /// Allocates from the first zone that may serve the request and can.
-    fn alloc_from_zones(&self, request: Request) -> Result<Pfn, AllocError> {
-        match request.node {
-            None => self.alloc_from_first(self.zones, request),
-            Some(node) => self.alloc_near(node, request),
-        }
-    }
-
-    /// Allocates from the first of `zones` that may serve the request and can.
-    fn alloc_from_first(&self, zones: &[ZoneCell<M::Geometry>], request: Request) -> Result<Pfn, AllocError> {
-        for cell in zones {
-            if cell.kind <= request.highest
-                && let Some(pfn) = self.alloc_refilling(cell, request.order, request.migratetype)
-            {
-                return Ok(pfn);
-            }
-        }
-        Err(AllocError::exhausted(request))
-    }
-
-    /// Allocates from the zones of a node, then from those behind it in the table, then from those in front.
-    fn alloc_near(&self, node: NodeId, request: Request) -> Result<Pfn, AllocError> {
-        let first = self.zones.iter().position(|cell| cell.node == node).unwrap_or(0);
+    /// The zones that may serve a request, in turn: those of its node, then those behind it in the table, then those in front.
+    fn zones_for(&self, request: Request) -> impl Iterator<Item = &ZoneCell<M::Geometry>> {
+        let first = request.node.and_then(|node| self.zones.iter().position(|cell| cell.node == node)).unwrap_or(0);
         let (others, near) = self.zones.split_at(first);
-        self.alloc_from_first(near, request).or_else(|_| self.alloc_from_first(others, request))
+        near.iter().chain(others).filter(move |cell| cell.kind <= request.highest)
+    }
+
+    /// Allocates from one zone.
+    pub(super) fn alloc_from(
+        &self,
+        interrupts: &M::InterruptGuard<'_>,
+        cell: &ZoneCell<M::Geometry>,
+        request: Request,
+    ) -> Option<Pfn> {
+        self.with_buddy_undisturbed(interrupts, cell, |buddy| buddy.alloc(request.order, request.migratetype))
     }
 
     /// Frees the block that `pfn` heads. The words say how large it is; anything but the head of an allocated block
@@ -227,10 +225,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             return Err(ContigError::NotManaged(range.start));
         }
         let cell = self.zones.get(word.zone().index()).ok_or(ContigError::NotManaged(range.start))?;
-        let alloc = || self.with_buddy(cell, |buddy| buddy.alloc_range(range));
-        // What is in use may only be at hand of a CPU.
-        match alloc() {
-            Err(ContigError::InUse(_)) => self.with_all_drained(alloc)?,
+        match self.with_buddy(cell, |buddy| buddy.alloc_range(range)) {
+            // What is in use may only be at hand of a CPU.
+            Err(ContigError::InUse(_)) => self.with_all_drained(|interrupts| {
+                self.with_buddy_undisturbed(interrupts, cell, |buddy| buddy.alloc_range(range))
+            })?,
             result => result?,
         }
         Ok(ContigRange::own(self, range))
@@ -250,14 +249,16 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if pages == 0 {
             return Err(ContigError::Empty);
         }
-        let find = |cell| {
-            self.with_buddy(cell, |buddy| {
-                let range = buddy.find_range(pages, align)?;
-                buddy.alloc_range(range).is_ok().then_some(range)
+        let find = |interrupts: &M::InterruptGuard<'_>| {
+            self.zones.iter().filter(|cell| cell.kind <= highest).find_map(|cell| {
+                self.with_buddy_undisturbed(interrupts, cell, |buddy| {
+                    let range = buddy.find_range(pages, align)?;
+                    buddy.alloc_range(range).is_ok().then_some(range)
+                })
             })
         };
-        let find_any = || self.zones.iter().filter(|cell| cell.kind <= highest).find_map(find);
-        let range = find_any().or_else(|| self.with_all_drained(find_any));
+        let range = find(&self.machine.disable_interrupts());
+        let range = range.or_else(|| self.with_all_drained(find));
         range.map(|range| ContigRange::own(self, range)).ok_or(ContigError::NoSuchRun)
     }
 
@@ -316,7 +317,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         operation: impl FnOnce(&mut Buddy<'_, 'm, M>) -> R,
     ) -> R {
         let mut zone = cell.zone.lock();
-        zone.locked += 1;
+        zone.acquisitions += 1;
         operation(&mut Buddy::new(self.machine, &self.map, &mut zone))
     }
 
@@ -326,14 +327,23 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     fn free(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
         match self.free_at_hand(pfn) {
             Some(()) => Ok(()),
-            None => self.free_to_zone(pfn),
+            None => self.free_slowly(pfn),
         }
     }
 
-    /// Frees a block to its zone. In one place, so that it is inlined into nothing and all of it into this.
+    /// Frees a block that is charged, of which the like are not kept at hand, or that is none.
     #[cold]
     #[inline(never)]
-    pub(super) fn free_to_zone(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
+    fn free_slowly(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
+        if self.uncharge(pfn).is_some() && self.free_at_hand(pfn).is_some() {
+            return Ok(());
+        }
+        self.free_to_zone(pfn)
+    }
+
+    /// Frees a block to its zone. In one place, so that it is inlined into nothing and all of it into this.
+    #[inline(never)]
+    fn free_to_zone(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
         let section = self.map.section(pfn).ok_or(AllocatorWord::HOLE)?;
         let page = section.page(pfn);
         // The zone of an allocated block's head never changes; if this heads none, some lock is as good as another.
@@ -342,11 +352,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let cell = self.zones.get(zone.index()).ok_or(word)?;
         self.with_buddy(cell, |buddy| {
             let word = page.word();
-            if page.owner().is_owned() {
+            if page.owner().is_owned() || !word.is_allocated_in(zone) {
                 return Err(word);
-            }
-            if !word.is_uncharged_in(zone) {
-                self.uncharge(word, zone)?;
             }
             buddy.free(section, FreeBlock::claim(pfn, word.order()), word.when_freed());
             Ok(())

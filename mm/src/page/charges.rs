@@ -9,10 +9,10 @@
 use super::allocator::{AllocError, PageAllocator};
 use super::request::Request;
 use crate::charge::{ChargeError, ChargeGroups, GroupId};
-use crate::desc::allocator_word::AllocatorWord;
+use crate::desc::allocator_word::PageState;
 use crate::invariant::{Invariant, Violation};
 use crate::machine::Machine;
-use crate::units::{Order, Pfn, ZoneId};
+use crate::units::{Order, Pfn};
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The charge groups.
@@ -37,18 +37,17 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         allocated
     }
 
-    /// Takes back what an allocated block is charged for, before it is freed.
-    ///
-    /// # Errors
-    /// Gives the word back if it is not that of an allocated block in the zone.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn uncharge(&self, word: AllocatorWord, zone: ZoneId) -> Result<(), AllocatorWord> {
-        if !word.is_allocated_in(zone) {
-            return Err(word);
+    /// Takes back what an allocated block is charged for, before it is freed; `None` if nobody pays for it, or somebody owns
+    /// it, or it is no such block.
+    pub(super) fn uncharge(&self, head: Pfn) -> Option<()> {
+        let page = self.map.get(head)?;
+        let word = page.word();
+        if !word.is(PageState::Allocated) || word.group().is_root() || page.owner().is_owned() {
+            return None;
         }
+        page.set_group(GroupId::ROOT);
         self.groups.uncharge(word.group(), word.order().pages());
-        Ok(())
+        Some(())
     }
 
     /// The group that pays for the allocated block at `head`.

@@ -35,10 +35,10 @@ impl<M: Machine> PageAllocator<'_, M> {
 
     /// Does some work while no CPU has anything at hand, nor can have.
     #[cold]
-    pub(super) fn with_all_drained<R>(&self, work: impl FnOnce() -> R) -> R {
+    pub(super) fn with_all_drained<R>(&self, work: impl FnOnce(&M::InterruptGuard<'_>) -> R) -> R {
         self.with_all_closed(|interrupts, closed| {
             self.drain_closed(interrupts, closed);
-            work()
+            work(interrupts)
         })
     }
 

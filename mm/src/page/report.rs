@@ -16,6 +16,10 @@ pub struct PageblockReport {
     pub pageblocks: [u32; Migratetype::ALL.len()],
 }
 
+/// How often locks were taken.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Acquisitions(pub u64);
+
 impl<M: Machine> PageAllocator<'_, M> {
     /// Every zone, by node. Each is looked at under its lock, one after the other.
     pub fn zones(&self) -> impl Iterator<Item = ZoneReport> + Clone {
@@ -37,6 +41,11 @@ impl<M: Machine> PageAllocator<'_, M> {
     pub(super) fn report_zone(&self, cell: &ZoneCell<M::Geometry>) -> ZoneReport {
         let cached = self.cached_pages(cell.id);
         self.with_buddy(cell, |buddy| buddy.report(cached))
+    }
+
+    /// How often the locks of all zones were taken since boot, these times among them.
+    pub fn zone_lock_acquisitions(&self) -> Acquisitions {
+        Acquisitions(self.zones.iter().map(|cell| self.with_buddy(cell, |buddy| buddy.acquisitions())).sum())
     }
 
     /// Free pages in all zones, those that CPUs have at hand among them.

@@ -1,6 +1,7 @@
 //! What the parts show only together: zones' edges, the price of the map, and that the checker sees what is broken.
 
 mod adopt;
+mod at_hand;
 mod charges;
 
 use core::num::NonZeroU16;

@@ -32,6 +32,7 @@ fn zone(id: u8, node: u8, kind: ZoneKind, span: (u32, u32)) -> ZoneReport {
         present: 0,
         managed: 0,
         free: 0,
+        cached: 0,
         nodes: 0,
         peak_nodes: 0,
         blocks: NOTHING,
@@ -179,6 +180,7 @@ Node 0, zone  HighMem
       nr_free_pages 772917
       nr_freelist_nodes 11
       nr_freelist_nodes_peak 805
+      nr_cpu_list_pages 0
   start_pfn:           16384
 Node 1, zone    DMA32
   pages free     0
@@ -193,6 +195,7 @@ Node 1, zone   Normal
       nr_free_pages 0
       nr_freelist_nodes 0
       nr_freelist_nodes_peak 0
+      nr_cpu_list_pages 0
   start_pfn:           1064960
 "
     );
@@ -318,18 +321,18 @@ fn page_types_lists_the_kinds_there_are_with_their_flags_and_adds_up() {
     assert_eq!(
         text,
         "             flags\tpage-count       MB  symbolic-flags\t\t\tlong-symbolic-flags
-0x0000000000000000\t    290000     1132  ___________\t
-0x0020000000000000\t       500        1  ______F____\tfolio
-0x0000000004000000\t        40        0  ___g_______\tpgtable
-0x0040000000000000\t         7        0  _______C___\tzspage
-0x0080000000000000\t         5        0  ________p__\tpercpu
-0x0100000000000000\t         4        0  _________k_\tkernel_stack
-0x0200000000000000\t         1        0  __________K\tlarge_kmalloc
-0x0000000000080000\t         2        0  __X________\thwpoison
-0x0000000000000080\t       100        0  S__________\tslab
-0x0000000000000400\t    772909     3019  _B_________\tbuddy
-0x0010000000000400\t        11        0  _B___N_____\tbuddy,freelist_node
-0x0000000100000000\t      1798        7  ____r______\treserved
+0x0000000000000000\t    290000     1132  ____________\t
+0x0020000000000000\t       500        1  ______F_____\tfolio
+0x0000000004000000\t        40        0  ___g________\tpgtable
+0x0040000000000000\t         7        0  _______C____\tzspage
+0x0080000000000000\t         5        0  ________p___\tpercpu
+0x0100000000000000\t         4        0  _________k__\tkernel_stack
+0x0200000000000000\t         1        0  __________K_\tlarge_kmalloc
+0x0000000000080000\t         2        0  __X_________\thwpoison
+0x0000000000000080\t       100        0  S___________\tslab
+0x0000000000000400\t    772909     3019  _B__________\tbuddy
+0x0010000000000400\t        11        0  _B___N______\tbuddy,freelist_node
+0x0000000100000000\t      1798        7  ____r_______\treserved
              total\t   1065377     4161
 "
     );
@@ -340,7 +343,7 @@ fn page_types_lists_the_kinds_there_are_with_their_flags_and_adds_up() {
 #[test]
 fn numbers_that_contradict_each_other_are_shown_and_do_not_panic() {
     let all = Pages(u64::MAX);
-    let memory = Totals { present: Pages(0), managed: all, free: Pages(0), nodes: all };
+    let memory = Totals { managed: all, nodes: all, ..Totals::default() };
     let usage = Usage {
         highmem: memory,
         allocated: by_owner(&[], all),

@@ -28,7 +28,7 @@ impl<Z: Iterator<Item = ZoneReport> + Clone> fmt::Display for ZoneInfo<Z> {
 }
 
 fn paragraph(f: &mut fmt::Formatter<'_>, zone: &ZoneReport) -> fmt::Result {
-    let ZoneReport { node, kind, span, present, managed, free, cached, nodes, peak_nodes, locked, .. } = *zone;
+    let ZoneReport { node, kind, span, present, managed, free, cached, nodes, peak_nodes, .. } = *zone;
     // What CPUs have at hand is in no list, and Linux leaves it out.
     let free = free - cached;
     writeln!(f, "Node {}, zone {:>8}", node.0, kind.name())?;
@@ -40,11 +40,10 @@ fn paragraph(f: &mut fmt::Formatter<'_>, zone: &ZoneReport) -> fmt::Result {
         return Ok(());
     }
     let counts = [
-        ("nr_free_pages", u64::from(free)),
-        ("nr_freelist_nodes", nodes.into()),
-        ("nr_freelist_nodes_peak", peak_nodes.into()),
-        ("nr_cpu_list_pages", cached.into()),
-        ("nr_zone_locked", locked),
+        ("nr_free_pages", free),
+        ("nr_freelist_nodes", nodes),
+        ("nr_freelist_nodes_peak", peak_nodes),
+        ("nr_cpu_list_pages", cached),
     ];
     for (name, count) in counts {
         writeln!(f, "      {name:<12} {count}")?;

@@ -112,6 +112,7 @@ fn a_large_block_comes_from_a_lower_kind_when_the_higher_one_has_only_pieces() {
         let block = allocator.alloc(Request::movable(Order::LIMIT)).expect("a block is free below");
         assert_ne!(kind_of(block.head()), Some(Highmem));
         drop(page);
+        allocator.drain();
         let block = allocator.alloc(Request::movable(Order::LIMIT)).expect("highmem is whole again");
         assert_eq!(kind_of(block.head()), Some(Highmem));
     });

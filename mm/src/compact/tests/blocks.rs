@@ -90,6 +90,7 @@ fn nodes_of_freelists_move_out_of_an_area() {
             (0..2048).map(|_| rig.pages.alloc(Request::movable(Order::ZERO)).expect("there is memory")).collect();
         let (even, odd): (Vec<_>, Vec<_>) = held.into_iter().partition(|page| page.head().number() % 2 == 0);
         drop(even);
+        rig.pages.drain();
         let node = {
             let walker = rig.owners.walk();
             let mut blocks = walker.blocks(walker.frames());
@@ -103,6 +104,7 @@ fn nodes_of_freelists_move_out_of_an_area() {
         assert_eq!(beside.len(), 1);
         // As it comes free, the node is what keeps the two from being one block, unless the allocator moves it at once.
         drop(beside);
+        rig.pages.drain();
         let mut claim = Claim::new(rig.pages, pair);
         let mut moved = CompactReport::default().moved;
         rig.compactor.claim_free(&mut claim, &mut moved);

@@ -214,7 +214,7 @@ fn each_allocation_of_a_compaction_may_fail_once_and_nothing_is_lost() {
         for n in 1..200 {
             let census = rig.census();
             faults.fail_nth(n);
-            let report = rig.compactor.compact(Order::of(5), Count(1), drop);
+            let report = rig.compactor.compact(Order::of(6), Count(1), drop);
             let fired = faults.stop();
             world.check();
             assert_eq!(rig.census(), census);

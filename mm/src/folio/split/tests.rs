@@ -298,7 +298,7 @@ fn a_locked_folio_that_is_kept_somewhere_is_split_into_locked_ones_that_are() {
             let piece = unsafe { FolioRef::from_kept(owners, slot) };
             assert!(piece.try_lock().is_ok(), "it was unlocked");
         }
-        assert_eq!(owners.walk().look(range.start).seen(), Seen::Free);
+        assert_eq!(owners.walk().look(range.start).seen(), Seen::Cached);
     });
 }
 

@@ -21,6 +21,7 @@ fn range(start: u64, end: u64) -> PfnRange {
 }
 
 fn zone(allocator: &PageAllocator<'_, Machine>, kind: ZoneKind, node: u8) -> ZoneReport {
+    allocator.drain();
     let mut zones = allocator.zones();
     zones.find(|zone| zone.kind == kind && zone.node == NodeId(node)).expect("the machine has such a zone")
 }
