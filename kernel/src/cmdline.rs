@@ -6,7 +6,7 @@
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::fmt;
-use core::num::{NonZeroU8, NonZeroU64};
+use core::num::{NonZeroU8, NonZeroU16, NonZeroU64};
 
 use mm::boot_map::{Region, RegionKind};
 use mm::slab::{SlabDebug, SlabDebugError};
@@ -92,6 +92,8 @@ pub struct CommandLine {
     pub lowmem: Option<PhysAddr>,
     /// `numa=fake=`: into how many nodes memory is split; by default not at all.
     pub nodes: Option<NonZeroU8>,
+    /// `nr_cpus=`: how many CPUs there may be; by default all that firmware lists.
+    pub cpus: Option<NonZeroU16>,
     /// `memmap=`: what is to be reserved.
     pub reserved: Vec<Region>,
     /// `slub_debug`, `slub_debug=`: which caches are debugged, and how; none by default.
@@ -183,6 +185,7 @@ impl CommandLine {
             seed: words.seed.unwrap_or_default(),
             lowmem: words.lowmem,
             nodes: words.nodes,
+            cpus: words.cpus,
             reserved: words.reserved,
             slab_debug: words.slab_debug.unwrap_or(SlabDebug::NONE),
             check_every: words.check_every.unwrap_or(CHECK_EVERY),
@@ -204,6 +207,7 @@ struct Words<'l> {
     seed: Option<Seed>,
     lowmem: Option<PhysAddr>,
     nodes: Option<NonZeroU8>,
+    cpus: Option<NonZeroU16>,
     reserved: Vec<Region>,
     slab_debug: Option<SlabDebug>,
     check_every: Option<NonZeroU64>,
@@ -223,6 +227,7 @@ impl<'l> Words<'l> {
             "seed" => once(&mut self.seed, decimal(value).map(Seed)),
             "lowmem" => once(&mut self.lowmem, size(value).and_then(non_zero).map(|end| PhysAddr(end.get()))),
             "numa" => once(&mut self.nodes, fake_nodes(value)),
+            "nr_cpus" => once(&mut self.cpus, cpus(value)),
             "memmap" => self.reserve(value),
             "slub_debug" => once(&mut self.slab_debug, SlabDebug::parse(value).map_err(Reason::SlabDebug)),
             "check" => once(&mut self.check_every, decimal(value).and_then(non_zero)),
@@ -283,6 +288,11 @@ fn fake_nodes(value: &str) -> Result<NonZeroU8, Reason> {
     let count = value.strip_prefix("fake=").ok_or(Reason::NoSuchValue)?;
     let count = u8::try_from(decimal(count)?).map_err(|_| Reason::NotANumber)?;
     NonZeroU8::new(count).ok_or(Reason::Zero)
+}
+
+fn cpus(value: &str) -> Result<NonZeroU16, Reason> {
+    let count = u16::try_from(decimal(value)?).map_err(|_| Reason::NotANumber)?;
+    NonZeroU16::new(count).ok_or(Reason::Zero)
 }
 
 fn range(value: &str) -> Result<Region, Reason> {
@@ -351,6 +361,7 @@ mod tests {
             seed: Seed(0),
             lowmem: None,
             nodes: None,
+            cpus: None,
             reserved: Vec::new(),
             slab_debug: SlabDebug::NONE,
             check_every: NonZeroU64::new(50_000).unwrap(),
@@ -369,7 +380,7 @@ mod tests {
     #[test]
     fn every_word_of_a_full_line_arrives() {
         let (parsed, ignored) = parse(
-            "run=replay filter=order exact=a/b after=a/a seed=18446744073709551615 lowmem=64M numa=fake=2 check=1000 \
+            "run=replay filter=order exact=a/b after=a/a seed=18446744073709551615 lowmem=64M numa=fake=2 nr_cpus=3 check=1000 \
              memmap=4K$0x10000,0x1M$3G memmap=1$5 dump=meminfo \
              slub_debug=FZ;-,kmalloc-*",
         );
@@ -385,6 +396,7 @@ mod tests {
                 seed: Seed(u64::MAX),
                 lowmem: Some(PhysAddr(64 << 20)),
                 nodes: NonZeroU8::new(2),
+                cpus: NonZeroU16::new(3),
                 reserved: vec![reserved(0x1_0000, 0x1_1000), reserved(3 << 30, (3 << 30) + (1 << 20)), reserved(5, 6)],
                 slab_debug: SlabDebug::parse("FZ;-,kmalloc-*").unwrap(),
                 check_every: NonZeroU64::new(1000).unwrap(),
@@ -414,6 +426,8 @@ mod tests {
             ("numa=fake=0", Reason::Zero),
             ("numa=fake=256", Reason::NotANumber),
             ("numa=on", Reason::NoSuchValue),
+            ("nr_cpus=0", Reason::Zero),
+            ("nr_cpus=65536", Reason::NotANumber),
             ("memmap=", Reason::NoDollar),
             ("memmap=4K", Reason::NoDollar),
             ("memmap=4K@8K", Reason::NoDollar),

@@ -1,26 +1,27 @@
 //! What a CPU has for itself: its segments and the stacks of its exceptions, in owned memory.
 //!
-//! The boot CPU begins with those of the image and leaves them as soon as there is memory. Its `kmap_local` slots stay
-//! with the machine ([`platform`](crate::platform)): the allocator that areas come from needs them.
+//! The boot CPU begins with those of the image and leaves them as soon as there is memory; other CPUs get theirs before
+//! they start. What the allocator needs of a CPU, as areas come from it, stands in the image
+//! ([`cpu_local`](crate::cpu_local)).
 
 use core::ptr::NonNull;
 
 use mm::machine::Machine;
-use mm::owner::{OwnError, Owners, PerCpuArea};
+use mm::owner::{OwnError, Owners, PerCpuArea, TaskId};
 use mm::page::Request;
-use mm::units::{Order, PAGE_SIZE};
+use mm::units::{CpuId, Order, PAGE_SIZE};
 use thiserror::Error;
 use x86_64::VirtAddr;
 
 use crate::gdt;
-use crate::kernel_stack::{BOOT_TASK, MappedStack, StackError};
+use crate::kernel_stack::{MappedStack, StackError};
 use crate::paging::space::Space;
 use crate::platform::Platform;
 use crate::stacks::{self, EXCEPTION_STACK_ORDER, ExceptionStack, StackUse};
 
 /// A CPU's area.
 #[derive(Debug)]
-struct CpuArea {
+pub(crate) struct CpuArea {
     tables: gdt::Tables,
     /// The stacks that the tables name: the CPU runs on them as long as it runs.
     _stacks: [MappedStack; ExceptionStack::ALL.len()],
@@ -39,7 +40,38 @@ pub(crate) enum AreaError {
     Memory(#[from] OwnError),
 }
 
-/// Gives this CPU an area, which it keeps, and runs with it from then on.
+impl CpuArea {
+    /// Makes a CPU's area, which is never freed.
+    ///
+    /// # Errors
+    /// See [`AreaError`].
+    pub(crate) fn new(
+        platform: &'static Platform,
+        space: &'static Space,
+        owners: &'static Owners<'static, Platform>,
+        cpu: CpuId,
+    ) -> Result<&'static Self, AreaError> {
+        let task = TaskId(cpu.0.into());
+        let stack = |which| MappedStack::new(space, owners, EXCEPTION_STACK_ORDER, StackUse::Exception(which), task);
+        let [double_fault, page_fault, non_maskable, machine_check] = ExceptionStack::ALL.map(stack);
+        let stacks = [double_fault?, page_fault?, non_maskable?, machine_check?];
+        let ends = stacks.each_ref().map(|stack| VirtAddr::new_truncate(stack.range().end));
+        let owner = PerCpuArea { cpu };
+        let area = owners.alloc(Request::new(Order::ZERO), owner).map_err(|(_, error)| error)?;
+        let place: NonNull<CpuArea> = platform.direct_map(area.into_raw()).cast();
+        // SAFETY: the page is lowmem, has room for an area, and belongs to it from here on.
+        unsafe { place.write(CpuArea { tables: gdt::Tables::new(ends), _stacks: stacks }) };
+        // SAFETY: the area was just written, and its page is never freed.
+        Ok(unsafe { place.as_ref() })
+    }
+
+    /// Runs this CPU, whose area it is, with it from now on.
+    pub(crate) fn enter(&'static self) {
+        self.tables.load();
+    }
+}
+
+/// Gives the boot CPU an area, with which it runs from then on.
 ///
 /// # Errors
 /// See [`AreaError`].
@@ -48,18 +80,7 @@ pub(crate) fn init(
     space: &'static Space,
     owners: &'static Owners<'static, Platform>,
 ) -> Result<(), AreaError> {
-    let stack = |which| MappedStack::new(space, owners, EXCEPTION_STACK_ORDER, StackUse::Exception(which), BOOT_TASK);
-    let [double_fault, page_fault, non_maskable, machine_check] = ExceptionStack::ALL.map(stack);
-    let stacks = [double_fault?, page_fault?, non_maskable?, machine_check?];
-    let ends = stacks.each_ref().map(|stack| VirtAddr::new_truncate(stack.range().end));
-    let owner = PerCpuArea { cpu: platform.cpu() };
-    let area = owners.alloc(Request::new(Order::ZERO), owner).map_err(|(_, error)| error)?;
-    let place: NonNull<CpuArea> = platform.direct_map(area.into_raw()).cast();
-    // SAFETY: the page is lowmem, has room for an area, and belongs to it from here on.
-    unsafe { place.write(CpuArea { tables: gdt::Tables::new(), _stacks: stacks }) };
-    // SAFETY: the area was just written, and its page is never freed.
-    let area: &'static CpuArea = unsafe { place.as_ref() };
-    area.tables.load(ends);
+    CpuArea::new(platform, space, owners, platform.cpu())?.enter();
     stacks::retire_early_stacks();
     Ok(())
 }

@@ -33,7 +33,7 @@ pub(crate) struct Registers {
     rcx: u64,
     rbx: u64,
     rax: u64,
-    vector: u64,
+    pub(crate) vector: u64,
     pub(crate) error_code: u64,
     pub(crate) rip: u64,
     cs: u64,
@@ -62,7 +62,43 @@ macro_rules! push_behind_rax {
     };
 }
 
-pub(crate) use push_behind_rax;
+/// Hands the [`Registers`], which are complete down to `rax`, to a function, and goes on where they say. A backtrace goes
+/// on with whoever was interrupted.
+macro_rules! save_call_and_return {
+    ($handler:path) => {
+        core::arch::naked_asm!(
+            $crate::fatal::push_behind_rax!(),
+            "cld",
+            "mov rdi, rsp",
+            "push qword ptr [rsp + {rip}]",
+            "push rbp",
+            "mov rbp, rsp",
+            "call {handler}",
+            "add rsp, 16",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12",
+            "pop r11",
+            "pop r10",
+            "pop r9",
+            "pop r8",
+            "pop rbp",
+            "pop rdi",
+            "pop rsi",
+            "pop rdx",
+            "pop rcx",
+            "pop rbx",
+            "pop rax",
+            "add rsp, 16",
+            "iretq",
+            rip = const core::mem::offset_of!($crate::fatal::Registers, rip),
+            handler = sym $handler,
+        )
+    };
+}
+
+pub(crate) use {push_behind_rax, save_call_and_return};
 
 /// Completes the [`Registers`], down to the vector, and reports them, with a frame pointer at which a backtrace ends.
 #[unsafe(naked)]
@@ -89,6 +125,7 @@ extern "sysv64" fn report(registers: &Registers) -> ! {
 pub(crate) fn report_because(registers: &Registers, reason: Option<&dyn fmt::Display>) -> ! {
     die(|serial| {
         write_headline(serial, registers)?;
+        write_cpu(serial)?;
         if let Some(reason) = reason {
             writeln!(serial, "  not resolved: {reason}")?;
         }
@@ -98,6 +135,14 @@ pub(crate) fn report_because(registers: &Registers, reason: Option<&dyn fmt::Dis
         }
         backtrace::write(serial, FramePointer(registers.rbp))
     })
+}
+
+/// Says which CPU it was, where there are several.
+fn write_cpu(serial: &mut impl Write) -> fmt::Result {
+    match Platform::get() {
+        Some(platform) if platform.cpus().get() > 1 => writeln!(serial, "  on CPU {}", platform.cpu().0),
+        _ => Ok(()),
+    }
 }
 
 fn write_headline(serial: &mut impl Write, registers: &Registers) -> fmt::Result {

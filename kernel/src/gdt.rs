@@ -2,7 +2,7 @@
 
 use spin::Once;
 use x86_64::VirtAddr;
-use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
+use x86_64::instructions::segmentation::{CS, DS, ES, FS, SS, Segment};
 use x86_64::instructions::tables::load_tss;
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector};
 use x86_64::structures::tss::TaskStateSegment;
@@ -20,33 +20,32 @@ struct Segments {
 /// What a CPU has of them; stays where it is once it is loaded.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    task: Once<TaskStateSegment>,
+    task: TaskStateSegment,
     segments: Once<Segments>,
 }
 
 /// The boot CPU's, until it has an area of its own.
-static EARLY: Tables = Tables::new();
+static EARLY: Once<Tables> = Once::new();
 
 /// Loads the kernel's own segments on the boot CPU, with the exception stacks of the image.
 pub(crate) fn init() {
-    EARLY.load(ExceptionStack::ALL.map(|which| VirtAddr::new_truncate(stacks::early_stack(which).range.end)));
+    let end = |which| VirtAddr::new_truncate(stacks::early_stack(which).range.end);
+    EARLY.call_once(|| Tables::new(ExceptionStack::ALL.map(end))).load();
 }
 
 impl Tables {
-    pub(crate) const fn new() -> Self {
-        Self { task: Once::new(), segments: Once::new() }
+    /// Those of a CPU whose exceptions are to run on the stacks that end at `stacks`.
+    pub(crate) fn new(stacks: [VirtAddr; ExceptionStack::ALL.len()]) -> Self {
+        let mut task = TaskStateSegment::new();
+        for (which, end) in ExceptionStack::ALL.into_iter().zip(stacks) {
+            task.interrupt_stack_table[which as usize] = end;
+        }
+        Self { task, segments: Once::new() }
     }
 
-    /// Loads them on this CPU, whose exceptions run on the stacks that end at `stacks` from then on. The stacks of the
-    /// first call count.
-    pub(crate) fn load(&'static self, stacks: [VirtAddr; ExceptionStack::ALL.len()]) {
-        let task = self.task.call_once(|| {
-            let mut task = TaskStateSegment::new();
-            for (which, end) in ExceptionStack::ALL.into_iter().zip(stacks) {
-                task.interrupt_stack_table[which as usize] = end;
-            }
-            task
-        });
+    /// Loads them on this CPU, the only one that ever has them.
+    pub(crate) fn load(&'static self) {
+        let task = &self.task;
         load(self.segments.call_once(|| {
             let mut table = GlobalDescriptorTable::new();
             let code = table.append(Descriptor::kernel_code_segment());
@@ -67,10 +66,9 @@ fn load(segments: &'static Segments) {
     unsafe { DS::set_reg(segments.data) };
     // SAFETY: as above.
     unsafe { ES::set_reg(segments.data) };
-    // SAFETY: nothing uses FS yet; a null selector is allowed.
+    // GS stays as it is: its base leads to what the CPU is (`cpu_local`), and loading the selector may clear that.
+    // SAFETY: nothing uses FS; a null selector is allowed.
     unsafe { FS::set_reg(SegmentSelector::NULL) };
-    // SAFETY: nothing uses GS yet; a null selector is allowed.
-    unsafe { GS::set_reg(SegmentSelector::NULL) };
     // SAFETY: the selector names the task state segment of that table, which lives for ever.
     unsafe { load_tss(segments.task) };
 }

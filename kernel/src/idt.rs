@@ -1,5 +1,5 @@
-//! Where the processor goes for every exception. All of them end the kernel with a report, but for page faults that can be
-//! resolved ([`fault`]).
+//! Where the processor goes for every exception and interrupt, on all CPUs alike. Exceptions end the kernel with a report,
+//! but for page faults that can be resolved ([`fault`]) and interrupts that other CPUs send ([`nmi`](crate::nmi)).
 //!
 //! The stubs are naked functions, as the interrupt ABI is not stable: each pushes what the processor did not, so that
 //! one [`Registers`](crate::fatal::Registers) describes all.
@@ -11,7 +11,9 @@ use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::structures::idt::{Entry, InterruptDescriptorTable};
 
+use crate::apic::InterruptVector;
 use crate::fatal::save_and_report;
+use crate::interrupt;
 use crate::stacks::ExceptionStack;
 use crate::user::fault;
 
@@ -26,7 +28,7 @@ fn build() -> InterruptDescriptorTable {
     let mut table = InterruptDescriptorTable::new();
     set(&mut table.divide_error, entry::<0>, None);
     set(&mut table.debug, entry::<1>, None);
-    set(&mut table.non_maskable_interrupt, entry::<{ Vector::NMI.0 }>, Some(ExceptionStack::NonMaskable));
+    set(&mut table.non_maskable_interrupt, interrupt::non_maskable, Some(ExceptionStack::NonMaskable));
     set(&mut table.breakpoint, entry::<3>, None);
     set(&mut table.overflow, entry::<4>, None);
     set(&mut table.bound_range_exceeded, entry::<5>, None);
@@ -47,6 +49,10 @@ fn build() -> InterruptDescriptorTable {
     set(&mut table.hv_injection_exception, entry::<28>, None);
     set(&mut table.vmm_communication_exception, entry::<29>, None);
     set(&mut table.security_exception, entry::<30>, None);
+    for (vector, stub) in interrupt::ENTRIES {
+        let InterruptVector(number) = vector;
+        set(&mut table[number], stub, None);
+    }
     table
 }
 

@@ -17,7 +17,8 @@ use crate::paging::space::{MapError, Space, page_at};
 use crate::platform::Platform;
 use crate::stacks::{ClaimedSlot, StackUse};
 
-/// The task that boots, and then does whatever the command line asks for. The exceptions' stacks are its, too.
+/// The task that boots, and then does whatever the command line asks for. Tasks are numbered like the CPUs they stay on;
+/// the stacks of a CPU's exceptions are its task's, too.
 pub(crate) const BOOT_TASK: TaskId = TaskId(0);
 
 /// Why there is no stack; everything is as before.

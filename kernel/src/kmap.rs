@@ -3,7 +3,8 @@
 //!
 //! Mapping writes one entry; unmapping clears it and then flushes the page on this CPU, so that a stale touch faults
 //! at once. A slot is unmapped before it is mapped again, and the processor keeps no entry that is not present, so
-//! mapping has nothing to flush; other CPUs never touch this one's slots (HIGH-1).
+//! mapping has nothing to flush; other CPUs never touch this one's slots (HIGH-1). An interrupt handler maps above what it
+//! has interrupted, and is done before that goes on.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};

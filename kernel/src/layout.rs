@@ -8,7 +8,7 @@
 //! | `0xffff_be00_0000_0000` | the vmap area: pages mapped one by one, the kernel's stacks first |
 //! | `0xffff_c000_0000_0000` | the kernel image, its stack, and what the loader passes |
 //!
-//! The slots of a CPU are every other page of an 8-page stride, so an unmapped page lies on both sides of each slot
+//! The slots of a CPU are every other page of a 16-page stride, so an unmapped page lies on both sides of each slot
 //! and a run-over faults. Stacks have slots of their own, too; each leaves the slot's ends free, so that the pages
 //! below it and above it are unmapped.
 
@@ -32,13 +32,19 @@ pub const VMAP: Range<u64> = KERNEL - 4 * ROOT_ENTRY..KERNEL;
 /// The lowest address at which a loader may place the kernel.
 pub const KERNEL: u64 = 0xffff_c000_0000_0000;
 
+/// Slots that a CPU may hold at a time for one context: two for a copy, or one around a use of the allocator, which
+/// needs two.
+const KMAP_NESTING: usize = 3;
+/// Contexts of a CPU that hold slots: a task, and one level of interrupt handlers above it. Those that cannot be masked
+/// hold none.
+const KMAP_CONTEXTS: usize = 2;
 /// Slots that one CPU may hold at a time.
-pub const KMAP_SLOTS: usize = 3;
+pub const KMAP_SLOTS: usize = KMAP_CONTEXTS * KMAP_NESTING;
 /// Pages of the window that belong to one CPU: its slots, and the guards around them.
-const KMAP_STRIDE: usize = 8;
+const KMAP_STRIDE: usize = 16;
 /// Entries in a page table.
 pub const TABLE_ENTRIES: usize = 512;
-/// CPUs that the window has slots for.
+/// CPUs that the window has slots for: no more are started.
 pub const CPUS: usize = TABLE_ENTRIES / KMAP_STRIDE;
 
 const _: () = assert!(2 * KMAP_SLOTS < KMAP_STRIDE);
@@ -53,6 +59,9 @@ pub const LARGEST_STACK: Order = Order::of(STACK_SLOT_SHIFT as usize - 1);
 pub const BEHIND_STACKS: u64 = VMAP.start + ((STACK_SLOTS as u64) << (STACK_SLOT_SHIFT + PAGE_SHIFT));
 
 const _: () = assert!(BEHIND_STACKS < VMAP.end);
+
+/// Where every CPU finds the registers of its own local APIC: apart from what comes and goes in the vmap area.
+pub const LOCAL_APIC: u64 = VMAP.end - ROOT_ENTRY + (1 << 30);
 
 /// The place of a stack in the vmap area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,8 @@ extern crate alloc;
 
 pub mod layout;
 
+pub mod acpi;
+
 pub mod boot_regions;
 pub mod cmdline;
 pub mod exception;

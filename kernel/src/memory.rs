@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use kernel_core::acpi::Topology;
 use kernel_core::cmdline::CommandLine;
 use mm::boot_map::BootMap;
 use mm::cache::PageCache;
@@ -46,8 +47,20 @@ static CACHES: Once<Caches> = Once::new();
 static OWNERS: Once<MachineOwners> = Once::new();
 static PAGE_CACHE: Once<MachineCache> = Once::new();
 
-/// Gives all memory that `map` calls usable to the page allocator, split into nodes if the command line asks, and makes
-/// the caches on it.
+/// The map and the CPUs split into nodes, if the command line asks, whatever nodes firmware lists.
+pub(crate) fn split_nodes(map: BootMap, topology: Topology, words: &CommandLine) -> (BootMap, Topology) {
+    let Some(nodes) = words.nodes else { return (map, topology) };
+    // A pageblock has one migratetype and its pages one zone, so no node begins inside one.
+    match map.split_nodes(nodes, <<Platform as Machine>::Geometry as Geometry>::PAGEBLOCK_ORDER) {
+        Ok(split) => (split, topology.split(nodes)),
+        Err(error) => {
+            println!("cmdline: ignored: numa=fake={nodes} ({error})");
+            (map, topology)
+        }
+    }
+}
+
+/// Gives all memory that `map` calls usable to the page allocator, and makes the caches on it.
 ///
 /// # Panics
 /// If the two cannot be set up in this memory: there is nothing to go on with.
@@ -56,13 +69,6 @@ pub(crate) fn init(
     mut map: BootMap,
     words: &CommandLine,
 ) -> (&'static Allocator, &'static Caches) {
-    if let Some(nodes) = words.nodes {
-        // A pageblock has one migratetype and its pages one zone, so no node begins inside one.
-        match map.split_nodes(nodes, <<Platform as Machine>::Geometry as Geometry>::PAGEBLOCK_ORDER) {
-            Ok(split) => map = split,
-            Err(error) => println!("cmdline: ignored: numa=fake={nodes} ({error})"),
-        }
-    }
     let (usable_pages, end) = (map.usable_pages(), map.usable_end().address());
     let (allocator, ticks) = Stopwatch::calibrated().time(|| PageAllocator::new(platform, &mut map));
     let allocator = allocator.unwrap_or_else(|error| panic!("page allocator: {error}"));

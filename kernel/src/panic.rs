@@ -2,24 +2,38 @@
 
 use core::fmt::Write;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU16, Ordering};
+
+use mm::units::CpuId;
 
 use x86_64::instructions::interrupts;
 
 use crate::backtrace::{self, FramePointer};
+use crate::cpu_local::this_cpu;
 use crate::exit::{Exit, exit};
+use crate::nmi;
 use crate::serial::Raw;
 
-static DYING: AtomicBool = AtomicBool::new(false);
+/// The CPU that ends the kernel.
+static DYING: AtomicU16 = AtomicU16::new(NOBODY);
 
-/// Ends the kernel with what `report` writes. A second failure, inside the report, ends it at once.
+const NOBODY: u16 = u16::MAX;
+
+/// Ends the kernel with what `report` writes. Other CPUs stop, those that fail, too, without a word: their failure may be
+/// this one's doing. A second failure of this CPU, inside the report, ends the kernel at once.
 pub(crate) fn die(report: impl FnOnce(&mut Raw) -> core::fmt::Result) -> ! {
     interrupts::disable();
-    if DYING.swap(true, Ordering::Relaxed) {
-        // INVARIANT: the raw port never fails.
-        let _ = Raw.write_str("\nPANIC: while reporting a failure\n");
-    } else {
-        let _ = report(&mut Raw);
+    let CpuId(cpu) = this_cpu();
+    match DYING.compare_exchange(NOBODY, cpu, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => {
+            nmi::stop_others();
+            let _ = report(&mut Raw);
+        }
+        Err(dying) if dying == cpu => {
+            // INVARIANT: the raw port never fails.
+            let _ = Raw.write_str("\nPANIC: while reporting a failure\n");
+        }
+        Err(_) => nmi::stop(),
     }
     exit(Exit::Failure)
 }

@@ -1,6 +1,6 @@
 //! This machine, as `mm` sees it.
 //!
-//! HIGH-1 is asserted here: slots of a CPU nest, last in, first out, at most three deep, and hold only frames that
+//! HIGH-1 is asserted here: slots of a CPU nest, last in, first out, at most [`KMAP_SLOTS`] deep, and hold only frames that
 //! have no permanent mapping.
 
 use core::fmt;
@@ -8,30 +8,29 @@ use core::num::NonZeroU16;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use kernel_core::layout::{CPUS, DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
+use kernel_core::acpi::Topology;
+use kernel_core::layout::{DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
 use mm::faults::Faults;
 use mm::machine::{InjectedFault, Machine, Standard};
-use mm::units::{CpuId, PAGE_SHIFT, Pfn, PhysAddr};
+use mm::units::{CpuId, Distance, NodeId, PAGE_SHIFT, Pfn, PhysAddr};
 use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
 
+use crate::cpu_local::{PerCpu, per_cpu, this_cpu};
 use crate::kmap::WINDOW;
+use crate::nmi::{self, Errand};
 use crate::serial::println;
 
 /// The machine's door for `mm`.
 #[derive(Debug)]
 pub(crate) struct Platform {
     direct_map_end: Pfn,
-    cpus: [PerCpu; CPUS],
+    topology: Topology,
 }
 
-/// What belongs to one CPU; only it touches this.
-#[derive(Debug)]
-struct PerCpu {
-    /// Slots in use: the lowest ones.
-    slots: AtomicUsize,
-}
+/// Slots in use on each CPU: the lowest ones. Only the CPU itself touches its own.
+static SLOTS: PerCpu<AtomicUsize> = per_cpu!(AtomicUsize::new(0));
 
 static PLATFORM: Once<Platform> = Once::new();
 
@@ -44,9 +43,13 @@ impl Platform {
     /// # Safety
     /// The live page tables map all memory below `direct_map_end` in the direct map's window, and the `kmap_local`
     /// window's table at its place.
-    pub(crate) unsafe fn init(direct_map_end: Pfn) -> &'static Self {
-        let cpus = [const { PerCpu { slots: AtomicUsize::new(0) } }; CPUS];
-        PLATFORM.call_once(|| Self { direct_map_end, cpus })
+    pub(crate) unsafe fn init(direct_map_end: Pfn, topology: Topology) -> &'static Self {
+        PLATFORM.call_once(|| Self { direct_map_end, topology })
+    }
+
+    /// The CPUs and nodes that firmware lists.
+    pub(crate) const fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The machine; `None` before [`init`](Self::init).
@@ -62,10 +65,6 @@ impl Platform {
     /// Whether anything does: in builds that are measured, nothing is asked.
     pub(crate) const fn faults_fire(&self) -> bool {
         cfg!(debug_assertions)
-    }
-
-    fn slots(&self) -> &AtomicUsize {
-        &self.cpus[usize::from(self.cpu().0)].slots
     }
 }
 
@@ -84,6 +83,7 @@ enum Flag {
 }
 
 impl Drop for InterruptsOff {
+    #[inline(always)]
     fn drop(&mut self) {
         if self.were_on == Flag::Set {
             interrupts::enable();
@@ -118,7 +118,7 @@ unsafe impl Machine for Platform {
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
         assert!(frame >= self.direct_map_end, "HIGH-1: kmap_local of {frame:?}, which has a permanent mapping");
-        let slots = self.slots();
+        let slots = SLOTS.this();
         let slot = slots.load(Ordering::Relaxed);
         assert!(slot < KMAP_SLOTS, "HIGH-1: kmap_local of {frame:?}, but all {KMAP_SLOTS} slots are in use");
         // The slot is this one's before its entry is: an interrupt in between takes the next.
@@ -127,7 +127,7 @@ unsafe impl Machine for Platform {
     }
 
     unsafe fn kunmap_local(&self, address: NonNull<u8>) {
-        let slots = self.slots();
+        let slots = SLOTS.this();
         let slot = slots.load(Ordering::Relaxed).checked_sub(1);
         let slot = slot.unwrap_or_else(|| panic!("HIGH-1: kunmap_local of {address:p}, but no slot is in use"));
         let entry = kmap_entry(self.cpu(), slot);
@@ -139,19 +139,28 @@ unsafe impl Machine for Platform {
         slots.store(slot, Ordering::Relaxed);
     }
 
+    #[inline(always)]
     fn disable_interrupts(&self) -> InterruptsOff {
         let were_on = if interrupts::are_enabled() { Flag::Set } else { Flag::Clear };
         interrupts::disable();
         InterruptsOff { were_on }
     }
 
+    #[inline(always)]
     fn cpu(&self) -> CpuId {
-        CpuId(0)
+        this_cpu()
     }
 
     fn cpus(&self) -> NonZeroU16 {
-        // No other is started.
-        NonZeroU16::MIN
+        self.topology.cpus()
+    }
+
+    fn node_of(&self, cpu: CpuId) -> NodeId {
+        self.topology.node_of(cpu)
+    }
+
+    fn distance(&self, from: NodeId, to: NodeId) -> Distance {
+        self.topology.distance(from, to)
     }
 
     #[inline(always)]
@@ -164,7 +173,6 @@ unsafe impl Machine for Platform {
     }
 
     fn heavy_barrier(&self) {
-        // There is no other CPU to wait for.
-        core::sync::atomic::fence(Ordering::SeqCst);
+        nmi::send_others(Errand::Barrier, |_| true);
     }
 }

@@ -1,12 +1,14 @@
 //! The first serial port, where everything this kernel says goes.
 //!
-//! Lock order: a leaf; nothing is called under it.
+//! Lock order: a leaf; nothing is called under it, and interrupts are off, so handlers may print. A text is written whole
+//! before another CPU's begins.
 
 use core::fmt::{self, Write};
 
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
 use uart_16550::{Config, Uart16550Tty};
+use x86_64::instructions::interrupts::without_interrupts;
 use x86_64::instructions::port::Port;
 
 const COM1: u16 = 0x3f8;
@@ -25,10 +27,12 @@ pub(crate) fn init() {
 
 /// Writes formatted text; for the macro.
 pub(crate) fn write(text: fmt::Arguments<'_>) {
-    if let Some(console) = CONSOLE.lock().as_mut() {
-        // INVARIANT: the port itself never fails; an error comes from a `Display` and loses only its own text.
-        let _ = console.write_fmt(text);
-    }
+    without_interrupts(|| {
+        if let Some(console) = CONSOLE.lock().as_mut() {
+            // INVARIANT: the port itself never fails; an error comes from a `Display` and loses only its own text.
+            let _ = console.write_fmt(text);
+        }
+    });
 }
 
 /// The port without its lock: for a kernel that is about to exit and cannot know who holds it.

@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::hint::black_box;
 
-use kernel_core::layout::{BEHIND_STACKS, DIRECT_MAP, kmap_address, kmap_entry};
+use kernel_core::layout::{BEHIND_STACKS, DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
 use mm::machine::Machine;
 use mm::owner::TaskId;
 use mm::page::Request;
@@ -182,7 +182,7 @@ ktest!(
     "crash",
     fn kmap_too_deep() {
         let platform = platform()?;
-        for _ in 0..4 {
+        for _ in 0..=KMAP_SLOTS {
             platform.kmap_local(platform.direct_map_end());
         }
         Err(SURVIVED.into())

@@ -12,6 +12,7 @@ use crate::image::Protection;
 pub(crate) const TABLE: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
 const READ: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::NO_EXECUTE);
 const READ_WRITE: PageTableFlags = READ.union(PageTableFlags::WRITABLE);
+const DEVICE: PageTableFlags = READ_WRITE.union(PageTableFlags::NO_CACHE).union(PageTableFlags::WRITE_THROUGH);
 const READ_EXECUTE: PageTableFlags = PageTableFlags::PRESENT;
 
 /// Where the address stands in an entry.
@@ -50,6 +51,11 @@ impl Entry {
     /// Leads to a 4 KiB page.
     pub(crate) const fn page(frame: Pfn, protection: Protection) -> Self {
         Self(frame.address().0 | page_flags(protection).bits())
+    }
+
+    /// Leads to a page of a device's registers.
+    pub(crate) const fn device(frame: Pfn) -> Self {
+        Self(frame.address().0 | DEVICE.bits())
     }
 
     /// Leads to a table.

@@ -12,9 +12,8 @@
 //! Locks are taken downwards. A mapping holds two at most; an unmapping keeps those whose tables may become empty. The
 //! allocator may be entered under them, and no interrupt handler takes them.
 //!
-//! A page is flushed, and what the processor remembers of the tables that led to it, before the tables are freed. That
-//! reaches this CPU alone: before a second one runs with these tables, [`Space::unmap`] has to have the others flush, too,
-//! in the same place: behind the last store and before the first free.
+//! A page is flushed, and what the processors remember of the tables that led to it, behind the last store and before the
+//! first free: on this CPU, then on all others, which are interrupted for it even where they wait for a lock.
 //!
 //! Cost: three tables are looked up by their frames, locked and read.
 
@@ -34,6 +33,7 @@ use x86_64::structures::paging::{Page, PageTableIndex, Size4KiB};
 use super::entry::{Entry, Target};
 use super::tables::{self, ROOT};
 use crate::image::Protection;
+use crate::nmi::{self, Errand};
 use crate::platform::Platform;
 
 type Table<'s> = Shared<'s, Platform, PageTable>;
@@ -95,6 +95,11 @@ impl Space {
         Self { platform, owners, root, adopted }
     }
 
+    /// The topmost table.
+    pub(crate) const fn root(&self) -> Pfn {
+        self.root
+    }
+
     /// Tables that were there before the page allocator, and are its memory since.
     pub(crate) const fn adopted(&self) -> Count {
         self.adopted
@@ -105,12 +110,24 @@ impl Space {
     /// # Errors
     /// See [`MapError`].
     pub(crate) fn map(&self, page: Page, frame: Pfn, protection: Protection) -> Result<(), MapError> {
+        self.map_entry(page, Entry::page(frame, protection))
+    }
+
+    /// Maps a page of the vmap area to a device's registers: nothing of it is cached.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub(crate) fn map_device(&self, page: Page, frame: Pfn) -> Result<(), MapError> {
+        self.map_entry(page, Entry::device(frame))
+    }
+
+    fn map_entry(&self, page: Page, entry: Entry) -> Result<(), MapError> {
         let address = page.start_address().as_u64();
         if !VMAP.contains(&address) {
             return Err(MapError::Outside(address));
         }
         let top = self.top(page).ok_or(MapError::Outside(address))?;
-        self.map_below(&top, top.lock(), page, Entry::page(frame, protection))
+        self.map_below(&top, top.lock(), page, entry)
     }
 
     /// Takes a page out of the vmap area or the image, and frees the tables that this leaves empty. Gives the frame that
@@ -133,6 +150,7 @@ impl Space {
         let (frame, _) = self.unmap_below(&top, top.lock(), page, &mut emptied)?;
         // This forgets the page, and on its way to any page every table: INVLPG drops the paging-structure caches whole.
         tlb::flush(page.start_address());
+        nmi::send_others(Errand::Flush, |_| true);
         drop(emptied);
         Ok(frame)
     }

@@ -16,7 +16,7 @@ use x86_64::registers::control::Cr2;
 
 use super::access;
 use super::live::{self, Unresolved};
-use crate::fatal::{self, Registers, push_behind_rax, save_and_report};
+use crate::fatal::{self, Registers, save_and_report, save_call_and_return};
 
 /// Where the processor goes for a page fault, on the page faults' own stack.
 #[unsafe(naked)]
@@ -59,39 +59,10 @@ pub(crate) extern "C" fn entry() {
     )
 }
 
-/// Completes the [`Registers`], down to `rax`, on the interrupted stack; resolves the fault, and tries again. A backtrace
-/// goes on with whoever faulted.
+/// Completes the [`Registers`], down to `rax`, on the interrupted stack; resolves the fault, and tries again.
 #[unsafe(naked)]
 extern "C" fn resolve_and_return() {
-    naked_asm!(
-        push_behind_rax!(),
-        "cld",
-        "mov rdi, rsp",
-        "push qword ptr [rsp + {rip}]",
-        "push rbp",
-        "mov rbp, rsp",
-        "call {resolve}",
-        "add rsp, 16",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop r11",
-        "pop r10",
-        "pop r9",
-        "pop r8",
-        "pop rbp",
-        "pop rdi",
-        "pop rsi",
-        "pop rdx",
-        "pop rcx",
-        "pop rbx",
-        "pop rax",
-        "add rsp, 16",
-        "iretq",
-        rip = const core::mem::offset_of!(Registers, rip),
-        resolve = sym resolve,
-    )
+    save_call_and_return!(resolve)
 }
 
 /// Returns if the access may be tried again, or failed where it may fail.

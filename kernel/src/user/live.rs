@@ -9,9 +9,10 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use mm::space::{Access, FaultError, Space};
 use mm::units::{Pfn, VirtualAddress};
 use thiserror::Error;
-use x86_64::registers::control::{Cr3, Cr3Flags};
 
-use super::mmu::{ProcessorTables, frame_of};
+use super::mmu::{self, ProcessorTables};
+use crate::cpu_local::{PerCpu, per_cpu};
+use crate::paging::tables::root;
 use crate::platform::Platform;
 
 /// An address space that can be live.
@@ -54,23 +55,23 @@ struct Live<'s> {
     space: &'s dyn UserSpace,
 }
 
-/// `null`: the kernel's own tables are live, which map nothing of users'.
-static LIVE: AtomicPtr<Live<'static>> = AtomicPtr::new(ptr::null_mut());
+/// `null`: the kernel's own tables are live, which map nothing of users'. Only the CPU itself touches its own.
+static LIVE: PerCpu<AtomicPtr<Live<'static>>> = per_cpu!(AtomicPtr::new(ptr::null_mut()));
 
-static RESOLVING: AtomicBool = AtomicBool::new(false);
+static RESOLVING: PerCpu<AtomicBool> = per_cpu!(AtomicBool::new(false));
 
 /// Does some work while users' addresses are this space's.
 pub(crate) fn with<R>(space: &dyn UserSpace, work: impl FnOnce() -> R) -> R {
     let live = Live { space };
-    let (tables, flags) = Cr3::read();
+    let tables = root();
     // SAFETY: LIVE-1, this tells the truth until the frame that it points to is left.
-    let before = LIVE.swap((&raw const live).cast_mut().cast(), Ordering::Relaxed);
+    let before = LIVE.this().swap((&raw const live).cast_mut().cast(), Ordering::Relaxed);
     // SAFETY: the space's root has the kernel's half, and nobody is in the middle of a user access.
-    unsafe { Cr3::write(frame_of(space.root()), Cr3Flags::empty()) };
+    unsafe { mmu::load(space.root()) };
     let result = work();
-    LIVE.store(before, Ordering::Relaxed);
+    LIVE.this().store(before, Ordering::Relaxed);
     // SAFETY: these tables were live before, and whoever made them so waits for this to return.
-    unsafe { Cr3::write(tables, flags) };
+    unsafe { mmu::load(tables) };
     result
 }
 
@@ -79,13 +80,13 @@ pub(crate) fn with<R>(space: &dyn UserSpace, work: impl FnOnce() -> R) -> R {
 /// # Errors
 /// See [`Unresolved`].
 pub(super) fn resolve(address: VirtualAddress, access: Access) -> Result<(), Unresolved> {
-    let live = LIVE.load(Ordering::Relaxed);
+    let live = LIVE.this().load(Ordering::Relaxed);
     // SAFETY: LIVE-1.
     let live = unsafe { live.as_ref() }.ok_or(Unresolved::NoSpace)?;
-    if RESOLVING.swap(true, Ordering::Relaxed) {
+    if RESOLVING.this().swap(true, Ordering::Relaxed) {
         return Err(Unresolved::Nested);
     }
     let outcome = live.space.fault(address, access);
-    RESOLVING.store(false, Ordering::Relaxed);
+    RESOLVING.this().store(false, Ordering::Relaxed);
     outcome
 }

@@ -12,17 +12,19 @@
 //! Source: Intel SDM volume 3, section 5.5, "4-level paging and 5-level paging".
 
 use core::ops::Range;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use kernel_core::layout::USERS;
 use mm::owner::TableLevel;
 use mm::space::{Accessed, Mmu, PageEntry, PageProtection, TableEntry};
 use mm::units::{PAGE_SIZE, Pfn, VirtualAddress};
 use x86_64::instructions::tlb;
-use x86_64::registers::control::Cr3;
+use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::{PageTableFlags, PhysFrame};
 use x86_64::{PhysAddr, VirtAddr};
 
+use crate::cpu_local::{PerCpu, per_cpu};
+use crate::nmi::{self, Errand};
 use crate::paging::entry::{Entry, TABLE, Target};
 use crate::paging::space::Space;
 
@@ -42,9 +44,20 @@ impl ProcessorTables {
     }
 }
 
-/// A root as the processor is given it.
-pub(super) fn frame_of(root: Pfn) -> PhysFrame {
-    PhysFrame::containing_address(PhysAddr::new_truncate(root.address().0))
+/// The root that each CPU translates with, or is about to: the number of its frame. 0 is the kernel's own, until another
+/// was loaded.
+static LOADED: PerCpu<AtomicU32> = per_cpu!(AtomicU32::new(0));
+
+/// Has this CPU translate with these tables, and forget what it knows of others.
+///
+/// # Safety
+/// The root has the kernel's half, and stays as long as it is loaded.
+pub(super) unsafe fn load(root: Pfn) {
+    let frame = PhysFrame::containing_address(PhysAddr::new_truncate(root.address().0));
+    // Pairs with the load in `flush`: who does not see it has changed the tables before this CPU reads them.
+    LOADED.this().swap(root.number(), Ordering::SeqCst);
+    // SAFETY: the caller's promise.
+    unsafe { Cr3::write(frame, Cr3Flags::empty()) };
 }
 
 fn flags_of(page: PageEntry, level: TableLevel) -> PageTableFlags {
@@ -73,9 +86,9 @@ fn page_of(entry: Entry) -> PageEntry {
 }
 
 // SAFETY: MMU-ENTRY, the bits are as in the table above, and what the processor marks in them is bit 5, and bit 6, which
-// is not looked at. MMU-FLUSH, there is one CPU, which forgets everything when it leaves a root, and the pages of the
-// root it is on here; either way, every table that led to one. The kernel's half allows users nothing, and begins where
-// users' ends.
+// is not looked at. MMU-FLUSH, a CPU forgets everything when it leaves a root; here, this one forgets the pages of the
+// root that it is on, and others that are on it forget everything; either way, every table that led to a page. The kernel's
+// half allows users nothing, and begins where users' ends.
 unsafe impl Mmu for ProcessorTables {
     fn users(&self) -> Range<VirtualAddress> {
         VirtualAddress(USERS.start)..VirtualAddress(USERS.end)
@@ -106,15 +119,20 @@ unsafe impl Mmu for ProcessorTables {
     }
 
     fn flush(&self, root: Pfn, addresses: Range<VirtualAddress>) {
-        if Cr3::read().0 != frame_of(root) {
-            return;
+        if LOADED.this().load(Ordering::Relaxed) == root.number() {
+            forget(addresses);
         }
-        let (start, end) = (addresses.start.page().0, addresses.end.0);
-        if end.saturating_sub(start) > FLUSHED_ALONE * PAGE_SIZE as u64 {
-            return tlb::flush_all();
-        }
-        for page in (start..end).step_by(PAGE_SIZE) {
-            tlb::flush(VirtAddr::new_truncate(page));
-        }
+        nmi::send_others(Errand::Flush, |cpu| LOADED.of(cpu).load(Ordering::SeqCst) == root.number());
+    }
+}
+
+/// Has this CPU forget what it knows of some pages, and the tables that led to them.
+fn forget(addresses: Range<VirtualAddress>) {
+    let (start, end) = (addresses.start.page().0, addresses.end.0);
+    if end.saturating_sub(start) > FLUSHED_ALONE * PAGE_SIZE as u64 {
+        return tlb::flush_all();
+    }
+    for page in (start..end).step_by(PAGE_SIZE) {
+        tlb::flush(VirtAddr::new_truncate(page));
     }
 }

@@ -1,0 +1,84 @@
+//! Which CPU this is, and what each has for itself.
+//!
+//! GS leads to a word that holds the CPU's number, so asking is one instruction. The boot CPU's GS is set before anything
+//! else runs, that of another before its first Rust function. A task never changes its CPU, so the answer may be kept.
+
+use core::arch::asm;
+
+use kernel_core::layout::CPUS;
+use mm::units::CpuId;
+use x86_64::VirtAddr;
+use x86_64::registers::model_specific::GsBase;
+
+/// What GS leads to.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Head {
+    number: u32,
+}
+
+static HEADS: [Head; CPUS] = {
+    let mut heads = [const { Head { number: 0 } }; CPUS];
+    let mut cpu = 0;
+    let mut number = 0;
+    while cpu < CPUS {
+        heads[cpu].number = number;
+        cpu += 1;
+        number += 1;
+    }
+    heads
+};
+
+/// Makes this CPU the one that boots.
+///
+/// # Safety
+/// It is, and has not asked who it is: the compiler may do so anywhere in a function that asks.
+pub(crate) unsafe fn init() {
+    GsBase::write(VirtAddr::from_ptr(&raw const HEADS[0]));
+}
+
+/// What GS is to lead to on a CPU.
+pub(crate) fn head(cpu: CpuId) -> &'static Head {
+    &HEADS[usize::from(cpu.0)]
+}
+
+/// The CPU this runs on.
+#[inline(always)]
+pub(crate) fn this_cpu() -> CpuId {
+    let number: u32;
+    // SAFETY: GS leads to a head, and reading its number changes nothing.
+    unsafe { asm!("mov {:e}, gs:[0]", out(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+    CpuId((number & 0xffff) as u16)
+}
+
+/// One of a kind for each CPU, no two in one cache line.
+#[derive(Debug)]
+pub(crate) struct PerCpu<T>(pub(crate) [Apart<T>; CPUS]);
+
+/// Fills cache lines of its own.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Apart<T>(pub(crate) T);
+
+/// One for each CPU, each begun alike.
+macro_rules! per_cpu {
+    ($each:expr) => {
+        $crate::cpu_local::PerCpu([const { $crate::cpu_local::Apart($each) }; kernel_core::layout::CPUS])
+    };
+}
+
+pub(crate) use per_cpu;
+
+impl<T> PerCpu<T> {
+    /// This CPU's.
+    #[inline(always)]
+    pub(crate) fn this(&self) -> &T {
+        self.of(this_cpu())
+    }
+
+    /// A CPU's.
+    #[inline(always)]
+    pub(crate) fn of(&self, cpu: CpuId) -> &T {
+        &self.0[usize::from(cpu.0)].0
+    }
+}
