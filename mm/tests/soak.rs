@@ -6,7 +6,8 @@ use std::thread;
 use mm::boot_map::{BootMap, Region, RegionKind};
 use mm::cases::Seed;
 use mm::cases::crew::{Crew, Work};
-use mm::cases::soak::{Plan, soak};
+use mm::cases::last_page::every_cpu_can_have_the_last_page;
+use mm::cases::soak::{Plan, soak, turn_over};
 use mm::host::{HostMachine, on_cpu};
 use mm::machine::{Machine, Standard};
 use mm::page::PageAllocator;
@@ -88,4 +89,23 @@ fn one_cpu_alone_repeats_itself() {
         digest
     };
     assert_eq!(digest(), digest());
+}
+
+#[test]
+fn every_cpu_can_have_the_last_page_from_wherever_it_is() {
+    for lowmem_mib in [64, 16] {
+        with_machine(Shape { mib: 64, lowmem_mib, cpus: 8, nodes: 2 }, |allocator, crew| {
+            every_cpu_can_have_the_last_page(allocator, crew, 3000).unwrap_or_else(|failure| panic!("{failure}"));
+        });
+    }
+}
+
+#[test]
+fn a_zones_lock_is_seldom_taken_for_single_pages() {
+    with_machine(Shape { mib: 64, lowmem_mib: 64, cpus: 8, nodes: 1 }, |allocator, crew| {
+        let steps = NonZeroU32::new(20_000).expect("there are steps");
+        let turnover = turn_over(allocator, crew, Seed(3), steps).unwrap_or_else(|failure| panic!("{failure}"));
+        println!("{turnover:?}: {} in 1000", turnover.per_1000());
+        assert!(turnover.per_1000() <= 35, "{turnover:?}");
+    });
 }

@@ -12,11 +12,13 @@
 //! turns: on a machine whose clock counts instructions the two are the same on every run, and so is the digest of all that
 //! was done ([`Done::digest`]).
 //!
-//! `mark` is what is written to memory, `held` the memory, `worker` a CPU's stream, `account` where all pages are in the end.
+//! `mark` is what is written to memory, `held` the memory, `worker` a CPU's stream, `account` where all pages are in the end;
+//! `turnover` is single pages alone, and how seldom they take a lock.
 
 mod account;
 mod held;
 mod mark;
+mod turnover;
 mod worker;
 
 use core::num::NonZeroU32;
@@ -26,6 +28,7 @@ use spin::Mutex;
 
 pub use account::Account;
 pub use mark::{Found, Mark, Place};
+pub use turnover::{Turnover, turn_over};
 
 use super::crew::Crew;
 use super::footprint::Footprint;
@@ -116,11 +119,7 @@ struct Soak<'s, M: Machine> {
 ///
 /// # Errors
 /// The first thing that did not hold, on whichever CPU.
-pub fn soak<M: Machine>(
-    allocator: &PageAllocator<'_, M>,
-    crew: &dyn Crew,
-    plan: Plan,
-) -> Result<Done, Failure> {
+pub fn soak<M: Machine>(allocator: &PageAllocator<'_, M>, crew: &dyn Crew, plan: Plan) -> Result<Done, Failure> {
     const NO_ROOM: Failure = Failure::Skipped("there is no memory for caches and owners");
     allocator.drain();
     let before = Footprint::of(allocator);

@@ -42,7 +42,9 @@ impl Account {
         while at < zone.span.end {
             let (state, order) = allocator.page_state(at);
             let here = allocator.zone_around(at) == Some(zone.id);
-            let pages = if matches!(state, PageState::Hole | PageState::Reserved) { 1 } else { order.pages() };
+            // A node's order is that of its list.
+            let single = matches!(state, PageState::Hole | PageState::Reserved | PageState::Node);
+            let pages = if single { 1 } else { order.pages() };
             match state {
                 PageState::Free | PageState::Node if here => account.free += pages,
                 PageState::Cached if here => account.cached += pages,
