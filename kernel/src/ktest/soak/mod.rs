@@ -42,6 +42,7 @@ fn plan(steps: u32) -> Plan {
 fn run(plan: Plan) -> Outcome {
     let allocator = on_many_cpus()?;
     let done = soak(allocator, &Cpus::new(seed()), plan).map_err(not_passed)?;
+    memory::owners().ok_or("there are no owners")?.verify().map_err(Failure::from).map_err(not_passed)?;
     diagnostic!("{:?}", done.tally);
     for zone in allocator.zones() {
         diagnostic!("{}", Account::of(allocator, &zone).map_err(not_passed)?);
