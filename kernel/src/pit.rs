@@ -7,6 +7,8 @@ use core::hint::spin_loop;
 
 use x86_64::instructions::port::Port;
 
+use crate::clock::count_down;
+
 const FREQUENCY: u64 = 1_193_182;
 const CHANNEL_2: u16 = 0x42;
 const COMMAND: u16 = 0x43;
@@ -17,8 +19,11 @@ const OUTPUT: u8 = 1 << 5;
 /// Channel 2, both bytes, mode 0: the output rises when the count is down.
 const COUNT_DOWN: u8 = 0b1011_0000;
 
+/// Rounds of a loop between two looks, as an emulator needs longer for a port than for a thousand instructions.
+const BETWEEN_LOOKS: u64 = 1000;
+
 /// Looks after which a machine without such a timer is not waited for.
-const PATIENCE: u32 = 50_000_000;
+const PATIENCE: u32 = 1_000_000;
 
 /// Some microseconds; 54 thousand is the most.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +61,8 @@ pub(crate) fn wait(time: Microseconds, mut happened: impl FnMut() -> Waited) -> 
         if unsafe { control.read() } & OUTPUT != 0 {
             break;
         }
+        count_down(BETWEEN_LOOKS);
+        // Other CPUs may depend on this one's giving way.
         spin_loop();
     }
     Waited::InVain

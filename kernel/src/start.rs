@@ -18,7 +18,7 @@ use kernel_core::layout::{LOCAL_APIC, TABLE_ENTRIES};
 use mm::boot_map::BootMap;
 use mm::machine::Machine;
 use mm::owner::TaskId;
-use mm::units::{CpuId, Order, PAGE_SIZE, Pfn, PfnRange};
+use mm::units::{Count, CpuId, Order, PAGE_SIZE, Pfn, PfnRange};
 use thiserror::Error;
 use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
@@ -32,6 +32,7 @@ use crate::cpu_local::{self, Head, PerCpu, per_cpu, this_cpu};
 use crate::kernel_stack::{MappedStack, StackError};
 use crate::memory::{Allocator, MachineOwners};
 use crate::paging::entry::TABLE;
+use crate::paging::retire;
 use crate::paging::space::{MapError, Space, page_at};
 use crate::pit::{self, Microseconds, Waited};
 use crate::platform::Platform;
@@ -251,10 +252,9 @@ fn start_others(memory: Memory, apic: LocalApic, trampoline: Option<Trampoline>)
     }
     println!("cpus: {} of {} are up", cpu::online().count(), memory.platform.cpus());
     if all_up {
-        // SAFETY: every CPU has left the trampoline, which was carved out of the map that the allocator then got.
-        let taken_in = unsafe { memory.allocator.adopt(trampoline.0) };
-        // Dropping what was taken in frees it; on a machine that has no zone there, it stays reserved.
-        drop(taken_in);
+        // SAFETY: every CPU has left the trampoline, which was carved out of the map.
+        let Count(pages) = unsafe { retire::give_back_frames(memory.allocator, trampoline.0) };
+        println!("trampoline: its {pages} pages are free memory now");
     }
 }
 

@@ -8,6 +8,7 @@
 //! Source: Linux, `Documentation/dev-tools/ktap.rst`.
 
 mod cases;
+mod cpus;
 mod crash;
 mod paging;
 mod slab;
@@ -222,7 +223,7 @@ impl fmt::Display for OneLine<'_> {
 }
 
 /// Tests in the kernel's source: a linker that drops some shows here.
-const REGISTERED: usize = 92;
+const REGISTERED: usize = 103;
 
 ktest!(
     "ktest",

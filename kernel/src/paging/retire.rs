@@ -1,4 +1,5 @@
-//! Pages of the image and of the loader's that nobody needs any more: unmapped, and handed to the page allocator as free memory.
+//! Pages that boot needed and nobody needs any more, of the image, of the loader's, or carved out of the memory map: handed to
+//! the page allocator as free memory.
 
 use core::ops::Range;
 
@@ -43,6 +44,19 @@ pub(crate) unsafe fn give_back(
     let mut retired = RETIRED.lock();
     retired.given.0 += given.0;
     retired.parts.push(whole);
+    given
+}
+
+/// Gives frames to the page allocator that were carved out of the map which it then got, and counts those that it took.
+///
+/// # Safety
+/// Nobody uses them any more, and only the direct map maps them.
+pub(crate) unsafe fn give_back_frames(allocator: &PageAllocator<'static, Platform>, frames: PfnRange) -> Count {
+    // SAFETY: the caller's promise.
+    let taken_in = unsafe { allocator.adopt(frames) };
+    // Dropping what was taken in frees it.
+    let given = Count(if taken_in.is_ok() { frames.pages() } else { 0 });
+    RETIRED.lock().given.0 += given.0;
     given
 }
 

@@ -1,5 +1,6 @@
 //! What must hold at users' addresses, whoever fills the page tables.
 
+mod cpus;
 mod faults;
 mod handmade;
 mod spaces;
