@@ -43,6 +43,8 @@ pub enum Report {
     Slabinfo,
     /// Counters.
     Vmstat,
+    /// Allocations by node.
+    Numastat,
     /// Memory by use.
     Meminfo,
     /// Pages by kind: what Linux's tool of that name sums up.
@@ -51,12 +53,13 @@ pub enum Report {
 
 impl Report {
     /// Every report, in the order in which `all` prints them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Buddyinfo,
         Self::Pagetypeinfo,
         Self::Zoneinfo,
         Self::Slabinfo,
         Self::Vmstat,
+        Self::Numastat,
         Self::Meminfo,
         Self::PageTypes,
     ];
@@ -69,6 +72,7 @@ impl Report {
             Self::Zoneinfo => "zoneinfo",
             Self::Slabinfo => "slabinfo",
             Self::Vmstat => "vmstat",
+            Self::Numastat => "numastat",
             Self::Meminfo => "meminfo",
             Self::PageTypes => "page-types",
         }

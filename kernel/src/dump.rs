@@ -8,7 +8,7 @@ use core::fmt::{self, Write};
 use kernel_core::cmdline::Report;
 use mm::machine::{Geometry, Machine};
 use mm::report::{
-    BuddyInfo, ByOwner, MemInfo, PageTypeInfo, PageTypes, Pages, SlabInfo, Totals, Usage, VmStat, ZoneInfo,
+    BuddyInfo, ByOwner, MemInfo, NumaStat, PageTypeInfo, PageTypes, Pages, SlabInfo, Totals, Usage, VmStat, ZoneInfo,
 };
 use mm::units::{Bytes, Order};
 use mm::zone::ZoneKind;
@@ -44,7 +44,11 @@ fn write(serial: &mut Pieces, report: Report, allocator: &Allocator) -> fmt::Res
             Some(caches) => write!(serial, "{}", SlabInfo::new(|look| caches.for_each_report(look))),
             None => Ok(()),
         },
-        Report::Vmstat => write!(serial, "{}", VmStat(usage(allocator))),
+        Report::Vmstat => {
+            let events = allocator.numa_events().map(|(_, events)| events).sum();
+            write!(serial, "{}", VmStat(usage(allocator), events))
+        }
+        Report::Numastat => write!(serial, "{}", NumaStat::new(allocator.numa_events())),
         Report::PageTypes => write!(serial, "{}", PageTypes(usage(allocator))),
         Report::Meminfo => write!(serial, "{}", MemInfo(usage(allocator))),
     }

@@ -1,6 +1,6 @@
 //! Where the machine's memory goes to `mm`: the one place that knows both.
 
-use core::fmt;
+use core::{fmt, mem};
 
 use kernel_core::acpi::Topology;
 use kernel_core::cmdline::CommandLine;
@@ -9,6 +9,7 @@ use mm::cache::PageCache;
 use mm::machine::{Geometry, Machine};
 use mm::owner::Owners;
 use mm::page::PageAllocator;
+use mm::shrinker::Shrinker;
 use mm::slab::KmemCaches;
 use mm::units::{Order, PAGE_SHIFT, Pfn, PfnRange};
 use mm::{OwnerKind, PageState};
@@ -84,7 +85,16 @@ pub(crate) fn init(
         KmemCaches::new_with(allocator, words.slab_debug).unwrap_or_else(|error| panic!("slab: {error}"))
     });
     let owners = OWNERS.call_once(|| Owners::new(caches).unwrap_or_else(|error| panic!("owners: {error}")));
-    PAGE_CACHE.call_once(|| PageCache::new(owners, None, &[]).unwrap_or_else(|error| panic!("page cache: {error}")));
+    let cache =
+        PAGE_CACHE.call_once(|| PageCache::new(owners, None).unwrap_or_else(|error| panic!("page cache: {error}")));
+    // What can be read again goes before what may soon be needed.
+    for shrinker in [cache as &dyn Shrinker, caches] {
+        match allocator.register_shrinker(shrinker) {
+            // For as long as the machine runs.
+            Ok(registration) => mem::forget(registration),
+            Err(error) => panic!("shrinkers: {error}"),
+        }
+    }
     (allocator, caches)
 }
 

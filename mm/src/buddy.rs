@@ -11,9 +11,9 @@
 //! another block to free: it waits in `pending` until the one in hand is placed, so nothing here calls itself, and
 //! the smallest waits least, so that it can serve the others as a node.
 //!
-//! `free` and `alloc` are the two directions, `fallback` what a migratetype does when it
-//! has run out, `relocate` how nodes get out of the way of a merge, `contig` ranges out of the middle, `verify` the
-//! checker, `charges` the blocks in use, `bulk` many blocks at a time.
+//! `free` and `alloc` are the two directions, `fallback` what a migratetype does when it has run out, `highatomic` what is
+//! set aside for large blocks in need, `relocate` how nodes get out of the way of a merge, `contig` ranges out of the
+//! middle, `verify` the checker, `charges` the blocks in use, `bulk` many blocks at a time.
 //!
 //! Invariants: FREE-2, FREE-3, FREE-5, FREE-6, ZONE-1.
 //! Cost: O(orders) list operations; what those cost stands in `freelist`.
@@ -24,6 +24,7 @@ mod charges;
 mod contig;
 mod fallback;
 mod free;
+mod highatomic;
 mod relocate;
 #[cfg(test)]
 mod tests;
@@ -59,19 +60,9 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
         self.zone.report(cached)
     }
 
-    /// Pages on the zone's lists, and nodes.
-    pub(crate) fn free_on_lists(&self) -> u32 {
-        self.zone.free
-    }
-
-    /// How often the zone's lock was taken.
-    pub(crate) fn acquisitions(&self) -> u64 {
-        self.zone.acquisitions
-    }
-
-    /// Pages that the zone has.
-    pub(crate) fn managed(&self) -> u32 {
-        self.zone.managed
+    /// The zone, whose counts and marks the lock guards.
+    pub(crate) fn zone(&mut self) -> &mut Zone<M::Geometry> {
+        self.zone
     }
 
     /// The frame of the node that is stuck, if one is: with the descriptors' words, all there is to a state.

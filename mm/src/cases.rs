@@ -32,6 +32,7 @@ mod owners;
 mod ownership;
 mod permutation;
 mod random;
+mod reserves;
 pub mod soak;
 mod wrong_frees;
 mod zones;
@@ -40,6 +41,8 @@ pub use failure::Failure;
 
 use crate::machine::Machine;
 use crate::page::PageAllocator;
+use crate::shrinker::Shortage;
+use crate::units::Count;
 use footprint::Footprint;
 
 /// Where a case's random choices start.
@@ -61,6 +64,8 @@ impl<M: Machine + 'static> Case<M> {
     /// # Errors
     /// Says what did not hold, or that the machine lacks what the case is about ([`Failure::Skipped`]).
     pub fn run(&self, allocator: &PageAllocator<'_, M>, seed: Seed) -> Result<(), Failure> {
+        // What shrinkers give up while a case runs would count as the case's.
+        while allocator.reclaim(Shortage::of(Count(u32::MAX))) > Count(0) {}
         let before = Footprint::of(allocator);
         let outcome = (self.body)(allocator, seed);
         match outcome {
@@ -147,5 +152,11 @@ cases! {
         blocks_change_owners_and_every_frame_leads_to_the_right_one;
     numa:
         memory_comes_from_the_preferred_node,
-        an_exhausted_node_is_helped_out_by_the_others;
+        memory_comes_from_the_cpus_own_node_unless_another_is_named,
+        an_exhausted_node_is_helped_out_by_the_nearest_that_is_not,
+        a_request_bound_to_an_exhausted_node_fails_whatever_the_others_have,
+        every_allocation_is_a_hit_or_a_miss_and_every_miss_is_foreign_elsewhere;
+    reserves:
+        ordinary_requests_stop_at_min_and_more_urgent_ones_go_on_to_the_last_page,
+        a_large_block_is_to_be_had_in_need_when_single_pages_have_used_up_the_rest;
 }

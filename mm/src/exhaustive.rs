@@ -205,6 +205,7 @@ impl Geometry for Tiny {
     const LEAF_SHIFT: u32 = 1;
     const NODE_SHIFT: u32 = 1;
     const INLINE: u32 = 2;
+    const RESERVE_SHARE: u32 = 0;
 }
 
 /// As [`Tiny`], with no order above single pages: no page ever merges, so lists and trees get as long as can be.
@@ -216,6 +217,7 @@ impl Geometry for Flat {
     const LEAF_SHIFT: u32 = 1;
     const NODE_SHIFT: u32 = 1;
     const INLINE: u32 = 2;
+    const RESERVE_SHARE: u32 = 0;
 }
 
 fn search<G: Geometry>(pages: u32, lowmem: u32, kinds: &'static [Migratetype], depth: usize) -> Seen {

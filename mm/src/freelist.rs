@@ -220,6 +220,18 @@ impl<G: Geometry> Freelists<G> {
         orders.checked_ilog2().map(|largest| Order::of(largest as usize))
     }
 
+    /// Pages in the free blocks of `migratetype`. Cost: two loads for each order that has one.
+    pub(crate) fn pages(&self, migratetype: Migratetype) -> u32 {
+        let mut orders = self.orders_from(migratetype, Order::ZERO);
+        let mut pages = 0;
+        while orders != 0 {
+            let order = Order::of(orders.trailing_zeros() as usize);
+            pages += self.len(migratetype, order) * order.pages();
+            orders &= orders - 1;
+        }
+        pages
+    }
+
     /// Free blocks of `order`, whatever their migratetype.
     pub(crate) fn count(&self, order: Order) -> u32 {
         Migratetype::ALL.into_iter().map(|migratetype| self.len(migratetype, order)).sum()

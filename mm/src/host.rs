@@ -5,7 +5,7 @@
 //! fault. A `kmap_local` slot shows one frame, between two pages that fault (HIGH-1).
 //!
 //! Any number of machines may exist at once. A thread plays CPU 0 unless it runs [`on_cpu`]; no two threads may play
-//! the same CPU of one machine at the same time. There are no interrupts.
+//! the same CPU of one machine at the same time. There are no interrupts but those that a thread plays ([`in_interrupt`]).
 //!
 //! What the allocator must never do is a panic that says so: slots given up out of order, a fourth slot, a slot for
 //! lowmem, a frame that does not exist, a slot still live when the machine goes.
@@ -28,16 +28,18 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use spin::Mutex;
 
 use crate::faults::Faults;
-use crate::machine::{Geometry, InjectedFault, Machine, Standard};
-use crate::units::{CpuId, Pfn, PfnRange, PhysAddr};
+use crate::machine::{Context, Geometry, InjectedFault, Machine, Standard};
+use crate::units::{CpuId, Distance, NodeId, Pfn, PfnRange, PhysAddr};
 
 mod memory;
 mod mmu;
 #[cfg(test)]
 pub(crate) mod sweep;
+mod topology;
 
 use memory::Memory;
 pub use mmu::HostMmu;
+pub use topology::Topology;
 
 /// Slots that a CPU may have live at once.
 const SLOTS: usize = 3;
@@ -47,6 +49,7 @@ pub struct HostMachine<G: Geometry = Standard> {
     memory: Memory,
     cpus: Box<[Mutex<Slots>]>,
     cpu_count: NonZeroU16,
+    topology: Topology,
     faults: Faults,
     reports: Mutex<Vec<String>>,
     geometry: PhantomData<fn() -> G>,
@@ -73,6 +76,19 @@ pub struct InterruptsOff(PhantomData<*const ()>);
 
 std::thread_local! {
     static CPU: Cell<CpuId> = const { Cell::new(CpuId(0)) };
+    static CONTEXT: Cell<Context> = const { Cell::new(Context::Task) };
+}
+
+/// Runs `work` as an interrupt handler of the CPU that this thread plays, on every machine.
+pub fn in_interrupt<R>(work: impl FnOnce() -> R) -> R {
+    struct Restore(Context);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CONTEXT.set(self.0);
+        }
+    }
+    let _restore = Restore(CONTEXT.replace(Context::Interrupt));
+    work()
 }
 
 /// Runs `work` with this thread playing `cpu`, on every machine.
@@ -100,10 +116,18 @@ impl<G: Geometry> HostMachine<G> {
             memory,
             cpus: slots,
             cpu_count: cpus,
+            topology: Topology::default(),
             faults: Faults::none(),
             reports: Mutex::default(),
             geometry: PhantomData,
         })
+    }
+
+    /// The same machine, with its CPUs on other nodes.
+    #[must_use]
+    pub fn with_topology(mut self, topology: Topology) -> Self {
+        self.topology = topology;
+        self
     }
 
     /// The allocations that are to fail.
@@ -239,6 +263,18 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
 
     fn cpus(&self) -> NonZeroU16 {
         self.cpu_count
+    }
+
+    fn node_of(&self, cpu: CpuId) -> NodeId {
+        self.topology.node_of(cpu)
+    }
+
+    fn distance(&self, from: NodeId, to: NodeId) -> Distance {
+        self.topology.distance(from, to)
+    }
+
+    fn context(&self) -> Context {
+        CONTEXT.get()
     }
 
     fn heavy_barrier(&self) {

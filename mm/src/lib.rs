@@ -46,9 +46,10 @@
 //! | `descriptor` | owners' descriptors: their life, and the gate of those who walk |
 //! | `block` | free blocks on their way between lists |
 //! | `freelist` | two stacks a list, on trees of freed pages |
-//! | [`zone`] | memory that serves the same requests |
+//! | [`zone`] | memory that serves the same requests, and how low it may fall |
 //! | `buddy` | split, merge, fall back, relocate, contiguous ranges, the checker |
 //! | `pcp` | blocks at hand of each CPU |
+//! | [`shrinker`] | who gives memory back when there is too little |
 //! | [`page`] | requests in, owned blocks out |
 //! | [`slab`] | objects smaller than a page |
 //! | [`owner`] | typed owners of blocks, and the walk over all pages |
@@ -101,6 +102,7 @@ pub mod owner;
 pub mod page;
 mod pcp;
 pub mod report;
+pub mod shrinker;
 pub mod slab;
 pub mod space;
 pub mod subpage;

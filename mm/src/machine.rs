@@ -27,6 +27,9 @@ pub trait Geometry: 'static {
     const CPU_CACHE: u32 = 0;
     /// All CPUs together keep at hand at most one page in so many, of each zone and migratetype.
     const CPU_CACHE_SHARE: u32 = 16;
+    /// A zone keeps no more than one page in so many for requests that may use reserves, and sets no more than that aside
+    /// for large blocks; if zero, it keeps nothing, and the last page is anybody's.
+    const RESERVE_SHARE: u32;
 }
 
 /// The sizes to run with: 4 MiB blocks, 2 MiB pageblocks, nodes that fill a page.
@@ -40,11 +43,21 @@ impl Geometry for Standard {
     const NODE_SHIFT: u32 = 9;
     const INLINE: u32 = 16;
     const CPU_CACHE: u32 = 8192;
+    const RESERVE_SHARE: u32 = 64;
 }
 
 /// Tells an allocation to fail: for tests of what happens then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InjectedFault;
+
+/// In whose time something runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Context {
+    /// Somebody's who may wait.
+    Task,
+    /// That of whoever was interrupted: nothing may be waited for.
+    Interrupt,
+}
 
 /// What the allocator needs of the machine.
 ///
@@ -97,6 +110,11 @@ pub unsafe trait Machine: Sync {
 
     /// The CPU this runs on.
     fn cpu(&self) -> CpuId;
+
+    /// Whether this CPU is in an interrupt handler.
+    fn context(&self) -> Context {
+        Context::Task
+    }
 
     /// How many CPUs there may be.
     fn cpus(&self) -> NonZeroU16;

@@ -19,7 +19,7 @@ use crate::charge::{ChargeError, ChargeGroup, GroupId};
 use crate::host::HostMachine;
 use crate::machine::{Geometry, Machine, Standard};
 use crate::migratetype::Migratetype;
-use crate::page::{AllocError, Block, PageAllocator, Request};
+use crate::page::{AllocError, Block, PageAllocator, Policy, Request};
 use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use crate::zone::ZoneKind;
 
@@ -32,6 +32,7 @@ impl Geometry for Deep {
     const LEAF_SHIFT: u32 = 1;
     const NODE_SHIFT: u32 = 1;
     const INLINE: u32 = 2;
+    const RESERVE_SHARE: u32 = 0;
 }
 
 /// What stands in the map of a machine, in units that make trouble likely: not pages, but odd fractions of them.
@@ -188,7 +189,9 @@ impl<'a, M: Machine> Model<'a, '_, M> {
         match self.allocator.alloc_raw(request.charged_to(self.id(payer))) {
             Ok(head) => {
                 assert!(self.memory[&head].1 <= request.highest, "{head:?} lies above the zones asked for");
-                if let Some(node) = request.node.filter(|&node| self.memory[&head].0 != node) {
+                if let Policy::Preferred(node) = request.policy
+                    && self.memory[&head].0 != node
+                {
                     assert!(!self.could_serve(request, Some(node)), "{node:?} had a block, but {head:?} was given out");
                 }
                 assert!(!self.is_over_limit(payer, request.order.pages()), "the limit was exceeded");
@@ -296,7 +299,8 @@ impl<'a, M: Machine> Model<'a, '_, M> {
             Step::Alloc { order, kind, highest, node, payer } => {
                 let Some(order) = Order::new(order) else { return };
                 let request =
-                    Request::new(order).with_migratetype(Migratetype::ALL[kind]).up_to(ZoneKind::ALL[highest]);
+                    Request::new(order).with_migratetype(Migratetype::REQUESTED[kind]).up_to(ZoneKind::ALL[highest]);
+                let request = request.from_reserve();
                 self.alloc(node.map_or(request, |node| request.near(NodeId(node))), payer);
             }
             Step::Split(which) if !self.blocks.is_empty() => self.split(which.index(self.blocks.len())),

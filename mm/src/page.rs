@@ -1,7 +1,9 @@
 //! The allocator as its users see it: requests in, owned blocks out.
 //!
-//! `request` is what to ask for, `allocator` the zones and their locks, `at_hand` the
-//! way to what the CPU has without them, `drain` all that CPUs have, `block` the owned memory, `access` its bytes, `bulk` many blocks at a time,
+//! `request` is what to ask for, `allocator` the zones and their locks, `at_hand` the way to what the CPU has without them,
+//! `slowpath` the search for a zone that can serve, in the order of `zonelist` and counted in `numa`, `reclaim` how others
+//! are asked to give something up, `drain` all that CPUs have at hand, `bulk` many blocks at a time, `block` the owned memory,
+//! `access` its bytes,
 //! `charges` who pays for it, `setup` the way from a boot map, `adopt` the way for memory that was used before, `report`
 //! the counts.
 
@@ -13,18 +15,25 @@ mod block;
 mod bulk;
 mod charges;
 mod drain;
+mod numa;
 mod owned;
+mod reclaim;
 mod report;
 mod request;
 mod setup;
+mod slowpath;
 #[cfg(test)]
 #[expect(unsafe_code, reason = "takes back what it gave up")]
 mod tests;
+mod zonelist;
 
 pub use adopt::AdoptError;
 pub use allocator::{AllocError, FreeError, PageAllocator};
 pub use block::{Block, ContigRange};
 pub use bulk::BlockBatch;
+pub use numa::NumaEvents;
 pub use report::{Acquisitions, PageblockReport};
+#[cfg(test)]
+pub(crate) use request::Policy;
 pub use request::Request;
 pub use setup::SetupError;

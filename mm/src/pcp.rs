@@ -25,5 +25,5 @@ mod loom;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use caches::{ClosedCaches, CpuCaches};
+pub(crate) use caches::{ClosedCaches, CpuCache, CpuCaches};
 pub(crate) use list::{List, Relief, Supply};

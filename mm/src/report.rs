@@ -12,6 +12,7 @@
 
 mod buddyinfo;
 mod meminfo;
+mod numastat;
 mod page_types;
 mod pagetypeinfo;
 mod slabinfo;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use buddyinfo::BuddyInfo;
 pub use meminfo::MemInfo;
+pub use numastat::NumaStat;
 pub use page_types::PageTypes;
 pub use pagetypeinfo::PageTypeInfo;
 pub use slabinfo::SlabInfo;

@@ -275,7 +275,8 @@ impl Header {
                 _ => Err(Defect::BadMigratetype(migratetype)),
             };
         }
-        let migratetype = *Migratetype::ALL.get(usize::from(migratetype)).ok_or(Defect::BadMigratetype(migratetype))?;
+        let migratetype =
+            *Migratetype::REQUESTED.get(usize::from(migratetype)).ok_or(Defect::BadMigratetype(migratetype))?;
         let flags = AllocationFlags::from_bits(flags).ok_or(Defect::BadFlags(flags))?;
         Ok(Event::Alloc { id, order, migratetype, cpu, flags })
     }

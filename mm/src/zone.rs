@@ -3,12 +3,23 @@
 //! A zone is the usable memory of one node on one side of two boundaries: 4 GiB, below which old devices reach, and
 //! the end of the direct map, above which a page has no address of its own. Blocks never straddle a zone: every head
 //! names its zone, and merging compares it (ZONE-1).
+//!
+//! `watermark` is how low a zone may fall, and for whom.
+
+pub(crate) mod watermark;
+
+use arrayvec::ArrayVec;
 
 use crate::block::Pending;
 use crate::freelist::Freelists;
 use crate::machine::Geometry;
 use crate::migratetype::Migratetype;
-use crate::units::{NodeId, Order, Pfn, PfnRange, PhysAddr, ZoneId};
+use crate::units::{Count, NodeId, Order, Pfn, PfnRange, PhysAddr, ZoneId};
+use watermark::Demand;
+pub use watermark::Watermarks;
+
+/// The most largest blocks that a zone sets aside for large requests that cannot wait.
+const HIGHATOMIC_BLOCKS: usize = 8;
 
 /// What a zone's memory can be used for. A later kind serves fewer requests, and is tried first by those it serves.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -68,14 +79,20 @@ pub(crate) struct Zone<G> {
     pub(crate) peak_nodes: u32,
     /// How often its lock was taken.
     pub(crate) acquisitions: u64,
+    /// How low it may fall.
+    pub(crate) watermarks: Watermarks,
+    /// The next time that shrinkers are asked before they have to be is when fewer pages are free: those asked last had
+    /// nothing to give.
+    pub(crate) ask_below: u32,
+    /// Largest blocks whose pageblocks are set aside.
+    pub(crate) highatomic: ArrayVec<Pfn, HIGHATOMIC_BLOCKS>,
     /// What the operation under way has yet to do.
     pub(crate) pending: Pending,
     pub(crate) lists: Freelists<G>,
 }
 
 impl<G: Geometry> Zone<G> {
-    pub(crate) const fn new(id: ZoneId, node: NodeId, kind: ZoneKind, span: PfnRange, present: u32) -> Self {
-        let (pending, lists) = (Pending::new(), Freelists::new());
+    pub(crate) fn new(id: ZoneId, node: NodeId, kind: ZoneKind, span: PfnRange, present: u32) -> Self {
         Self {
             id,
             node,
@@ -87,18 +104,68 @@ impl<G: Geometry> Zone<G> {
             nodes: 0,
             peak_nodes: 0,
             acquisitions: 0,
-            pending,
-            lists,
+            watermarks: Watermarks::default(),
+            ask_below: u32::MAX,
+            highatomic: ArrayVec::new(),
+            pending: Pending::new(),
+            lists: Freelists::new(),
         }
+    }
+
+    /// Works out how low the zone may fall, on a machine with `lowmem` managed pages in its direct map and a node with
+    /// `of_node` of each kind.
+    pub(crate) fn set_watermarks(&mut self, lowmem: u32, of_node: [u32; ZoneKind::ALL.len()]) {
+        let marks = Watermarks::new(self.kind, self.managed, lowmem, G::RESERVE_SHARE);
+        self.watermarks = if G::RESERVE_SHARE == 0 { marks } else { marks.protected(self.kind, of_node) };
+    }
+
+    /// Free pages that such a demand might be given: what is set aside for large blocks counts only for those whom it may
+    /// serve.
+    fn usable(&self, demand: Demand) -> u32 {
+        let reserved = if demand.may_use_highatomic() { 0 } else { self.lists.pages(Migratetype::HighAtomic) };
+        self.free.saturating_sub(reserved)
+    }
+
+    /// Pages that may be taken for such a demand before the zone has only left what it must.
+    pub(crate) fn spare(&self, demand: Demand) -> u32 {
+        self.usable(demand).saturating_sub(self.watermarks.floor(demand))
+    }
+
+    /// Pages that the zone lacks to be filled up, if it has not enough for the demand, and those who might give something
+    /// up are not known to have nothing.
+    pub(crate) fn lacking(&self, demand: Demand) -> u32 {
+        if self.spare(demand) >= demand.order.pages() || self.free >= self.ask_below {
+            return 0;
+        }
+        (self.watermarks.high + demand.order.pages()).saturating_sub(self.usable(demand))
+    }
+
+    /// Nobody is asked to fill the zone up until it has lost so many pages more.
+    pub(crate) fn ask_again_below(&mut self, Count(fewer): Count) {
+        self.ask_below = self.free.saturating_sub(fewer);
+    }
+
+    /// Whether the demand may be met: enough is left then, and there is a block that large.
+    pub(crate) fn may_give(&self, demand: Demand) -> bool {
+        let has_block = |migratetype| self.lists.smallest(migratetype, demand.order).is_some();
+        self.spare(demand) >= demand.order.pages()
+            && (Migratetype::REQUESTED.into_iter().any(has_block)
+                || demand.may_use_highatomic() && has_block(Migratetype::HighAtomic))
+    }
+
+    /// Largest blocks that are to be set aside, all in all: no more than one page in `G::RESERVE_SHARE`.
+    pub(crate) fn highatomic_wanted(&self) -> usize {
+        let most = self.managed.checked_div(G::RESERVE_SHARE).unwrap_or(0) / G::MAX_ORDER.pages();
+        HIGHATOMIC_BLOCKS.min(most as usize)
     }
 
     /// Its counts, with the pages that CPUs have at hand.
     pub(crate) fn report(&self, cached: u32) -> ZoneReport {
-        let Self { id, node, kind, span, present, managed, free, nodes, peak_nodes, ref lists, .. } = *self;
+        let Self { id, node, kind, span, present, managed, free, nodes, peak_nodes, watermarks, ref lists, .. } = *self;
         let free = free + cached;
         let orders: [Order; Order::LIMIT.index() + 1] = core::array::from_fn(Order::of);
         let blocks = Migratetype::ALL.map(|migratetype| orders.map(|order| lists.len(migratetype, order)));
-        ZoneReport { id, node, kind, span, present, managed, free, cached, nodes, peak_nodes, blocks }
+        ZoneReport { id, node, kind, span, present, managed, free, cached, nodes, peak_nodes, watermarks, blocks }
     }
 }
 
@@ -126,6 +193,8 @@ pub struct ZoneReport {
     pub nodes: u32,
     /// The most there ever were of those.
     pub peak_nodes: u32,
+    /// How low it may fall.
+    pub watermarks: Watermarks,
     /// Free blocks on the zone's lists, by migratetype and order.
     pub blocks: [[u32; Order::LIMIT.index() + 1]; Migratetype::ALL.len()],
 }

@@ -26,6 +26,7 @@ impl Geometry for Tiny {
     const LEAF_SHIFT: u32 = 1;
     const NODE_SHIFT: u32 = 1;
     const INLINE: u32 = 2;
+    const RESERVE_SHARE: u32 = 0;
 }
 
 /// A machine that is yet to be made.

@@ -82,7 +82,7 @@ fn inside_a_namespace_of_its_own() {
     let pagetypeinfo = PageTypeInfo::new(MAX_ORDER, Standard::PAGEBLOCK_ORDER, allocator.pageblocks());
     mount(&directory, "pagetypeinfo", &pagetypeinfo);
     mount(&directory, "zoneinfo", &ZoneInfo::new(allocator.zones()));
-    mount(&directory, "vmstat", &VmStat(usage));
+    mount(&directory, "vmstat", &VmStat(usage, allocator.numa_events().map(|(_, events)| events).sum()));
     mount(&directory, "meminfo", &MemInfo(usage));
     mount(&directory, "slabinfo", &SlabInfo::new(|look| caches.for_each_report(look)));
     fs::remove_dir_all(&directory).expect("what is mounted stays");

@@ -21,7 +21,7 @@ fn with_file(work: impl FnOnce(&PageCache<'_, Platform>, &MappingRef<'_, Platfor
     let caches = memory::caches().ok_or("the caches are not up")?;
     let skipped = |error| NotPassed::Skipped(alloc::format!("too little memory: {error}"));
     let store = MemoryStore::new(caches, Count(PAGES), Request::movable(Order::ZERO)).map_err(skipped)?;
-    let cache = PageCache::new(owners()?, None, &[])?;
+    let cache = PageCache::new(owners()?, None)?;
     let file = cache.file(&store, Order::ZERO)?;
     work(&cache, &file)
 }

@@ -50,7 +50,7 @@ benchmark!("compact", fn per_block(sampler) {
     }
     // For folios: pages, descriptors, a tree, and page tables.
     let _others = all_but(PAGES + PAGES / 16)?;
-    let cache = PageCache::new(owners()?, None, &[])?;
+    let cache = PageCache::new(owners()?, None)?;
     let tables = ProcessorTables::new(space::kernel().ok_or("page tables have no owners")?);
     let spaces = Spaces::new(&cache, &tables);
     let mapping = cache.anonymous(Order::ZERO)?;

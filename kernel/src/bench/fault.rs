@@ -38,7 +38,7 @@ fn tables() -> Result<ProcessorTables, NotPassed> {
 }
 
 benchmark!("fault", fn anon(sampler) {
-    let cache = PageCache::new(owners()?, None, &[])?;
+    let cache = PageCache::new(owners()?, None)?;
     let tables = tables()?;
     let spaces = Spaces::new(&cache, &tables);
     let space = spaces.create()?;
@@ -55,7 +55,7 @@ benchmark!("fault", fn file(sampler) {
     let caches = memory::caches().ok_or("the caches are not up")?;
     let skipped = |error| NotPassed::Skipped(alloc::format!("too little memory: {error}"));
     let store = MemoryStore::new(caches, Count(PAGES), Request::movable(Order::ZERO)).map_err(skipped)?;
-    let cache = PageCache::new(owners()?, None, &[])?;
+    let cache = PageCache::new(owners()?, None)?;
     let tables = tables()?;
     let spaces = Spaces::new(&cache, &tables);
     let file = cache.file(&store, Order::ZERO)?;

@@ -1,4 +1,4 @@
-//! A block allocated and at once freed again: the shortest way through the allocator, and the longest.
+//! A block allocated and at once freed again: at hand of the CPU, and on the longest way through a zone.
 
 use alloc::vec::Vec;
 
@@ -25,8 +25,8 @@ fn pairs(sampler: &mut Sampler, order: Order) -> Outcome {
     Ok(())
 }
 
-/// As [`pairs`], while blocks of `order` are free whose buddies are not: nothing splits and nothing merges. There are
-/// two, so that the list does not become empty each time.
+/// As [`pairs`], while blocks of `order` are free whose buddies are not: nothing splits and nothing merges, also where
+/// nothing is kept at hand. There are two, so that no list becomes empty each time.
 fn pairs_at_hand(sampler: &mut Sampler, order: Order) -> Outcome {
     let _kept = [half_freed(order)?, half_freed(order)?];
     pairs(sampler, order)
@@ -49,6 +49,10 @@ benchmark!("page", fn order3_pair(sampler) {
     pairs_at_hand(sampler, Order::of(3))
 });
 
+benchmark!("page", fn order4_pair(sampler) {
+    pairs_at_hand(sampler, Order::of(4))
+});
+
 benchmark!("page", fn order9_pair(sampler) {
     pairs_at_hand(sampler, Order::of(9))
 });
@@ -58,8 +62,9 @@ benchmark!("page", fn order10_pair(sampler) {
     pairs(sampler, MAX_ORDER)
 });
 
-/// The zone that serves a movable request first.
+/// The zone that serves a movable request first, with nothing at hand of any CPU.
 fn first_zone() -> Result<ZoneReport, NotPassed> {
+    allocator()?.drain();
     allocator()?.zones().next().ok_or_else(|| "the machine has no zone".into())
 }
 
@@ -67,7 +72,7 @@ fn first_zone() -> Result<ZoneReport, NotPassed> {
 fn smallest_below_largest(zone: &ZoneReport) -> Option<(Migratetype, Order)> {
     let of_order = |order: Order| {
         let has = |migratetype: &Migratetype| zone.blocks[*migratetype as usize][order.index()] > 0;
-        Some((Migratetype::ALL.into_iter().find(has)?, order))
+        Some((Migratetype::REQUESTED.into_iter().find(has)?, order))
     };
     (0..MAX_ORDER.index()).map(Order::of).find_map(of_order)
 }
@@ -81,14 +86,17 @@ fn all_below_largest() -> Result<Vec<Block<'static, Platform>>, NotPassed> {
     Ok(held)
 }
 
-benchmark!("page", fn order0_pair_split(sampler) {
+/// The smallest order that is not kept at hand.
+const UNCACHED: Order = Order::of(4);
+
+benchmark!("page", fn order4_pair_split(sampler) {
     let _held = all_below_largest()?;
-    let page = needed(Request::movable(Order::ZERO))?;
+    let block = needed(Request::movable(UNCACHED))?;
     let zone = first_zone()?;
-    let halves = (0..MAX_ORDER.index()).all(|order| zone.blocks_of(Order::of(order)) == 1);
-    check!(halves && zone.span.contains(page.head()), "a page does not split a whole block: {zone:?}");
-    drop(page);
+    let halves = (UNCACHED.index()..MAX_ORDER.index()).all(|order| zone.blocks_of(Order::of(order)) == 1);
+    check!(halves && zone.span.contains(block.head()), "a block does not split a whole one: {zone:?}");
+    drop(block);
     let left = smallest_below_largest(&first_zone()?);
-    check!(left.is_none(), "a page that is freed does not merge to a whole block: {left:?} is left");
-    pairs(sampler, Order::ZERO)
+    check!(left.is_none(), "a block that is freed does not merge to a whole one: {left:?} is left");
+    pairs(sampler, UNCACHED)
 });

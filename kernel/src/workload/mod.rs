@@ -43,13 +43,13 @@ ktest!(
             let models = array::from_fn(|_| process::Model::new(&sizes));
             let files = array::from_fn(|_| contents::Stamps::zeroes(sizes.file));
             let _set_aside = sizes.set_aside(allocator)?;
-            let cache = PageCache::new(owners, Some(&swap), &[])?;
+            let cache = PageCache::new(owners, Some(&swap))?;
             let tables = ProcessorTables::new(kernel);
             let spaces = Spaces::new(&cache, &tables);
             let mappings = [cache.file(&one, Order::of(4))?, cache.file(&other, Order::of(4))?];
             diagnostic!("{sizes}, {} pages are free", allocator.free_pages());
             let mut workload = Workload::new(sizes, &cache, &spaces, mappings, files, models, Seed(0x5eed));
-            workload.run([&one, &other])?;
+            allocator.with_shrinker(&cache, || workload.run([&one, &other]))??;
             let (pages, free) = (workload.pages(), sizes.free);
             check!(pages > 2 * u64::from(free), "{pages} pages of contents are no multiple of {free} free ones");
         }

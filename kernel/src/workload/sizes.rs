@@ -57,7 +57,7 @@ impl Sizes {
         for kind in ZoneKind::ALL.into_iter().rev() {
             for order in (0..=MAX_ORDER.index()).rev().map(Order::of) {
                 while free(kind) >= share + order.pages() && blocks.len() < blocks.capacity() {
-                    match allocator.alloc(Request::movable(order).up_to(kind)) {
+                    match allocator.alloc(Request::movable(order).up_to(kind).from_reserve()) {
                         Ok(block) => blocks.push(block),
                         Err(_) => break,
                     }

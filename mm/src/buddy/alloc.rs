@@ -24,7 +24,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         if found > order {
             self.put_upper_halves(section, head, found, order);
         }
-        section.page(head).set_allocated(order, self.zone.id);
+        section.page(head).set_allocated(migratetype, order, self.zone.id);
         self.zone.free -= order.pages();
         self.drain();
         Some(head)

@@ -8,37 +8,44 @@
 
 use super::Buddy;
 use crate::block::FreeBlock;
-use crate::desc::allocator_word::Mergeable;
+use crate::desc::allocator_word::{AllocatorWord, Mergeable};
+use crate::desc::word::Page;
 use crate::machine::Machine;
-use crate::migratetype::Migratetype;
-use crate::units::{Order, Pfn, PfnRange};
+use crate::units::{Order, PfnRange};
 
-impl<M: Machine> Buddy<'_, '_, M> {
-    /// Takes up to `want` blocks of an order out of the zone, each of which `give` gets as one at hand of a CPU, the lowest
-    /// last. Of the other migratetypes' memory it takes one block and no more.
-    pub(crate) fn alloc_bulk(&mut self, order: Order, migratetype: Migratetype, want: u32, mut give: impl FnMut(Pfn)) {
+impl<'m, M: Machine> Buddy<'_, 'm, M> {
+    /// Takes up to `want` blocks out of the zone, each of which `give` gets as one at hand of a CPU that is to be allocated
+    /// with the word `allocated`, the lowest last. Of the other migratetypes' memory it takes one block and no more.
+    pub(crate) fn alloc_bulk(&mut self, allocated: AllocatorWord, want: u32, mut give: impl FnMut(&'m Page)) {
+        let (migratetype, order) = (allocated.list().migratetype(), allocated.order());
         let mut left = want;
         while let Some(most) = left.checked_ilog2() {
             let Some(smallest) = self.zone.lists.smallest(migratetype, order) else {
                 if left == want
                     && let Some(block) = self.take_from_others(order, migratetype)
                 {
-                    self.give_pieces(block, order, 0, &mut give);
+                    self.give_pieces(block, allocated, 0, &mut give);
                 }
                 return;
             };
             let block = self.pop(migratetype, smallest);
-            left -= self.give_pieces(block, order, most, &mut give);
+            left -= self.give_pieces(block, allocated, most, &mut give);
         }
     }
 
-    /// Gives up to `1 << most` blocks of an order that one block splits into; what is left goes back on lists.
-    fn give_pieces(&mut self, block: FreeBlock, order: Order, most: u32, give: &mut impl FnMut(Pfn)) -> u32 {
+    /// Gives up to `1 << most` blocks that one splits into; what is left goes back on lists.
+    fn give_pieces(
+        &mut self,
+        block: FreeBlock,
+        allocated: AllocatorWord,
+        most: u32,
+        give: &mut impl FnMut(&'m Page),
+    ) -> u32 {
         let section = self.map.known_section(block.head());
+        let order = allocated.order();
         let found = block.order();
         let head = block.into_head();
-        let kept = (order.index() + most as usize).min(found.index());
-        let kept = Order::of(kept);
+        let kept = Order::of((order.index() + most as usize).min(found.index()));
         if found > kept {
             self.put_upper_halves(section, head, found, kept);
         }
@@ -46,16 +53,18 @@ impl<M: Machine> Buddy<'_, '_, M> {
         let pieces = kept.pages() >> order.number();
         for piece in (0..pieces).rev() {
             let pfn = head.plus(piece << order.number());
-            section.page(pfn).set_cached(order, self.zone.id);
-            give(pfn);
+            let page = section.page(pfn);
+            page.set_cached(pfn, allocated);
+            give(page);
         }
         self.drain();
         pieces
     }
 
     /// Takes blocks of an order back that CPUs had at hand. What `next` gives is nobody's on the way.
-    pub(crate) fn free_bulk(&mut self, order: Order, mut next: impl FnMut() -> Option<Pfn>) {
+    pub(crate) fn free_bulk(&mut self, order: Order, mut next: impl FnMut() -> Option<&'m Page>) {
         let pages = order.pages();
+        let mut next = || next().map(Page::number_at_hand);
         let mut row = match next() {
             Some(pfn) => PfnRange::new(pfn, pfn.plus(pages)),
             None => return,

@@ -66,12 +66,18 @@ impl<M: Machine> Buddy<'_, '_, M> {
             for tail in frames.frames().skip(1) {
                 self.map.page(tail).set_tail();
             }
-            self.map.page(piece.into_head()).set_allocated(order, self.zone.id);
+            self.set_allocated(piece.into_head(), order);
         }
         let span = &mut self.zone.span;
         *span = PfnRange::new(span.start.min(range.start), span.end.max(range.end));
         self.zone.managed += range.pages();
         Ok(())
+    }
+
+    /// Makes a frame the head of an allocated block, for whatever its pageblock is for.
+    fn set_allocated(&self, head: Pfn, order: Order) {
+        let section = self.map.known_section(head);
+        section.page(head).set_allocated(section.migratetype(head), order, self.zone.id);
     }
 
     /// The lowest run of `pages` free frames that starts at a multiple of `align`. Cost: a look at every block of the
@@ -143,7 +149,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 }
                 for piece in FreeBlock::claim_all::<M::Geometry>(inside) {
                     let order = piece.order();
-                    self.map.page(piece.into_head()).set_allocated(order, self.zone.id);
+                    self.set_allocated(piece.into_head(), order);
                 }
                 for piece in FreeBlock::claim_all::<M::Geometry>(PfnRange::new(inside.end, block.end)) {
                     self.defer(piece);
@@ -161,7 +167,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
             if word.is(PageState::Node) || word.is(PageState::Isolated) {
                 let moved = self.move_node_out(pfn, range, M::Geometry::MAX_ORDER);
                 assert!(moved, "invariant FREE-4 broken: {pfn:?} is a node, but of a list without a block");
-                self.map.page(pfn).set_allocated(Order::ZERO, self.zone.id);
+                self.set_allocated(pfn, Order::ZERO);
             }
         }
     }

@@ -61,7 +61,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
     }
 
     /// Gives a pageblock another type and moves its free blocks to that type's lists.
-    fn convert(&mut self, pageblock: PfnRange, migratetype: Migratetype) {
+    pub(super) fn convert(&mut self, pageblock: PfnRange, migratetype: Migratetype) {
         let section = self.map.known_section(pageblock.start);
         section.set_migratetype(pageblock.start, migratetype);
         for pfn in pageblock.frames() {

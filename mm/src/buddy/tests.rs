@@ -130,6 +130,6 @@ impl<G: Geometry> Bench<'_, G> {
             let blocks = self.zones().map(|zone| zone.blocks[kind.index()]);
             blocks.flatten().zip((0..=Order::LIMIT.index()).cycle()).map(|(count, order)| count << order).sum()
         };
-        Migratetype::ALL.map(pages)
+        Migratetype::REQUESTED.map(pages)
     }
 }

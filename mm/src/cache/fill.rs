@@ -146,7 +146,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     /// A folio that stands nowhere. Large ones are had or not; for a page, others have to go.
     pub(super) fn new_folio(&self, order: Order) -> Result<FolioRef<'a, M>, CacheError> {
         let owners = self.cache.owners;
-        let request = Request::movable(order);
+        let request = if order == Order::ZERO { Request::movable(order) } else { Request::movable(order).nowait() };
         let alloc = || owners.alloc(request, Folio::new()).map_err(|(_, error)| error);
         let folio = if order == Order::ZERO { self.cache.with_reclaim(alloc)? } else { alloc()? };
         Ok(folio.into_shared())

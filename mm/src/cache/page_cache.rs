@@ -1,27 +1,21 @@
-//! What all mappings of a machine share: the nodes of their trees, the lists of their folios, the swap store, and the
-//! ways to get memory that is short.
+//! What all mappings of a machine share: the nodes of their trees, the lists of their folios, and the swap store.
+//!
+//! It is one of those that the page allocator asks when memory is short, once it is entered there.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::lru::{Generation, Lru};
-use super::shrinker::Shrinker;
 use super::store::Store;
 use super::swap::Swap;
 use crate::descriptor::Walking;
 use crate::machine::Machine;
 use crate::owner::Owners;
 use crate::page::PageAllocator;
+use crate::shrinker::{Shortage, Shrinker};
 use crate::slab::CreateError;
 use crate::tree::TreeNodes;
 use crate::units::{Count, Order};
-use crate::zone::ZoneKind;
-
-/// Rounds of reclaim before an allocation is given up.
-const ROUNDS: u32 = 8;
-
-/// Pages that are reclaimed at a time. Linux's `SWAP_CLUSTER_MAX`.
-const CLUSTER: u32 = 32;
 
 /// The page cache of a machine.
 pub struct PageCache<'a, M: Machine> {
@@ -29,7 +23,6 @@ pub struct PageCache<'a, M: Machine> {
     pub(super) nodes: TreeNodes<'a, M>,
     pub(super) lru: Lru,
     pub(super) swap: Option<Swap<'a, M>>,
-    shrinkers: &'a [&'a dyn Shrinker],
     pub(super) events: Events,
 }
 
@@ -68,19 +61,14 @@ pub struct CacheReport {
 }
 
 impl<'a, M: Machine> PageCache<'a, M> {
-    /// A cache without mappings. Anonymous memory is written to `swap`, or stays; when memory is short `shrinkers` are
-    /// asked too.
+    /// A cache without mappings. Anonymous memory is written to `swap`, or stays.
     ///
     /// # Errors
     /// There is no memory for it.
-    pub fn new(
-        owners: &'a Owners<'a, M>,
-        swap: Option<&'a dyn Store>,
-        shrinkers: &'a [&'a dyn Shrinker],
-    ) -> Result<Self, CreateError> {
+    pub fn new(owners: &'a Owners<'a, M>, swap: Option<&'a dyn Store>) -> Result<Self, CreateError> {
         let nodes = TreeNodes::new(owners.caches)?;
         let swap = swap.map(|store| Swap::new(owners.caches, store)).transpose()?;
-        Ok(Self { owners, nodes, lru: Lru::new(), swap, shrinkers, events: Events::default() })
+        Ok(Self { owners, nodes, lru: Lru::new(), swap, events: Events::default() })
     }
 
     /// The owners of its folios.
@@ -117,40 +105,8 @@ impl<'a, M: Machine> PageCache<'a, M> {
     ///
     /// # Errors
     /// Whatever the last attempt gives.
-    pub fn with_reclaim<T, E>(&self, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
-        let mut outcome = attempt();
-        for _ in 0..ROUNDS {
-            if outcome.is_ok() || self.relieve(Count(CLUSTER)) == Count(0) {
-                break;
-            }
-            outcome = attempt();
-        }
-        outcome
-    }
-
-    /// Gets memory back from wherever it can be spared, until of that much can be had by anybody: highmem helps no one who
-    /// needs a table or a descriptor. Says how many pages.
-    pub fn relieve(&self, wanted: Count) -> Count {
-        let mut got = self.reclaim(wanted);
-        let mut more = got;
-        while more > Count(0) && self.free_lowmem() < wanted {
-            more = self.reclaim(wanted);
-            got.0 += more.0;
-        }
-        for shrinker in self.shrinkers {
-            if got < wanted {
-                got.0 += shrinker.shrink(Count(wanted.0 - got.0)).0;
-            }
-        }
-        if got < wanted {
-            got.0 += self.owners.caches.shrink().0;
-        }
-        got
-    }
-
-    fn free_lowmem(&self) -> Count {
-        let lowmem = self.pages().zones().filter(|zone| zone.kind < ZoneKind::Highmem);
-        Count(lowmem.map(|zone| zone.free).sum())
+    pub fn with_reclaim<T, E>(&self, attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+        self.pages().with_reclaim(attempt)
     }
 
     /// The largest folio there can be.
@@ -169,8 +125,8 @@ impl<M: Machine> Shrinker for PageCache<'_, M> {
         Count(report.inactive.0 + report.active.0)
     }
 
-    fn shrink(&self, wanted: Count) -> Count {
-        self.reclaim(wanted)
+    fn shrink(&self, shortage: &Shortage) -> Count {
+        self.reclaim_for(shortage)
     }
 }
 

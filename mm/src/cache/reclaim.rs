@@ -18,12 +18,19 @@ use super::swap::Swap;
 use crate::folio::{LockedFolio, SplitTo};
 use crate::machine::Machine;
 use crate::owner::{FolioFlags, FolioRef};
+use crate::shrinker::Shortage;
 use crate::units::{Count, Order, PAGE_SIZE, StoreSlot};
 
 impl<'a, M: Machine> PageCache<'a, M> {
-    /// Reclaims about as many pages as are wanted; fewer, if after two looks at each folio there are no more that can
-    /// go. Says how many. The caller holds no lock but those of folios.
+    /// Reclaims about as many pages as are wanted, wherever they are; fewer, if after two looks at each folio there are no
+    /// more that can go. Says how many. The caller holds no lock but those of folios.
     pub fn reclaim(&self, wanted: Count) -> Count {
+        self.reclaim_for(&Shortage::of(wanted))
+    }
+
+    /// The same, of pages that help. Folios elsewhere stay, and have another turn.
+    pub(super) fn reclaim_for(&self, shortage: &Shortage) -> Count {
+        let wanted = shortage.wanted;
         let mut reclaimed = Count(0);
         let [inactive, active] =
             [Generation::Inactive, Generation::Active].map(|generation| self.lru.pages(generation));
@@ -36,7 +43,9 @@ impl<'a, M: Machine> PageCache<'a, M> {
                 continue;
             };
             looks = looks.saturating_sub(u64::from(folio.order().pages()));
-            reclaimed.0 += self.evict(folio).0;
+            if self.pages().helps(shortage, folio.head()) {
+                reclaimed.0 += self.evict(folio).0;
+            }
         }
         count(&self.events.reclaimed, reclaimed.0);
         reclaimed

@@ -154,7 +154,9 @@ impl<'a, M: Machine> Mapping<'a, M> {
         reserve: &mut NodeReserve<'_, 'a, M>,
     ) -> bool {
         loop {
-            match self.tree.lock().insert(extent, entry, reserve) {
+            // The lock is let go before anything is allocated.
+            let inserted = self.tree.lock().insert(extent, entry, reserve);
+            match inserted {
                 Ok(()) => return true,
                 Err(InsertError::Occupied(_)) => return false,
                 Err(InsertError::Nodes(lacking)) => {

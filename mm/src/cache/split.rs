@@ -83,7 +83,9 @@ impl<'a, M: Machine> Mapping<'a, M> {
             }
         };
         loop {
-            match self.tree.lock().expand(extent, order, reserve) {
+            // The lock is let go before anything is allocated.
+            let expanded = self.tree.lock().expand(extent, order, reserve);
+            match expanded {
                 Ok(()) => return Ok(()),
                 Err(NodesLacking(lacking)) => reserve.refill(lacking)?,
             }

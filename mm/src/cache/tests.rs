@@ -16,8 +16,10 @@ use crate::folio::{SplitError, SplitTo};
 use crate::host::HostMachine;
 use crate::owner::{FolioFlags, Owners};
 use crate::page::{Block, PageAllocator, Request};
+use crate::shrinker::{Shortage, Shrinker};
 use crate::slab::{Counted, KmemCaches};
 use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, PageIndex, Pfn, PhysAddr};
+use crate::zone::ZoneKind;
 
 mod given;
 mod model;
@@ -89,8 +91,9 @@ fn with_cache_of<R>(mib: u32, cpus: u16, swap: &HostFile, test: impl FnOnce(&Cac
     let caches = KmemCaches::new(&pages).expect("there is memory");
     let owners = Owners::new(&caches).expect("there is memory");
     let result = {
-        let cache = PageCache::new(&owners, Some(swap), &[]).expect("there is memory");
-        let result = test(&cache);
+        let cache = PageCache::new(&owners, Some(swap)).expect("there is memory");
+        let with_both = || pages.with_shrinker(&caches, || test(&cache));
+        let result = pages.with_shrinker(&cache, with_both).flatten().expect("there is room for two");
         assert_eq!(cache.report().swapped, Count(0), "places in the swap store were lost");
         assert_eq!((cache.report().inactive, cache.report().active), (Count(0), Count(0)), "folios were forgotten");
         result
@@ -291,7 +294,7 @@ fn when_the_swap_store_is_full_or_fails_anonymous_memory_stays() {
 fn without_a_swap_store_what_was_written_to_anonymous_memory_stays_whole() {
     let swap = HostFile::pages(1);
     with_cache(8, &swap, |swapping| {
-        let cache = PageCache::new(swapping.owners(), None, &[]).expect("there is memory");
+        let cache = PageCache::new(swapping.owners(), None).expect("there is memory");
         let mapping = cache.anonymous(Order::of(4)).expect("there is memory");
         mapping.write(FileOffset(0), &[1]).expect("there is memory");
         assert_eq!(cache.reclaim(Count(16)), Count(0));
@@ -405,6 +408,57 @@ fn a_folio_of_2_mib_splits_where_it_stands_whole_or_not_at_all() {
         assert_eq!(cache.reclaim(Count(2000)).0 + cache.reclaim(Count(2000)).0, 600);
         mapping.read(PageIndex(0x1234).start(), &mut byte).expect("it is read back");
         assert_eq!(byte, [7]);
+        mapping.verify().expect("all is well");
+    });
+}
+
+#[test]
+fn memory_is_taken_from_folios_that_lie_where_it_is_lacking_and_only_from_those() {
+    let (file, swap) = (HostFile::pages(512), HostFile::pages(16));
+    with_cache(16, &swap, |cache| {
+        let pages = cache.pages();
+        let free = |highest: bool| -> u32 {
+            let zones = pages.zones().filter(|zone| (zone.kind == ZoneKind::Highmem) == highest);
+            zones.map(|zone| zone.free).sum()
+        };
+        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let read =
+            |from, to| (from..to).for_each(|page| drop(mapping.read_folio(PageIndex(page)).expect("it is read")));
+        read(0, 256);
+        let bound = Request::movable(Order::ZERO).from_reserve();
+        let mut held: Vec<_> = core::iter::from_fn(|| (free(true) > 0).then(|| pages.alloc(bound))).collect();
+        assert!(held.iter().all(Result::is_ok));
+        read(256, 512);
+        let (high, low) = (free(true), free(false));
+        assert_eq!(high, 0);
+        let lacking = Shortage { wanted: Count(50), highest: ZoneKind::Normal, node: None };
+        assert_eq!(cache.shrink(&lacking), Count(50));
+        assert!(free(false) >= low + 50 && free(true) == high);
+        let elsewhere = Shortage { node: Some(NodeId(1)), ..lacking };
+        assert_eq!(cache.shrink(&elsewhere), Count(0), "nothing is there");
+        let all = cache.shrink(&Shortage { wanted: Count(1000), ..lacking });
+        assert_eq!((all, free(true), mapping.pages()), (Count(206), high, 256), "what lies elsewhere stays");
+        assert_eq!(cache.shrink(&Shortage::of(Count(1000))), Count(256));
+        held.clear();
+    });
+}
+
+#[test]
+fn whoever_wants_pages_gets_those_that_the_cache_can_do_without() {
+    let (file, swap) = (HostFile::pages(4096), HostFile::pages(16));
+    with_cache(16, &swap, |cache| {
+        let pages = cache.pages();
+        let mapping = cache.file(&file, Order::of(4)).expect("there is memory");
+        for page in 0..4096 {
+            drop(mapping.read_folio(PageIndex(page)).expect("it is read, and others go"));
+        }
+        assert!(mapping.pages() > 2500, "{} pages are cached", mapping.pages());
+        assert!(pages.zones().all(|zone| zone.free >= zone.watermarks.min));
+        // Nobody but the cache has given anything up for these.
+        let held: Vec<_> = (0..1500).map(|_| pages.alloc(Request::new(Order::ZERO))).collect();
+        assert!(held.iter().all(Result::is_ok));
+        let high: Vec<_> = (0..1500).map(|_| pages.alloc(Request::movable(Order::ZERO))).collect();
+        assert!(high.iter().all(Result::is_ok));
         mapping.verify().expect("all is well");
     });
 }

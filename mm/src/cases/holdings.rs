@@ -38,7 +38,7 @@ impl<'a, M: Machine> Holdings<'a, M> {
         let free = |order: Order| allocator.zones().filter(low).any(|zone| zone.blocks_of(order) > 0);
         let order = rooms.clone().next().filter(|_| rooms.any(free));
         let order = order.ok_or(Failure::Skipped("the direct map has no room to note what is held"))?;
-        let mut bits = allocator.alloc(Request::new(order))?;
+        let mut bits = allocator.alloc(Request::new(order).from_reserve())?;
         if let Some(bytes) = bits.bytes_mut() {
             bytes.fill(0);
         }
@@ -117,8 +117,9 @@ impl<'a, M: Machine> Holdings<'a, M> {
         }
     }
 
-    /// Allocates blocks like this until there are no more, and says how many there were.
+    /// Allocates blocks like this until there are no more, reserves included, and says how many there were.
     pub(super) fn alloc_all(&mut self, request: Request) -> Result<u32, Failure> {
+        let request = request.from_reserve();
         let mut count = 0;
         while self.alloc(request)?.is_some() {
             count += 1;
@@ -126,7 +127,7 @@ impl<'a, M: Machine> Holdings<'a, M> {
         Ok(count)
     }
 
-    /// Allocates everything that serves the request, in blocks as large as there are.
+    /// Allocates everything that serves the request, reserves included, in blocks as large as there are.
     pub(super) fn alloc_everything(&mut self, request: Request) -> Result<(), Failure> {
         for order in orders::<M>().rev() {
             self.alloc_all(Request { order, ..request })?;
@@ -137,7 +138,7 @@ impl<'a, M: Machine> Holdings<'a, M> {
     /// Allocates largest blocks, from the direct map and from anywhere in turn, until about `pages` are left free.
     pub(super) fn leave_free(&mut self, pages: u32) -> Result<(), Failure> {
         let largest = M::Geometry::MAX_ORDER;
-        let request = Request::movable(largest);
+        let request = Request::movable(largest).from_reserve();
         while self.allocator.free_pages() > pages + 2 * largest.pages() {
             let low = self.alloc(request.up_to(ZoneKind::Normal))?;
             let any = self.alloc(request)?;
@@ -148,12 +149,13 @@ impl<'a, M: Machine> Holdings<'a, M> {
         Ok(())
     }
 
-    /// Allocates all of a part of the zones, from the largest blocks down, with requests that prefer this part.
+    /// Allocates all of a part of the zones, reserves included, from the largest blocks down, with requests that prefer this part.
     ///
     /// # Errors
     /// A block came from elsewhere although the part had one large enough.
     pub(super) fn use_up(&mut self, request: Request, part: impl Fn(&ZoneReport) -> bool) -> Result<(), Failure> {
         let allocator = self.allocator;
+        let request = request.from_reserve();
         let free = || allocator.zones().filter(&part).map(|zone| zone.free).sum::<u32>();
         let has = |order: Order| {
             // What is at hand of a CPU is in no block, and the next zone comes before it.

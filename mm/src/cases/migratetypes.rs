@@ -50,14 +50,14 @@ pub(super) fn all_three_share_exhausted_memory_and_it_coalesces_whoever_goes_fir
     seed: Seed,
 ) -> Result<(), Failure> {
     let mut random = Random::new(seed);
-    for first in 0..Migratetype::ALL.len() {
+    for first in 0..Migratetype::REQUESTED.len() {
         let mut ballast = Holdings::new(allocator)?;
         ballast.leave_free(ARENA)?;
         let mut held = [Holdings::new(allocator)?, Holdings::new(allocator)?, Holdings::new(allocator)?];
         loop {
             let migratetype = random.migratetype();
             let order = random.small_order(M::Geometry::MAX_ORDER);
-            let request = Request::movable(order).with_migratetype(migratetype);
+            let request = Request::movable(order).with_migratetype(migratetype).from_reserve();
             if held[migratetype.index()].alloc(request)?.is_none() && order == Order::ZERO {
                 break;
             }
@@ -82,8 +82,8 @@ pub(super) fn a_request_takes_over_no_more_than_a_pageblock<M: Machine>(
     let largest = |zone: &ZoneReport| zone.blocks_of(M::Geometry::MAX_ORDER) > 0;
     let mut found = false;
     for before in allocator.zones().filter(largest) {
-        for migratetype in Migratetype::ALL.into_iter().filter(|&migratetype| free(&before, migratetype) == 0) {
-            let request = Request::movable(Order::ZERO).with_migratetype(migratetype);
+        for migratetype in Migratetype::REQUESTED.into_iter().filter(|&migratetype| free(&before, migratetype) == 0) {
+            let request = Request::movable(Order::ZERO).with_migratetype(migratetype).from_reserve();
             let page = allocator.alloc(request.up_to(before.kind).near(before.node))?;
             let after = allocator.zones().find(|zone| zone.id == before.id);
             let left = after.map_or(0, |after| free(&after, migratetype));
@@ -106,15 +106,15 @@ pub(super) fn unlike_pages_do_not_share_a_pageblock_while_there_are_plenty<M: Ma
     let Some(zone) = allocator.zones().find(plenty) else {
         return Err(Failure::Skipped("no zone has plenty of free pageblocks"));
     };
-    let request = Request::movable(Order::ZERO).up_to(zone.kind).near(zone.node);
+    let request = Request::movable(Order::ZERO).up_to(zone.kind).near(zone.node).from_reserve();
     let mut held = [Holdings::new(allocator)?, Holdings::new(allocator)?, Holdings::new(allocator)?];
     for _ in 0..pageblock.pages() {
-        for migratetype in Migratetype::ALL {
+        for migratetype in Migratetype::REQUESTED {
             held[migratetype.index()].alloc(request.with_migratetype(migratetype))?;
         }
     }
     allocator.verify()?;
-    for migratetype in Migratetype::ALL {
+    for migratetype in Migratetype::REQUESTED {
         let others = migratetype.fallbacks();
         for at in zone.span.frames().step_by(pageblock.pages() as usize).map(|pfn| pfn.align_down(pageblock)) {
             let frames = PfnRange::new(at, at.plus(pageblock.pages()));

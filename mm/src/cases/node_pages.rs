@@ -82,7 +82,7 @@ fn check_nodes<M: Machine>(allocator: &PageAllocator<'_, M>) -> Result<(), Failu
     for zone in allocator.zones() {
         let mut most = 0;
         let mut needed = false;
-        for migratetype in Migratetype::ALL {
+        for migratetype in Migratetype::REQUESTED {
             for order in orders::<M>() {
                 let blocks = zone.blocks[migratetype.index()][order.index()];
                 most += most_nodes::<M::Geometry>(blocks);

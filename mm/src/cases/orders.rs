@@ -19,7 +19,7 @@ pub(super) fn blocks_of_every_order_and_migratetype_are_aligned_whole_and_keep_t
 ) -> Result<(), Failure> {
     let mut random = Random::new(seed);
     let mut checks = Checks::new(allocator);
-    for migratetype in Migratetype::ALL {
+    for migratetype in Migratetype::REQUESTED {
         for order in orders::<M>() {
             let request = Request::movable(order).with_migratetype(migratetype);
             if largest_free(allocator) < Some(order) {
@@ -60,7 +60,7 @@ pub(super) fn blocks_held_at_once_never_share_a_page<M: Machine>(
     let mut random = Random::new(seed);
     let mut checks = Checks::new(allocator);
     let mut held = Holdings::new(allocator)?;
-    for migratetype in Migratetype::ALL {
+    for migratetype in Migratetype::REQUESTED {
         for order in orders::<M>() {
             if let Ok(mut block) = allocator.alloc(Request::movable(order).with_migratetype(migratetype)) {
                 contents::write(&mut block, random.bits())?;

@@ -41,7 +41,7 @@ impl Random {
     }
 
     pub(super) fn migratetype(&mut self) -> Migratetype {
-        Migratetype::ALL[self.order(Order::of(Migratetype::ALL.len() - 1)).index()]
+        Migratetype::REQUESTED[self.order(Order::of(Migratetype::REQUESTED.len() - 1)).index()]
     }
 
     /// A frame of the range, or its start if it has none.

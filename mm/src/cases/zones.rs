@@ -47,7 +47,7 @@ fn keeps_to<M: Machine>(allocator: &PageAllocator<'_, M>, highest: ZoneKind, end
     let inside = |kind, highest| kind <= highest;
     let outside = |kind, highest| kind > highest;
     let (free_inside, free_outside) = (free(inside), free(outside));
-    let request = Request::movable(Order::ZERO).up_to(highest);
+    let request = Request::movable(Order::ZERO).up_to(highest).from_reserve();
     held.alloc_everything(request)?;
     Failure::unless_of(held.hull().end <= end, held.hull().end, "blocks lie where the request allows")?;
     Failure::unless_equal(free_inside, held.pages(), "pages in the zones that serve the request")?;
@@ -65,7 +65,7 @@ pub(super) fn movable_requests_prefer_highmem<M: Machine>(
     for zone in allocator.zones().filter(|zone| zone.kind == ZoneKind::Highmem) {
         for order in orders::<M>().filter(|&order| zone.blocks_of(order) > 0) {
             allocator.drain();
-            let block = allocator.alloc(Request::movable(order).near(zone.node))?;
+            let block = allocator.alloc(Request::movable(order).near(zone.node).from_reserve())?;
             let high = block.head() >= allocator.machine().direct_map_end();
             Failure::unless_of(high, block.head(), "a movable block lies in highmem")?;
             found = true;
@@ -81,7 +81,7 @@ pub(super) fn lower_zones_serve_only_what_the_upper_ones_cannot<M: Machine>(
     let mut found = false;
     for upper in allocator.zones().filter(|zone| zone.free > 0) {
         let mut held = Holdings::new(allocator)?;
-        let request = Request::movable(Order::ZERO).up_to(upper.kind).near(upper.node);
+        let request = Request::movable(Order::ZERO).up_to(upper.kind).near(upper.node).from_reserve();
         held.use_up(request, |zone| zone.id == upper.id)?;
         allocator.verify()?;
         let lower = |zone: &crate::zone::ZoneReport| zone.node == upper.node && zone.kind < upper.kind && zone.free > 0;

@@ -85,12 +85,14 @@ fn with_rig<R>(mib: u32, lowmem: u32, test: impl FnOnce(&Rig<'_>) -> R) -> R {
         let caches = KmemCaches::new(&pages).expect("there is memory");
         let owners = Owners::new(&caches).expect("there is memory");
         let result = {
-            let cache = PageCache::new(&owners, None, &[]).expect("there is memory");
+            let cache = PageCache::new(&owners, None).expect("there is memory");
             let unit = Unit::new(&machine);
             let spaces = Spaces::new(&cache, &unit);
             let compactor = Compactor::new(&spaces);
             let (pages, owners, cache, unit, spaces) = (&pages, &owners, &cache, &unit, &spaces);
-            test(&Rig { pages, owners, cache, unit, spaces, compactor })
+            let rig = Rig { pages, owners, cache, unit, spaces, compactor };
+            let with_both = || pages.with_shrinker(&caches, || test(&rig));
+            pages.with_shrinker(cache, with_both).flatten().expect("there is room for two")
         };
         owners.verify().expect("every page leads to its owner");
         for report in owners.reports().filter(|report| report.kind != OwnerKind::Slab) {

@@ -9,7 +9,8 @@
 //!  +------------+---------+--------+-------+------+-------+---+-------+
 //! ```
 //!
-//! `type` is the migratetype of the freelist that a free block stands on or a node serves, `end` that list's end, and
+//! `type` is the migratetype of the freelist that a free block stands on or a node serves, or that an allocated block was
+//! allocated for, `end` that list's end, and
 //! `level` a node's height above the list's entries; `group` is the charge group that pays for an allocated block.
 //! `resized` grows whenever an allocated block is halved or joined, so that who reads the same word twice knows that it
 //! was the same block all the time, or free in between. Only a block's head says more than "tail": merging and splitting each write one word, and allocating writes one whatever
@@ -149,7 +150,7 @@ impl fmt::Debug for ListId {
 }
 
 /// The decoded first word.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub(crate) struct AllocatorWord(pub(super) u64);
 
@@ -159,6 +160,7 @@ const FREE_PAGES: u64 = 8;
 const NODE: u64 = FREE_PAGES | 1;
 const LIST_SHIFT: u32 = 4;
 const ORDER_SHIFT: u32 = 5;
+const TYPE: u64 = 3 << 9;
 const ZONE_SHIFT: u32 = 16;
 const LEVEL_SHIFT: u32 = 24;
 /// Only nodes have a level and only allocated blocks a group: in one place, all that freeing asks fits into 32 bits.
@@ -197,8 +199,9 @@ impl AllocatorWord {
         Self(state.bits() | (list.0 as u64) << LIST_SHIFT | (zone.0 as u64) << ZONE_SHIFT)
     }
 
-    pub(crate) const fn allocated(order: Order, zone: ZoneId) -> Self {
-        Self::head(PageState::Allocated, order, zone)
+    /// The head of a block that was allocated for pages of a migratetype.
+    pub(crate) const fn allocated(migratetype: Migratetype, order: Order, zone: ZoneId) -> Self {
+        Self::on_list(PageState::Allocated, ListId::new(migratetype, order, End::Near), zone)
     }
 
     /// The same word, of a block that the group pays for.
@@ -219,17 +222,25 @@ impl AllocatorWord {
 
     /// Whether both head blocks of one state, size, zone and group.
     pub(super) const fn is_like(self, other: Self) -> bool {
-        (self.0 ^ other.0) << RESIZED_SHIFT == 0
+        ((self.0 ^ other.0) & !TYPE) << RESIZED_SHIFT == 0
     }
 
-    pub(crate) const fn cached(order: Order, zone: ZoneId) -> Self {
-        Self::head(PageState::Cached, order, zone)
+    /// The same word, of a block that might have been allocated for any kind of page.
+    #[cfg(test)]
+    pub(super) const fn of_any_type(self) -> Self {
+        if self.is(PageState::Allocated) { Self(self.0 & !TYPE) } else { self }
     }
 
-    /// The word of the block that this heads, allocated and nobody's charge, once a CPU has it at hand.
+    /// The word of an allocated block that nobody is charged for, once a CPU has it at hand.
     #[inline(always)]
     pub(crate) const fn when_cached(self) -> Self {
-        Self((self.0 & MERGE) ^ (PageState::Allocated.bits() ^ PageState::Cached.bits()))
+        Self(self.0 ^ (PageState::Allocated.bits() ^ PageState::Cached.bits()))
+    }
+
+    /// The list at hand that an allocated block goes to: below [`ListId::COUNT`] / 2.
+    #[inline(always)]
+    pub(crate) const fn list_at_hand(self) -> usize {
+        (self.0 >> ORDER_SHIFT) as usize % (ListId::COUNT / 2)
     }
 
     pub(crate) const fn isolated(order: Order, zone: ZoneId) -> Self {
@@ -255,6 +266,13 @@ impl AllocatorWord {
     #[inline(always)]
     pub(crate) const fn is_mergeable(self, wanted: Mergeable) -> bool {
         self.0 & MERGE == wanted.0
+    }
+
+    /// Whether this heads an allocated block in `zone` that no group but the root pays for: one masked compare.
+    #[inline(always)]
+    pub(crate) const fn is_uncharged_in(self, zone: ZoneId) -> bool {
+        let wanted = PageState::Allocated.bits() | (zone.0 as u64) << ZONE_SHIFT;
+        self.0 & (STATE | 0xff << ZONE_SHIFT | 0xff << GROUP_SHIFT) == wanted
     }
 
     /// What the buddy's word must say for the two to merge, once the allocated block that this heads is free.

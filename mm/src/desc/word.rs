@@ -3,7 +3,7 @@
 //!
 //! While nobody owns the page, the second word is a number: for a free block its position on its list, for a node the
 //! first position under it (the way back to its parent's slot), for a block in flight between lists the next one in
-//! flight.
+//! flight, for a block at hand of a CPU its own number.
 //!
 //! Invariants: FREE-1 (a free block's position stands in its head).
 //! Source: K. Overstreet, "Struct page proposal", linux-mm, 2021-09-23.
@@ -11,6 +11,7 @@
 use super::allocator_word::{AllocatorWord, ListId};
 use super::owner_word::OwnerWord;
 use crate::charge::GroupId;
+use crate::migratetype::Migratetype;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::units::{Order, Pfn, ZoneId};
 
@@ -67,45 +68,45 @@ impl Page {
     }
 
     /// Makes the page the head of an allocated block without an owner.
-    pub(crate) fn set_allocated(&self, order: Order, zone: ZoneId) {
+    pub(crate) fn set_allocated(&self, migratetype: Migratetype, order: Order, zone: ZoneId) {
         self.set_owner(OwnerWord::PLAIN);
-        self.publish(AllocatorWord::allocated(order, zone));
+        self.publish(AllocatorWord::allocated(migratetype, order, zone));
     }
 
-    /// Makes the page the head of a free block that a CPU has at hand. Its second word stays that of a block without an
-    /// owner from here until it is given back to its zone.
-    pub(crate) fn set_cached(&self, order: Order, zone: ZoneId) {
+    /// Makes the page, whose number is `pfn`, the head of a free block at hand of a CPU that is allocated with the word
+    /// `allocated`. While it is at hand, the block knows its number.
+    #[inline(always)]
+    pub(crate) fn set_cached(&self, pfn: Pfn, allocated: AllocatorWord) {
+        self.set_owner(OwnerWord::number(u64::from(pfn.number())));
+        self.publish(allocated.when_cached());
+    }
+
+    /// Makes a block at hand of a CPU an allocated one without an owner, and gives its number.
+    #[inline(always)]
+    pub(crate) fn hand_out(&self, allocated: AllocatorWord) -> Pfn {
+        let pfn = self.number_at_hand();
         self.set_owner(OwnerWord::PLAIN);
-        self.publish(AllocatorWord::cached(order, zone));
+        self.publish(allocated);
+        pfn
     }
 
-    /// Makes a block at hand of a CPU an allocated one.
+    /// The number of a block at hand of a CPU.
+    #[expect(clippy::cast_possible_truncation, reason = "only a number is ever stored while the block is at hand")]
     #[inline(always)]
-    pub(crate) fn set_allocated_from_cache(&self, order: Order, zone: ZoneId) {
-        self.publish(AllocatorWord::allocated(order, zone));
+    pub(crate) fn number_at_hand(&self) -> Pfn {
+        Pfn::new(self.allocatee().as_number() as u32)
     }
 
-    /// Makes an allocated block, whose first word is `word` and which has no owner, one at hand of a CPU.
-    #[inline(always)]
-    pub(crate) fn set_cached_when_freed(&self, word: AllocatorWord) {
-        self.publish(word.when_cached());
-    }
-
-    /// Whether the first word is this one.
-    pub(crate) fn is_cached_as(&self, word: AllocatorWord) -> bool {
-        self.word() == word
-    }
-
-    /// Marks the second word of a block at hand of a CPU. Says whether it was not.
-    pub(crate) fn mark(&self) -> bool {
-        let unmarked = self.allocatee() == OwnerWord::PLAIN;
-        self.set_owner(OwnerWord::number(1));
+    /// Marks the second word of a block at hand, whose number is `pfn`. Says whether it bore that number, and no mark.
+    pub(crate) fn mark(&self, pfn: Pfn) -> bool {
+        let unmarked = self.allocatee() == OwnerWord::number(u64::from(pfn.number()));
+        self.set_owner(OwnerWord::number(u64::from(pfn.number()) | NO_NEXT));
         unmarked
     }
 
     /// Takes the mark away.
     pub(crate) fn unmark(&self) {
-        self.set_owner(OwnerWord::PLAIN);
+        self.set_owner(OwnerWord::number(u64::from(self.number_at_hand().number())));
     }
 
     /// Lets a group pay for the allocated block that this heads. Only the block's owner calls this, so that nobody
@@ -198,7 +199,7 @@ impl Page {
     /// What the words say, without what nobody reads: the second word of a page that is neither free nor a node.
     #[cfg(test)]
     pub(crate) fn fingerprint(&self) -> [u64; 2] {
-        let word = self.word();
+        let word = self.word().of_any_type();
         let placed = word.is_free_or_node();
         [word.0, if placed { u64::from(self.position().0) } else { 0 }]
     }

@@ -40,7 +40,7 @@ struct World {
 impl World {
     /// The descriptor serves the first block.
     fn new() -> Arc<Self> {
-        let page = || Page::new(AllocatorWord::allocated(Order::ZERO, ZONE));
+        let page = || Page::new(AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZONE));
         let world = Arc::new(Self {
             pages: [page(), page()],
             descriptor: Descriptor::unborn(),
@@ -155,7 +155,7 @@ fn descriptors_memory_goes_only_when_nobody_looks_at_it() {
         memory: UnsafeCell<u32>,
     }
     model(|| {
-        let page = Page::new(AllocatorWord::allocated(Order::ZERO, ZONE));
+        let page = Page::new(AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZONE));
         let world = Arc::new(Walked { page, gate: WalkGate::new(), memory: UnsafeCell::new(7) });
         // The word only says whether it leads there.
         world.page.set_owner(OwnerWord::bare(OwnerKind::LargeKmalloc, Order::ZERO));
@@ -182,7 +182,7 @@ fn descriptors_memory_goes_only_when_nobody_looks_at_it() {
 #[test]
 fn a_new_state_never_comes_with_the_owner_of_an_older_block() {
     model(|| {
-        let page = Arc::new(Page::new(AllocatorWord::allocated(Order::of(1), ZONE)));
+        let page = Arc::new(Page::new(AllocatorWord::allocated(Migratetype::Movable, Order::of(1), ZONE)));
         page.set_owner(OwnerWord::bare(OwnerKind::LargeKmalloc, Order::of(1)));
         let walking = thread::spawn({
             let page = Arc::clone(&page);
@@ -199,7 +199,7 @@ fn a_new_state_never_comes_with_the_owner_of_an_older_block() {
         });
         page.set_owner(OwnerWord::PLAIN);
         page.set_free(ListId::new(Migratetype::Movable, Order::of(1), End::Near), ZONE, Position(3));
-        page.set_allocated(Order::ZERO, ZONE);
+        page.set_allocated(Migratetype::Movable, Order::ZERO, ZONE);
         walking.join().expect("the walker saw nothing wrong");
     });
 }

@@ -20,6 +20,7 @@ impl Geometry for Tiny {
     const LEAF_SHIFT: u32 = 1;
     const NODE_SHIFT: u32 = 1;
     const INLINE: u32 = 2;
+    const RESERVE_SHARE: u32 = 0;
 }
 
 /// Four of each, so that half a ring is neither one entry nor a leaf.
@@ -31,6 +32,7 @@ impl Geometry for Mid {
     const LEAF_SHIFT: u32 = 2;
     const NODE_SHIFT: u32 = 2;
     const INLINE: u32 = 4;
+    const RESERVE_SHARE: u32 = 0;
 }
 
 /// A ring that holds eight leaves, so that one refill empties several.
@@ -42,6 +44,7 @@ impl Geometry for LargeRing {
     const LEAF_SHIFT: u32 = 1;
     const NODE_SHIFT: u32 = 1;
     const INLINE: u32 = 16;
+    const RESERVE_SHARE: u32 = 0;
 }
 
 #[test]

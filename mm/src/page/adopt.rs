@@ -6,7 +6,7 @@
 //!
 //! Invariants: ZONE-1 (the blocks lie in one zone, whose span grows around them), ACCT-1 (managed and used pages grow by
 //! the same), FREE-6 (once free, memory coalesces over the former hole).
-//! Cost: two looks at each frame, and one descriptor write.
+//! Cost: two looks at each frame, one descriptor write, and the watermarks of all zones.
 #![expect(unsafe_code, reason = "the caller vouches for owning the frames")]
 
 use thiserror::Error;
@@ -49,7 +49,10 @@ impl<M: Machine> PageAllocator<'_, M> {
     pub unsafe fn adopt(&self, range: PfnRange) -> Result<ContigRange<'_, M>, AdoptError> {
         let cell = self.zone_for(range)?;
         match self.with_buddy(cell, |buddy| buddy.adopt_reserved(range)) {
-            Ok(()) => Ok(ContigRange::own(self, range)),
+            Ok(()) => {
+                self.set_watermarks();
+                Ok(ContigRange::own(self, range))
+            }
             Err(pfn) => Err(AdoptError::NotReserved(pfn)),
         }
     }

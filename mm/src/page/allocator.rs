@@ -15,7 +15,10 @@ use spin::Mutex;
 use thiserror::Error;
 
 use super::block::{Block, ContigRange};
+use super::numa::NumaCounters;
+use super::reclaim::Reclaim;
 use super::request::Request;
+use super::zonelist::Zonelists;
 use crate::OwnerKind;
 use crate::block::FreeBlock;
 use crate::buddy::{Buddy, ContigError};
@@ -47,10 +50,13 @@ pub struct PageAllocator<'m, M: Machine> {
     pub(super) map: PageMap<'m, M::Geometry>,
     /// By node, and within a node the kinds that serve the fewest requests first.
     pub(super) zones: &'m [ZoneCell<M::Geometry>],
+    pub(super) zonelists: Zonelists<'m>,
     /// What CPUs have at hand.
     pub(super) cpu_caches: CpuCaches<'m>,
     /// Whose turn it is to take that away from them.
     pub(super) draining: Mutex<()>,
+    pub(super) numa: NumaCounters<'m>,
+    pub(super) reclaim: Reclaim<'m>,
     pub(super) groups: ChargeGroups<'m>,
     pub(super) metadata: MetadataBytes,
     /// Who follows owner words without a lock.
@@ -63,8 +69,8 @@ pub enum AllocError {
     /// The geometry has no blocks that large.
     #[error("no block is as large as {0:?}")]
     OrderTooLarge(Order),
-    /// No zone that may serve the request has a free block of that order or above.
-    #[error("no zone up to {} has {:?} free", .0.highest.name(), .0.order)]
+    /// No zone that may serve the request can spare a block of that order.
+    #[error("no zone up to {} can spare {:?}", .0.highest.name(), .0.order)]
     Exhausted(Request),
     /// The group that the request names cannot pay.
     #[error(transparent)]
@@ -75,7 +81,7 @@ impl AllocError {
     /// Out of line, so that a request need not be kept at hand while it may still be served.
     #[cold]
     #[inline(never)]
-    const fn exhausted(request: Request) -> Self {
+    pub(super) const fn exhausted(request: Request) -> Self {
         Self::Exhausted(request)
     }
 }
@@ -135,53 +141,21 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         }
         match self.alloc_at_hand(request) {
             Some(head) => Ok(head),
-            None => self.alloc_slowly(request),
+            None => self.alloc_particular(request),
         }
     }
 
-    /// Allocates a block that is not at hand.
+    /// Allocates a block that is not at hand, or for a group that pays.
     #[cold]
     #[inline(never)]
-    fn alloc_slowly(&self, request: Request) -> Result<Pfn, AllocError> {
+    fn alloc_particular(&self, request: Request) -> Result<Pfn, AllocError> {
         if request.order > M::Geometry::MAX_ORDER {
             return Err(AllocError::OrderTooLarge(request.order));
         }
-        let alloc = || {
-            let head = self.zones_for(request).find_map(|cell| self.alloc_refilling(cell, request));
-            // FREE-3: what no zone has, a CPU may have at hand.
-            head.or_else(|| self.alloc_drained(request)).ok_or(AllocError::exhausted(request))
-        };
-        if request.group.is_root() { alloc() } else { self.alloc_charged(request, alloc) }
-    }
-
-    /// Allocates while nothing is at hand of any CPU.
-    fn alloc_drained(&self, request: Request) -> Option<Pfn> {
-        self.with_all_drained(|interrupts| {
-            self.zones_for(request).find_map(|cell| self.alloc_from(interrupts, cell, request))
-        })
-    }
-
-    /// The zone that a request for memory up to this kind is served from first.
-    #[inline(always)]
-    pub(super) fn first_zone(&self, highest: ZoneKind) -> Option<ZoneId> {
-        self.zones.iter().find(|cell| cell.kind <= highest).map(|cell| cell.id)
-    }
-
-    /// The zones that may serve a request, in turn: those of its node, then those behind it in the table, then those in front.
-    fn zones_for(&self, request: Request) -> impl Iterator<Item = &ZoneCell<M::Geometry>> {
-        let first = request.node.and_then(|node| self.zones.iter().position(|cell| cell.node == node)).unwrap_or(0);
-        let (others, near) = self.zones.split_at(first);
-        near.iter().chain(others).filter(move |cell| cell.kind <= request.highest)
-    }
-
-    /// Allocates from one zone.
-    pub(super) fn alloc_from(
-        &self,
-        interrupts: &M::InterruptGuard<'_>,
-        cell: &ZoneCell<M::Geometry>,
-        request: Request,
-    ) -> Option<Pfn> {
-        self.with_buddy_undisturbed(interrupts, cell, |buddy| buddy.alloc(request.order, request.migratetype))
+        if request.group.is_root() {
+            return self.alloc_slowly(request);
+        }
+        self.alloc_charged(request, || self.alloc_slowly(request))
     }
 
     /// Frees the block that `pfn` heads. The words say how large it is; anything but the head of an allocated block
@@ -227,9 +201,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let cell = self.zones.get(word.zone().index()).ok_or(ContigError::NotManaged(range.start))?;
         match self.with_buddy(cell, |buddy| buddy.alloc_range(range)) {
             // What is in use may only be at hand of a CPU.
-            Err(ContigError::InUse(_)) => self.with_all_drained(|interrupts| {
-                self.with_buddy_undisturbed(interrupts, cell, |buddy| buddy.alloc_range(range))
-            })?,
+            Err(error @ ContigError::InUse(_)) => self
+                .with_all_drained(|interrupts| {
+                    self.with_buddy_undisturbed(interrupts, cell, |buddy| buddy.alloc_range(range))
+                })
+                .unwrap_or(Err(error))?,
             result => result?,
         }
         Ok(ContigRange::own(self, range))
@@ -258,22 +234,23 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             })
         };
         let range = find(&self.machine.disable_interrupts());
-        let range = range.or_else(|| self.with_all_drained(find));
+        let range = range.or_else(|| self.with_all_drained(find)?);
         range.map(|range| ContigRange::own(self, range)).ok_or(ContigError::NoSuchRun)
     }
 
-    /// Checks every invariant of every zone, and of what CPUs have at hand, which they cannot use meanwhile. Cost: a pass over
-    /// all descriptors, with each zone's lock held in turn.
+    /// Checks every invariant of every zone, and of what CPUs have at hand, which they cannot use meanwhile. Not for handlers.
+    /// Cost: a pass over all descriptors, with each zone's lock held in turn.
     ///
     /// # Errors
     /// The first violation found.
     pub fn verify(&self) -> Result<(), Violation> {
-        self.with_all_closed(|interrupts, closed| {
+        let verified = self.with_all_closed(|interrupts, closed| {
             self.zones.iter().try_for_each(|cell| {
                 let cached = self.verify_at_hand(closed, cell)?;
                 self.with_buddy_undisturbed(interrupts, cell, |buddy| buddy.verify(cached))
             })
-        })
+        });
+        verified.unwrap_or(Ok(()))
     }
 
     /// What a page is, and the order of the block it heads, as of now. Holes have no state of their own.
@@ -331,11 +308,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         }
     }
 
-    /// Frees a block that is charged, of which the like are not kept at hand, or that is none.
+    /// Frees a block that is charged, for which there is no room at hand, of which the like are not kept there, or that is
+    /// none.
     #[cold]
     #[inline(never)]
     fn free_slowly(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
-        if self.uncharge(pfn).is_some() && self.free_at_hand(pfn).is_some() {
+        self.uncharge(pfn);
+        if self.make_room_for(pfn).is_some() && self.free_at_hand(pfn).is_some() {
             return Ok(());
         }
         self.free_to_zone(pfn)

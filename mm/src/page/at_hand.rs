@@ -3,43 +3,54 @@
 //! Cost: no lock; the list's head, one of its slots, and the first word of the block's descriptor. A list that is empty or
 //! full goes to its zone once for a whole batch.
 //!
+//! An interrupt handler that finds its own CPU amid this goes to the zones.
+//!
 //! Two CPUs that free one block at the very same moment are not told apart: the word that says it is allocated is read, and
 //! written, without a lock. One after the other, they are.
 
 use super::allocator::{PageAllocator, ZoneCell};
 use super::request::Request;
-use crate::machine::Machine;
-use crate::pcp::{List, Relief, Supply};
-use crate::units::{Count, Pfn, ZoneId};
+use crate::buddy::Buddy;
+use crate::desc::allocator_word::{AllocatorWord, PageState};
+use crate::machine::{Geometry, Machine};
+use crate::migratetype::Migratetype;
+use crate::pcp::{CpuCache, List, Relief, Supply};
+use crate::units::{Count, Pfn};
+use crate::zone::Zone;
+use crate::zone::watermark::Demand;
 
-/// A zone of which less than one page in so many is free has none to keep at hand.
-const SHORT: u32 = 32;
+/// A zone of which no more than one page in so many is free above that has none to keep at hand.
+const SHORT: u32 = 64;
 
-impl<M: Machine> PageAllocator<'_, M> {
+impl<'m, M: Machine> PageAllocator<'m, M> {
     /// Allocates a block that is at hand in the zone that the request would be served from first.
     #[inline(always)]
     pub(super) fn alloc_at_hand(&self, request: Request) -> Option<Pfn> {
-        let mut heads = [Pfn::LIMIT];
-        let Count(had) = self.fill_at_hand(request, &mut heads);
-        (had == 1).then_some(heads[0])
+        if !request.is_plain() {
+            return None;
+        }
+        let at_hand = self.cpu_caches.first(self.machine.cpu(), request.highest)?.enter()?;
+        let list = at_hand.list(request.migratetype, request.order);
+        let head = list.take()?.hand_out(list.word());
+        at_hand.count_served(1);
+        Some(head)
     }
 
     /// Allocates as many blocks as there are heads to fill and blocks at hand in the zone that the request would be served
     /// from first.
-    #[inline(always)]
     pub(super) fn fill_at_hand(&self, request: Request, heads: &mut [Pfn]) -> Count {
         let mut had = 0;
-        if let Some(zone) = self.first_zone(request.highest).filter(|_| request.is_plain()) {
-            let interrupts = self.machine.disable_interrupts();
-            if let Some(at_hand) = self.cpu_caches.of(self.machine.cpu(), zone).enter(&interrupts) {
-                let list = at_hand.list::<M::Geometry>(request.migratetype, request.order);
-                for place in heads {
-                    let Some(head) = list.take() else { break };
-                    self.map.page(head).set_allocated_from_cache(request.order, zone);
-                    *place = head;
-                    had += 1;
-                }
+        if request.is_plain()
+            && let Some(cache) = self.cpu_caches.first(self.machine.cpu(), request.highest)
+            && let Some(at_hand) = cache.enter()
+        {
+            let list = at_hand.list(request.migratetype, request.order);
+            for place in heads {
+                let Some(page) = list.take() else { break };
+                *place = page.hand_out(list.word());
+                had += 1;
             }
+            at_hand.count_served(had);
         }
         Count(had)
     }
@@ -48,95 +59,116 @@ impl<M: Machine> PageAllocator<'_, M> {
     /// like are not kept at hand.
     #[inline(always)]
     pub(super) fn free_at_hand(&self, pfn: Pfn) -> Option<()> {
-        let Count(freed) = self.put_at_hand(&[pfn]);
-        (freed == 1).then_some(())
+        let page = self.map.get(pfn)?;
+        let word = page.word();
+        if !word.is_uncharged() || page.owner().is_owned() {
+            return None;
+        }
+        let at_hand = self.cpu_caches.of(self.machine.cpu(), word.zone())?.enter()?;
+        let list = at_hand.list_for(word);
+        list.put(page).ok()?;
+        page.set_cached(pfn, list.word());
+        Some(())
     }
 
-    /// Puts blocks at hand, as [`free_at_hand`](Self::free_at_hand), up to the first that it cannot. Says how many.
-    #[inline(always)]
+    /// Puts blocks of one zone at hand, each as [`free_at_hand`](Self::free_at_hand) does, up to the first that it cannot. Says
+    /// how many.
     pub(super) fn put_at_hand(&self, heads: &[Pfn]) -> Count {
         let mut freed = 0;
-        let interrupts = self.machine.disable_interrupts();
-        let cpu = self.machine.cpu();
-        for &pfn in heads {
-            let Some(section) = self.map.section(pfn) else { break };
-            let page = section.page(pfn);
-            let word = page.word();
-            if !word.is_uncharged() || page.owner().is_owned() {
-                break;
+        if let Some(&first) = heads.first()
+            && let Some(zone) = self.map.get(first).map(|page| page.word().zone())
+            && let Some(cache) = self.cpu_caches.of(self.machine.cpu(), zone)
+            && let Some(at_hand) = cache.enter()
+        {
+            for &pfn in heads {
+                let Some(page) = self.map.get(pfn) else { break };
+                let word = page.word();
+                if !word.is_uncharged_in(zone) || page.owner().is_owned() {
+                    break;
+                }
+                let list = at_hand.list_for(word);
+                if list.put(page).is_err() {
+                    break;
+                }
+                page.set_cached(pfn, list.word());
+                freed += 1;
             }
-            let Some(at_hand) = self.cpu_caches.of(cpu, word.zone()).enter(&interrupts) else { break };
-            let list = at_hand.list::<M::Geometry>(section.migratetype(pfn), word.order());
-            if list.put(pfn).is_err()
-                && (self.make_room(&interrupts, word.zone(), list).is_none() || list.put(pfn).is_err())
-            {
-                break;
-            }
-            page.set_cached_when_freed(word);
-            freed += 1;
         }
         Count(freed)
     }
 
-    /// Allocates from a zone: what is at hand, or what the zone gives, and a batch more to have at hand.
-    pub(super) fn alloc_refilling(&self, cell: &ZoneCell<M::Geometry>, request: Request) -> Option<Pfn> {
-        let interrupts = self.machine.disable_interrupts();
-        let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id).enter(&interrupts);
-        let list = at_hand.as_ref().map(|at_hand| at_hand.list::<M::Geometry>(request.migratetype, request.order));
-        let Some(list) = list.filter(|list| list.capacity() > 0) else {
-            return self.alloc_from(&interrupts, cell, request);
-        };
-        let head = list.take().or_else(|| {
-            self.with_buddy_undisturbed(&interrupts, cell, |buddy| {
-                let want = list.wants(supply(buddy.free_on_lists(), buddy.managed()));
-                // INVARIANT: PCP-1, the list is empty and wants no more than it may hold.
-                buddy.alloc_bulk(request.order, request.migratetype, want, |pfn| list.put_room(pfn));
-            });
-            list.take()
-        })?;
-        self.map.page(head).set_allocated_from_cache(request.order, cell.id);
-        Some(head)
+    /// Allocates from a zone that has enough left then: what is at hand, or what the zone gives, and a batch more to have at
+    /// hand.
+    pub(super) fn alloc_refilling(
+        &self,
+        interrupts: &M::InterruptGuard<'_>,
+        cell: &ZoneCell<M::Geometry>,
+        demand: Demand,
+        migratetype: Migratetype,
+    ) -> Option<Pfn> {
+        let word = AllocatorWord::allocated(migratetype, demand.order, cell.id);
+        let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id).and_then(CpuCache::enter);
+        let kept = at_hand.as_ref().and_then(|at_hand| at_hand.kept(word));
+        let take = |list: &List<'m>| Some(list.take()?.hand_out(word));
+        kept.and_then(|(list, _)| take(list)).or_else(|| {
+            self.with_buddy_undisturbed(interrupts, cell, |buddy| {
+                let refilled = kept.and_then(|(list, habit)| {
+                    let want = habit.wants(list, supply(buddy.zone()));
+                    // INVARIANT: PCP-1, the list is empty and wants no more than it may hold.
+                    buddy.alloc_bulk_for(demand, word, want, |page| list.put_wanted(page));
+                    take(list)
+                });
+                refilled.or_else(|| buddy.alloc_for(demand, migratetype))
+            })
+        })
     }
 
-    /// Makes room on a list that is full; `None` if it holds nothing at all.
-    #[cold]
-    #[inline(never)]
-    fn make_room(&self, interrupts: &M::InterruptGuard<'_>, zone: ZoneId, list: &List<'_>) -> Option<()> {
-        let cell = self.zones.get(zone.index()).filter(|_| list.capacity() > 0)?;
-        self.with_buddy_undisturbed(interrupts, cell, |buddy| {
-            let relief = list.relieve(supply(buddy.free_on_lists(), buddy.managed()));
-            if let Relief::Drain(Count(mut left)) = relief {
-                buddy.free_bulk(list.order(), || {
-                    left = left.checked_sub(1)?;
-                    list.take_oldest()
-                });
+    /// Makes sure that an allocated block can be put at hand; `None` if its like are not kept there, or it is none.
+    pub(super) fn make_room_for(&self, pfn: Pfn) -> Option<()> {
+        let word = self.map.get(pfn)?.word();
+        if !word.is(PageState::Allocated) {
+            return None;
+        }
+        let cell = self.zones.get(word.zone().index())?;
+        let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id)?.enter()?;
+        let (list, habit) = at_hand.kept(word)?;
+        if list.len() < list.high() {
+            return Some(());
+        }
+        self.with_buddy(cell, |buddy| {
+            if let Relief::Drain(most) = habit.relieve(list, supply(buddy.zone())) {
+                Self::drain_list(buddy, list, most);
             }
         });
         Some(())
     }
 
+    /// Gives up to so many of a list's oldest blocks back to their zone.
+    pub(super) fn drain_list(buddy: &mut Buddy<'_, 'm, M>, list: &List<'m>, Count(most): Count) {
+        let mut left = most;
+        buddy.free_bulk(list.word().order(), || {
+            left = left.checked_sub(1)?;
+            list.take_oldest()
+        });
+    }
+
     /// To be called now and then on every CPU, by its timer: what it has not used for long goes back to the zones. Cost: a
     /// look at each of its lists, and an eighth of those that were made larger.
     pub fn tick(&self) {
-        let interrupts = self.machine.disable_interrupts();
         for cell in self.zones {
-            let Some(at_hand) = self.cpu_caches.of(self.machine.cpu(), cell.id).enter(&interrupts) else { continue };
-            for list in at_hand.lists() {
-                let mut left = list.age();
-                if left > 0 {
-                    self.with_buddy_undisturbed(&interrupts, cell, |buddy| {
-                        buddy.free_bulk(list.order(), || {
-                            left = left.checked_sub(1)?;
-                            list.take_oldest()
-                        });
-                    });
+            let cache = self.cpu_caches.of(self.machine.cpu(), cell.id);
+            let Some(at_hand) = cache.and_then(CpuCache::enter) else { continue };
+            for (list, habit) in at_hand.lists() {
+                let many = habit.age(list);
+                if many > 0 {
+                    self.with_buddy(cell, |buddy| Self::drain_list(buddy, list, Count(many)));
                 }
             }
         }
     }
 }
 
-/// How full a zone is.
-const fn supply(free: u32, managed: u32) -> Supply {
-    if free > managed / SHORT { Supply::Ample } else { Supply::Short }
+/// How full a zone is: well above where others have to give something up for it, there is enough to keep some at hand.
+fn supply<G: Geometry>(zone: &Zone<G>) -> Supply {
+    if zone.free > 2 * zone.watermarks.high + zone.managed / SHORT { Supply::Ample } else { Supply::Short }
 }

@@ -45,7 +45,7 @@ impl<M: Machine> PageAllocator<'_, M> {
 
     /// How often the locks of all zones were taken since boot, these times among them.
     pub fn zone_lock_acquisitions(&self) -> Acquisitions {
-        Acquisitions(self.zones.iter().map(|cell| self.with_buddy(cell, |buddy| buddy.acquisitions())).sum())
+        Acquisitions(self.zones.iter().map(|cell| self.with_buddy(cell, |buddy| buddy.zone().acquisitions)).sum())
     }
 
     /// Free pages in all zones, those that CPUs have at hand among them.

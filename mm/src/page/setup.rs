@@ -9,6 +9,9 @@ use spin::Mutex;
 use thiserror::Error;
 
 use super::allocator::{PageAllocator, ZoneCell};
+use super::numa::NumaCounters;
+use super::reclaim::Reclaim;
+use super::zonelist::Zonelists;
 use crate::boot_map::{BootMap, CarveError};
 use crate::charge::ChargeGroups;
 use crate::desc::map::PageMap;
@@ -39,12 +42,17 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let mut metadata = MetadataBytes::default();
         let map = PageMap::carve(machine, boot_map, &mut metadata)?;
         let zones = carve_zones(machine, boot_map, &mut metadata)?;
+        let zonelists = Zonelists::carve(machine, boot_map, zones, &mut metadata)?;
+        let numa = NumaCounters::carve(machine, boot_map, zones, &mut metadata)?;
+        let reclaim = Reclaim::carve(machine, boot_map, &mut metadata)?;
         let groups = ChargeGroups::carve(machine, boot_map, &mut metadata)?;
         let pages = zones.iter().map(|cell| cell.zone.lock().present);
-        let cpu_caches = CpuCaches::carve(machine, boot_map, pages, &mut metadata)?;
+        let first = |cpu, highest| zonelists.first(machine.node_of(cpu), highest, zones);
+        let cpu_caches = CpuCaches::carve(machine, boot_map, pages, first, &mut metadata)?;
         map.fill(boot_map.extents());
         let (draining, gate) = (Mutex::new(()), WalkGate::new());
-        let allocator = Self { machine, map, zones, cpu_caches, draining, groups, metadata, gate };
+        let allocator =
+            Self { machine, map, zones, zonelists, cpu_caches, draining, numa, reclaim, groups, metadata, gate };
         for cell in allocator.zones {
             let frames = cell.kind.frames(machine.direct_map_end());
             // The smallest blocks first, so that no whole one is broken for the first nodes.
@@ -53,8 +61,25 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                     allocator.with_buddy(cell, |buddy| buddy.adopt(range.intersection(frames), order));
                 }
             }
+            allocator.with_buddy(cell, |buddy| {
+                buddy.set_aside();
+            });
         }
+        allocator.set_watermarks();
         Ok(allocator)
+    }
+
+    /// Works out how low each zone may fall, from what there is by now.
+    pub(super) fn set_watermarks(&self) {
+        let managed = |cell: &ZoneCell<M::Geometry>| self.with_buddy(cell, |buddy| buddy.zone().managed);
+        let lowmem = self.zones.iter().filter(|cell| cell.kind < ZoneKind::Highmem).map(managed).sum();
+        for cell in self.zones {
+            let of_node = ZoneKind::ALL.map(|kind| {
+                let zones = self.zones.iter().filter(|other| other.node == cell.node && other.kind == kind);
+                zones.map(managed).sum()
+            });
+            self.with_buddy(cell, |buddy| buddy.zone().set_watermarks(lowmem, of_node));
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 mod adopt;
 mod at_hand;
 mod charges;
+mod nodes;
+mod reserves;
 
 use core::num::NonZeroU16;
 use std::vec::Vec;
@@ -15,6 +17,7 @@ use crate::desc::word::{Page, Position};
 use crate::host::HostMachine;
 use crate::invariant::Invariant;
 use crate::machine::Standard;
+use crate::migratetype::Migratetype;
 use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use crate::zone::ZoneKind;
 
@@ -164,7 +167,7 @@ fn the_checker_names_a_block_that_stands_elsewhere_than_it_says() {
 fn the_checker_names_a_listed_block_that_is_not_free() {
     let broken = named(|a| {
         let page = page(a, PageState::Free);
-        page.set_allocated(page.word().order(), page.word().zone());
+        page.set_allocated(Migratetype::Movable, page.word().order(), page.word().zone());
     });
     assert_eq!(broken, Invariant::Free1);
 }
@@ -196,9 +199,11 @@ fn the_checker_names_a_page_that_belongs_to_nothing() {
 fn the_checker_names_a_head_inside_a_block() {
     let broken = named(|a| {
         let inside = first(a, PageState::Tail);
-        a.map
-            .page(inside)
-            .set_allocated(Order::ZERO, a.map.page(a.block_of(inside).expect("has a head")).word().zone());
+        a.map.page(inside).set_allocated(
+            Migratetype::Movable,
+            Order::ZERO,
+            a.map.page(a.block_of(inside).expect("has a head")).word().zone(),
+        );
     });
     assert_eq!(broken, Invariant::Zone1);
 }

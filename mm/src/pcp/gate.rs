@@ -1,9 +1,8 @@
 //! Whose a CPU's lists are: its own, or whoever's who wants all that is free.
 //!
-//! The CPU turns interrupts off, says that it is *busy*, works, and says that it is not. Another CPU that wants what is
-//! there *closes* the gate, makes sure that the CPU has seen it (the heavy side of an asymmetric barrier), and waits until
-//! it is not busy. While the gate is closed the CPU goes to the zones itself. No handler of this CPU can find it busy, as
-//! interrupts are off; and nobody waits with the gate closed for something that a busy CPU has, but for the CPU itself.
+//! The CPU says that it is *busy*, works, and says that it is not. A handler that has interrupted it meanwhile finds it busy
+//! and goes to the zones. Another CPU that wants what is there *closes* the gate, makes sure that the CPU has seen it (the
+//! heavy side of an asymmetric barrier), and waits until it is not busy. While the gate is closed the CPU goes to the zones.
 //!
 //! ```text
 //!   this CPU                     another CPU
@@ -12,9 +11,9 @@
 //!   closed?                      busy?
 //! ```
 //!
-//! One of them sees the other. Invariant: GATE-1. Cost: four memory accesses to one cache line for going in and out.
+//! One of them sees the other. Invariant: GATE-1. Cost: five memory accesses to one cache line for going in and out.
 
-use crate::sync::{AtomicU32, Ordering, light_barrier};
+use crate::sync::{AtomicU32, Ordering, light_barrier, spin_loop};
 
 /// A CPU's gate.
 #[derive(Debug)]
@@ -29,16 +28,25 @@ impl Gate {
         Self { busy: AtomicU32::new(0), closed: AtomicU32::new(0) }
     }
 
-    /// Makes the CPU busy until the result drops; `None` if the gate is closed. Only the CPU itself may ask, with
-    /// interrupts off.
+    /// Makes the CPU busy until the result drops; `None` if it is already, and this is a handler, or if the gate is closed.
+    /// Only the CPU itself may ask.
     #[inline(always)]
     pub(super) fn enter(&self) -> Option<Busy<'_>> {
+        if self.is_busy() {
+            return None;
+        }
         self.busy.store(1, Ordering::Relaxed);
         // Pairs with the heavy barrier between `close` and `wait`.
         light_barrier();
-        // Acquire pairs with the release in `reopen`: who finds it open finds what was done while it was closed.
         let busy = Busy(self);
+        // Acquire pairs with the release in `reopen`: who finds it open finds what was done while it was closed.
         (self.closed.load(Ordering::Acquire) == 0).then_some(busy)
+    }
+
+    /// Whether the CPU is busy. Asked by the CPU itself: whether this is a handler that has interrupted it then.
+    #[inline(always)]
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) != 0
     }
 
     /// Shuts the CPU out. Callers take turns; a heavy barrier comes next, then [`wait`](Self::wait).
@@ -46,11 +54,11 @@ impl Gate {
         self.closed.store(self.closed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// Waits until a CPU that is shut out is not busy.
+    /// Waits until a CPU that is shut out is not busy. It is not this one.
     pub(super) fn wait(&self) {
         // Acquire pairs with the release in `Busy::drop`: who finds the CPU idle finds all that it did.
         while self.busy.load(Ordering::Acquire) != 0 {
-            crate::sync::spin_loop();
+            spin_loop();
         }
     }
 

@@ -1,5 +1,6 @@
-//! Blocks of one order and migratetype at hand of one CPU: a ring of frame numbers, used as a stack from above, so that
-//! what was freed last is handed out first, and drained from below.
+//! Blocks of one order and migratetype at hand of one CPU: a ring that leads to their heads' descriptors, used as a stack from
+//! above, so that what was freed last is handed out first, and drained from below. What it leads to and not frame numbers,
+//! as a descriptor is needed anyhow, and knows its number while it is at hand.
 //!
 //! How much it holds follows what the CPU does. A list that runs full after it had run empty would have served: it may
 //! grow to twice its size. One that runs full again and again only takes, and one that runs empty only gives: those move
@@ -8,11 +9,17 @@
 //! Every field is an atomic that is read and written with plain accesses: GATE-1 says whose they are, and lengths can be
 //! read by anybody, exact while nobody allocates or frees.
 //!
-//! Cost: taking and putting touch the list's head and one slot. The way to a zone costs one lock for a batch.
+//! Cost: taking and putting touch half a line, one slot and the descriptor. The way to a zone costs one lock for a batch.
+#![expect(unsafe_code, reason = "slots and descriptors are reached through thin pointers")]
 
+use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
+
+use crate::desc::allocator_word::AllocatorWord;
+use crate::desc::word::Page;
 use crate::machine::Geometry;
-use crate::sync::{AtomicU32, Ordering};
-use crate::units::{Count, Order, Pfn};
+use crate::sync::{AtomicPtr, AtomicU32, Ordering};
+use crate::units::{Count, Order};
 
 /// Pages that move between a list and its zone under one lock, to begin with.
 const BATCH_PAGES: u32 = 64;
@@ -20,25 +27,44 @@ const BATCH_PAGES: u32 = 64;
 /// How often a batch may double.
 const MOST_DOUBLINGS: u32 = 3;
 
-/// A list.
+/// A list: half a line, so that two of a CPU share one.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(align(32))]
 pub(crate) struct List<'m> {
-    /// As many as a power of two, or none.
-    slots: &'m [AtomicU32],
+    /// The ring: as many slots as a power of two, or none.
+    slots: NonNull<AtomicPtr<Page>>,
+    /// What the heads of its blocks say once they are allocated.
+    word: AllocatorWord,
+    /// The slots less one.
+    mask: u32,
     /// Positions count on for ever, and mean slots modulo the ring's size: behind the newest block.
     top: AtomicU32,
     /// The oldest block's.
     bottom: AtomicU32,
     /// The list is full when the top gets here.
     limit: AtomicU32,
+    descriptors: PhantomData<&'m [AtomicPtr<Page>]>,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<List<'_>>() == 32);
+
+// SAFETY: a list is a shared reference to atomics that lead to descriptors, which are atomics.
+unsafe impl Sync for List<'_> {}
+// SAFETY: as above.
+unsafe impl Send for List<'_> {}
+
+/// What a list has been used for lately.
+#[derive(Debug)]
+pub(crate) struct Habit {
     /// How often the batch has doubled.
     doublings: AtomicU32,
     /// Which end it last came to.
     last: AtomicU32,
+    /// The most blocks that the list can ever hold.
+    capacity: u32,
     /// Blocks in a batch that has not doubled.
     batch: u32,
-    order: Order,
 }
 
 const RAN_EMPTY: u32 = 1;
@@ -75,33 +101,33 @@ pub(super) fn capacity<G: Geometry>(order: Order, pages: u32) -> u32 {
 }
 
 impl<'m> List<'m> {
-    /// An empty list in these slots.
-    pub(super) fn new(slots: &'m [AtomicU32], order: Order) -> Self {
+    /// An empty list in these slots, of blocks whose heads say `word` once they are allocated.
+    pub(super) fn new(slots: &'m [AtomicPtr<Page>], word: AllocatorWord) -> (Self, Habit) {
         debug_assert!(slots.is_empty() || slots.len().is_power_of_two());
         #[expect(clippy::cast_possible_truncation, reason = "no ring has 2^32 slots")]
         let capacity = slots.len() as u32;
-        let batch = (BATCH_PAGES >> order.number()).clamp(1, (capacity / 4).max(1));
-        Self {
-            slots,
-            top: AtomicU32::new(0),
-            bottom: AtomicU32::new(0),
-            limit: AtomicU32::new(capacity.min(4 * batch)),
+        let habit = Habit {
             doublings: AtomicU32::new(0),
             last: AtomicU32::new(0),
-            batch,
-            order,
-        }
+            capacity,
+            batch: (BATCH_PAGES >> word.order().number()).clamp(1, (capacity / 4).max(1)),
+        };
+        let list = Self {
+            slots: NonNull::from(slots).cast(),
+            word,
+            mask: capacity.saturating_sub(1),
+            top: AtomicU32::new(0),
+            bottom: AtomicU32::new(0),
+            limit: AtomicU32::new(habit.lowest_high()),
+            descriptors: PhantomData,
+        };
+        (list, habit)
     }
 
-    /// The size of its blocks.
-    pub(crate) const fn order(&self) -> Order {
-        self.order
-    }
-
-    /// The most blocks that it can ever hold.
-    #[expect(clippy::cast_possible_truncation, reason = "no ring has 2^32 slots")]
-    pub(crate) const fn capacity(&self) -> u32 {
-        self.slots.len() as u32
+    /// What the heads of its blocks say once they are allocated.
+    #[inline(always)]
+    pub(crate) const fn word(&self) -> AllocatorWord {
+        self.word
     }
 
     /// Blocks in it.
@@ -114,46 +140,57 @@ impl<'m> List<'m> {
         self.limit.load(Ordering::Relaxed).wrapping_sub(self.bottom.load(Ordering::Relaxed))
     }
 
+    /// The slot of a position, of a list that has slots.
     #[inline(always)]
-    fn slot(&self, position: u32) -> &AtomicU32 {
-        &self.slots[position as usize & (self.slots.len() - 1)]
+    fn slot(&self, position: u32) -> &'m AtomicPtr<Page> {
+        // SAFETY: the position is taken modulo the number of slots.
+        let slot = unsafe { self.slots.add((position & self.mask) as usize) };
+        // SAFETY: PCP-1, only lists with slots have a position that is neither empty nor full.
+        unsafe { slot.as_ref() }
+    }
+
+    /// The descriptor that a slot leads to.
+    #[inline(always)]
+    fn page(slot: &'m AtomicPtr<Page>) -> &'m Page {
+        // SAFETY: PCP-1, what stands in a list is the descriptor of a block's head, and those live as long as `'m`.
+        unsafe { &*slot.load(Ordering::Relaxed) }
     }
 
     /// Takes the newest block.
     #[inline(always)]
-    pub(crate) fn take(&self) -> Option<Pfn> {
+    pub(crate) fn take(&self) -> Option<&'m Page> {
         let top = self.top.load(Ordering::Relaxed);
         if top == self.bottom.load(Ordering::Relaxed) {
             return None;
         }
         let top = top.wrapping_sub(1);
         self.top.store(top, Ordering::Relaxed);
-        Some(Pfn::new(self.slot(top).load(Ordering::Relaxed)))
+        Some(Self::page(self.slot(top)))
     }
 
-    /// Puts a block.
+    /// Puts the block whose head this is.
     ///
     /// # Errors
     /// The list is full.
     #[inline(always)]
-    pub(crate) fn put(&self, head: Pfn) -> Result<(), Pfn> {
+    pub(crate) fn put(&self, head: &'m Page) -> Result<(), Full> {
         let top = self.top.load(Ordering::Relaxed);
         if top == self.limit.load(Ordering::Relaxed) {
-            return Err(head);
+            return Err(Full);
         }
-        self.slot(top).store(head.number(), Ordering::Relaxed);
+        self.slot(top).store(ptr::from_ref(head).cast_mut(), Ordering::Relaxed);
         self.top.store(top.wrapping_add(1), Ordering::Relaxed);
         Ok(())
     }
 
     /// Puts a block that the list wants.
-    pub(crate) fn put_room(&self, head: Pfn) {
+    pub(crate) fn put_wanted(&self, head: &'m Page) {
         let put = self.put(head);
-        debug_assert_eq!(put, Ok(()), "invariant PCP-1 broken: a list got more blocks than it wants");
+        debug_assert!(put.is_ok(), "invariant PCP-1 broken: a list got more blocks than it wants");
     }
 
     /// Takes the oldest block.
-    pub(crate) fn take_oldest(&self) -> Option<Pfn> {
+    pub(crate) fn take_oldest(&self) -> Option<&'m Page> {
         let bottom = self.bottom.load(Ordering::Relaxed);
         if bottom == self.top.load(Ordering::Relaxed) {
             return None;
@@ -161,54 +198,72 @@ impl<'m> List<'m> {
         self.bottom.store(bottom.wrapping_add(1), Ordering::Relaxed);
         let limit = self.limit.load(Ordering::Relaxed);
         self.limit.store(limit.wrapping_add(1), Ordering::Relaxed);
-        Some(Pfn::new(self.slot(bottom).load(Ordering::Relaxed)))
+        Some(Self::page(self.slot(bottom)))
     }
 
-    /// The blocks in it, the oldest first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Pfn> {
+    /// The heads of the blocks in it, the oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'m Page> {
         let bottom = self.bottom.load(Ordering::Relaxed);
-        (0..self.len()).map(move |nth| Pfn::new(self.slot(bottom.wrapping_add(nth)).load(Ordering::Relaxed)))
+        (0..self.len()).map(move |nth| Self::page(self.slot(bottom.wrapping_add(nth))))
     }
 
     fn set_high(&self, high: u32) {
-        let high = high.min(self.capacity());
         self.limit.store(self.bottom.load(Ordering::Relaxed).wrapping_add(high), Ordering::Relaxed);
     }
+}
 
-    /// The smallest that it becomes by itself.
-    fn lowest_high(&self) -> u32 {
-        self.capacity().min(4 * self.batch)
+/// A list has no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Full;
+
+impl Habit {
+    /// That of a list that holds nothing.
+    pub(super) const fn none() -> Self {
+        Self { doublings: AtomicU32::new(0), last: AtomicU32::new(0), capacity: 0, batch: 1 }
+    }
+
+    /// The smallest that the list becomes by itself.
+    const fn lowest_high(&self) -> u32 {
+        if self.capacity < 4 * self.batch { self.capacity } else { 4 * self.batch }
+    }
+
+    /// Whether such blocks are kept at hand at all.
+    pub(crate) const fn keeps_any(&self) -> bool {
+        self.capacity > 0
     }
 
     /// How many blocks the list wants, now that it has run empty.
-    pub(crate) fn wants(&self, supply: Supply) -> u32 {
+    pub(crate) fn wants(&self, list: &List<'_>, supply: Supply) -> u32 {
         let again = self.last.load(Ordering::Relaxed) == RAN_EMPTY;
         self.last.store(RAN_EMPTY, Ordering::Relaxed);
         if supply == Supply::Short {
-            self.doublings.store(0, Ordering::Relaxed);
-            self.set_high(self.batch);
+            self.become_small(list);
             return (self.batch / 4).max(1);
         }
-        self.high().min(self.next_batch(again))
+        list.high().min(self.next_batch(again))
     }
 
     /// What becomes of a list that has run full.
-    pub(crate) fn relieve(&self, supply: Supply) -> Relief {
+    pub(crate) fn relieve(&self, list: &List<'_>, supply: Supply) -> Relief {
         let again = self.last.load(Ordering::Relaxed) == RAN_FULL;
         self.last.store(RAN_FULL, Ordering::Relaxed);
+        let len = list.len();
         if supply == Supply::Short {
-            self.doublings.store(0, Ordering::Relaxed);
-            self.set_high(self.batch);
-            let most = self.len();
-            return Relief::Drain(Count((most + 1).saturating_sub(self.batch / 2).min(most)));
+            self.become_small(list);
+            return Relief::Drain(Count((len + 1).saturating_sub(self.batch / 2).min(len)));
         }
-        let high = self.high();
-        if !again && high < self.capacity() {
+        let high = list.high();
+        if !again && high < self.capacity {
             self.doublings.store(0, Ordering::Relaxed);
-            self.set_high(2 * high);
+            list.set_high(self.capacity.min(2 * high));
             return Relief::Grown;
         }
-        Relief::Drain(Count((self.len() / 2).max(1).min(self.next_batch(again))))
+        Relief::Drain(Count((len / 2).max(1).min(self.next_batch(again))))
+    }
+
+    fn become_small(&self, list: &List<'_>) {
+        self.doublings.store(0, Ordering::Relaxed);
+        list.set_high(self.batch.min(self.capacity));
     }
 
     /// A batch, doubled once more if the list came to the same end again.
@@ -219,9 +274,9 @@ impl<'m> List<'m> {
     }
 
     /// Makes the list an eighth smaller, down to what it began with. Says how many blocks are too many then.
-    pub(crate) fn age(&self) -> u32 {
-        let high = self.high();
-        self.set_high((high - high / 8).max(self.lowest_high()));
-        self.len().saturating_sub(self.high())
+    pub(crate) fn age(&self, list: &List<'_>) -> u32 {
+        let high = list.high();
+        list.set_high((high - high / 8).max(self.lowest_high()));
+        list.len().saturating_sub(list.high())
     }
 }

@@ -14,8 +14,16 @@ use std::vec::Vec;
 
 use super::gate::Gate;
 use super::list::List;
-use crate::sync::{AtomicU32, light_barrier};
-use crate::units::{Order, Pfn};
+use crate::desc::allocator_word::AllocatorWord;
+use crate::desc::word::Page;
+use crate::migratetype::Migratetype;
+use crate::sync::{AtomicPtr, light_barrier};
+use crate::units::{Order, Pfn, ZoneId};
+
+const WORD: AllocatorWord = AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZoneId(0));
+
+/// A block that was taken: its head and its number.
+type Block = (&'static Page, Pfn);
 
 /// A CPU's gate, and one list behind it.
 struct Side {
@@ -34,9 +42,13 @@ unsafe impl Send for Side {}
 
 impl Side {
     fn with(blocks: u32) -> Arc<Self> {
-        let slots: Vec<_> = (0..4).map(|_| AtomicU32::new(0)).collect();
-        let list = List::new(Box::leak(slots.into_boxed_slice()), Order::ZERO);
-        (0..blocks).for_each(|block| list.put(Pfn::new(block)).expect("there is room"));
+        let slots: Vec<_> = (0..4).map(|_| AtomicPtr::new(core::ptr::null_mut())).collect();
+        let (list, _) = List::new(Box::leak(slots.into_boxed_slice()), WORD);
+        for block in 0..blocks {
+            let page: &'static Page = Box::leak(Box::new(Page::new(WORD)));
+            page.set_cached(Pfn::new(block), WORD);
+            list.put(page).expect("there is room");
+        }
         Arc::new(Self { gate: Gate::open(), list, inside: Cell::new(0), turn: Mutex::new(()) })
     }
 
@@ -45,17 +57,20 @@ impl Side {
     }
 
     /// Takes a block, as the CPU does.
-    fn take(&self) -> Option<Pfn> {
+    fn take(&self) -> Option<Block> {
         let _busy = self.gate.enter()?;
         self.touch();
-        self.list.take()
+        let page = self.list.take()?;
+        Some((page, page.hand_out(WORD)))
     }
 
     /// Puts a block, as the CPU does.
-    fn put(&self, block: Pfn) -> Result<(), Pfn> {
-        let Some(_busy) = self.gate.enter() else { return Err(block) };
+    fn put(&self, (page, pfn): Block) -> Result<(), Pfn> {
+        let Some(_busy) = self.gate.enter() else { return Err(pfn) };
         self.touch();
-        self.list.put(block)
+        self.list.put(page).map_err(|_| pfn)?;
+        page.set_cached(pfn, WORD);
+        Ok(())
     }
 
     /// Takes everything, as another CPU does.
@@ -65,7 +80,7 @@ impl Side {
         light_barrier();
         self.gate.wait();
         self.touch();
-        let taken = core::iter::from_fn(|| self.list.take_oldest()).collect();
+        let taken = core::iter::from_fn(|| Some(self.list.take_oldest()?.number_at_hand())).collect();
         self.gate.reopen();
         taken
     }
@@ -103,7 +118,14 @@ fn a_cpu_finds_what_was_done_while_it_was_shut_out() {
         let first = side.take();
         let second = side.take();
         let drained = other.join().expect("nobody panics");
-        assert_all(1, side.drain().into_iter().chain(drained).chain(first).chain(second));
+        assert_all(
+            1,
+            side.drain()
+                .into_iter()
+                .chain(drained)
+                .chain(first.map(|block| block.1))
+                .chain(second.map(|block| block.1)),
+        );
     });
 }
 

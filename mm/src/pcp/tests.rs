@@ -3,117 +3,151 @@
 use std::boxed::Box;
 use std::vec::Vec;
 
-use super::list::{List, Relief, Supply};
-use crate::sync::AtomicU32;
-use crate::units::{Count, Order, Pfn};
+use super::list::{Full, Habit, List, Relief, Supply};
+use crate::desc::allocator_word::AllocatorWord;
+use crate::desc::word::Page;
+use crate::migratetype::Migratetype;
+use crate::sync::AtomicPtr;
+use crate::units::{Count, Order, ZoneId};
 
-fn list(capacity: usize) -> List<'static> {
-    let slots: Vec<_> = (0..capacity).map(|_| AtomicU32::new(0)).collect();
-    List::new(Box::leak(slots.into_boxed_slice()), Order::ZERO)
+const WORD: AllocatorWord = AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZoneId(0));
+
+/// A list, its habit, and pages to put there, which tests know by their numbers.
+struct Rig {
+    list: List<'static>,
+    habit: Habit,
+    pages: &'static [Page],
 }
 
-fn fill(list: &List<'_>) -> u32 {
-    (0..).find(|&pfn| list.put(Pfn::new(pfn)).is_err()).expect("a list has an end")
+fn rig(capacity: usize) -> Rig {
+    let slots: Vec<_> = (0..capacity).map(|_| AtomicPtr::new(core::ptr::null_mut())).collect();
+    let pages: Vec<_> = (0..10_000).map(|_| Page::new(WORD)).collect();
+    let (list, habit) = List::new(Box::leak(slots.into_boxed_slice()), WORD);
+    Rig { list, habit, pages: Box::leak(pages.into_boxed_slice()) }
 }
 
-fn drain(list: &List<'_>, Count(count): Count) {
-    assert!((0..count).all(|_| list.take_oldest().is_some()), "it drains no more than it has");
+impl Rig {
+    fn number(&self, page: Option<&'static Page>) -> Option<usize> {
+        self.pages.iter().position(|known| page.is_some_and(|page| core::ptr::eq(page, known)))
+    }
+
+    fn fill(&self) {
+        let _ = self.pages.iter().find(|page| self.list.put(page).is_err());
+    }
+
+    fn empty(&self) {
+        while self.list.take().is_some() {}
+    }
+
+    fn wants(&self, supply: Supply) -> u32 {
+        self.habit.wants(&self.list, supply)
+    }
+
+    fn relieve(&self, supply: Supply) -> Relief {
+        self.habit.relieve(&self.list, supply)
+    }
+
+    fn drain(&self, Count(count): Count) {
+        assert!((0..count).all(|_| self.list.take_oldest().is_some()), "it drains no more than it has");
+    }
 }
 
 #[test]
 fn the_newest_is_taken_first_and_the_oldest_drained_first_also_where_the_ring_wraps() {
-    let list = list(8);
+    let rig = rig(8);
     let mut next = 0;
     for _ in 0..20 {
-        while list.put(Pfn::new(next)).is_ok() {
+        while rig.list.put(&rig.pages[next]).is_ok() {
             next += 1;
         }
-        assert_eq!(list.take(), Some(Pfn::new(next - 1)));
-        assert_eq!(list.take_oldest(), Some(Pfn::new(next - 8)));
-        assert_eq!(list.len(), 6);
-        assert!(list.iter().eq((next - 7..next - 1).map(Pfn::new)));
-        drain(&list, Count(5));
-        assert_eq!(list.take(), Some(Pfn::new(next - 2)));
-        assert_eq!((list.take(), list.take_oldest()), (None, None));
+        assert_eq!(rig.number(rig.list.take()), Some(next - 1));
+        assert_eq!(rig.number(rig.list.take_oldest()), Some(next - 8));
+        assert_eq!(rig.list.len(), 6);
+        assert!(rig.list.iter().map(|page| rig.number(Some(page))).eq((next - 7..next - 1).map(Some)));
+        rig.drain(Count(5));
+        assert_eq!(rig.number(rig.list.take()), Some(next - 2));
+        assert!(rig.list.take().is_none() && rig.list.take_oldest().is_none());
     }
 }
 
 #[test]
 fn a_list_without_slots_takes_nothing_and_has_nothing() {
-    let list = list(0);
-    assert_eq!((list.put(Pfn::new(7)), list.take(), list.len(), list.high()), (Err(Pfn::new(7)), None, 0, 0));
+    let rig = rig(0);
+    assert_eq!(rig.list.put(&rig.pages[0]), Err(Full));
+    assert!(rig.list.take().is_none() && !rig.habit.keeps_any());
+    assert_eq!((rig.list.len(), rig.list.high()), (0, 0));
 }
 
 #[test]
 fn a_list_that_runs_empty_and_full_in_turns_grows_until_neither_happens() {
-    let list = list(4096);
+    let rig = rig(4096);
     let mut turns = 0;
-    while list.high() < 4096 {
-        assert!(list.wants(Supply::Ample) <= list.high());
-        fill(&list);
-        assert_eq!(list.relieve(Supply::Ample), Relief::Grown);
-        while list.take().is_some() {}
+    while rig.list.high() < 4096 {
+        assert!(rig.wants(Supply::Ample) <= rig.list.high());
+        rig.fill();
+        assert_eq!(rig.relieve(Supply::Ample), Relief::Grown);
+        rig.empty();
         turns += 1;
     }
     assert_eq!(turns, 4, "from 256 to 4096, doubling");
-    list.wants(Supply::Ample);
-    fill(&list);
-    assert!(matches!(list.relieve(Supply::Ample), Relief::Drain(Count(1..))), "there is no room to grow into");
+    rig.wants(Supply::Ample);
+    rig.fill();
+    assert!(matches!(rig.relieve(Supply::Ample), Relief::Drain(Count(1..))), "there is no room to grow into");
 }
 
 #[test]
 fn a_cpu_that_only_frees_moves_ever_larger_batches_and_keeps_no_more_for_it() {
-    let list = list(8192);
-    let high = list.high();
-    fill(&list);
-    assert_eq!(list.relieve(Supply::Ample), Relief::Grown, "once: what it does is not known yet");
+    let rig = rig(8192);
+    let high = rig.list.high();
+    rig.fill();
+    assert_eq!(rig.relieve(Supply::Ample), Relief::Grown, "once: what it does is not known yet");
     let batches: Vec<_> = (0..6)
         .map(|_| {
-            fill(&list);
-            let Relief::Drain(count) = list.relieve(Supply::Ample) else { panic!("it only frees") };
-            drain(&list, count);
+            rig.fill();
+            let Relief::Drain(count) = rig.relieve(Supply::Ample) else { panic!("it only frees") };
+            rig.drain(count);
             count.0
         })
         .collect();
     assert_eq!(batches, [128, 256, 256, 256, 256, 256], "up to half of the list");
-    assert_eq!(list.high(), 2 * high);
+    assert_eq!(rig.list.high(), 2 * high);
 }
 
 #[test]
 fn a_cpu_that_only_allocates_moves_ever_larger_batches_within_what_the_list_may_hold() {
-    let list = list(8192);
-    let batches: Vec<_> = (0..5).map(|_| list.wants(Supply::Ample)).collect();
+    let rig = rig(8192);
+    let batches: Vec<_> = (0..5).map(|_| rig.wants(Supply::Ample)).collect();
     assert_eq!(batches, [64, 128, 256, 256, 256]);
 }
 
 #[test]
 fn a_zone_that_is_short_makes_its_lists_small() {
-    let list = list(8192);
-    fill(&list);
-    let Relief::Drain(count) = list.relieve(Supply::Short) else { panic!("no list grows when pages are short") };
-    drain(&list, count);
-    assert!(list.len() < 64 && list.high() == 64, "{} of {}", list.len(), list.high());
-    while list.take().is_some() {}
-    assert_eq!(list.wants(Supply::Short), 16);
+    let rig = rig(8192);
+    rig.fill();
+    let Relief::Drain(count) = rig.relieve(Supply::Short) else { panic!("no list grows when pages are short") };
+    rig.drain(count);
+    assert!(rig.list.len() < 64 && rig.list.high() == 64, "{} of {}", rig.list.len(), rig.list.high());
+    rig.empty();
+    assert_eq!(rig.wants(Supply::Short), 16);
 }
 
 #[test]
 fn a_list_that_has_grown_shrinks_with_time_to_what_it_began_with() {
-    let list = list(8192);
-    let begun = list.high();
+    let rig = rig(8192);
+    let begun = rig.list.high();
     for _ in 0..5 {
-        list.wants(Supply::Ample);
-        fill(&list);
-        list.relieve(Supply::Ample);
+        rig.wants(Supply::Ample);
+        rig.fill();
+        rig.relieve(Supply::Ample);
     }
-    assert_eq!(list.high(), 8192);
-    fill(&list);
+    assert_eq!(rig.list.high(), 8192);
+    rig.fill();
     let ticks = (0..).find(|_| {
-        let before = list.high();
-        let many = list.age();
-        drain(&list, Count(many));
-        assert!(list.len() <= list.high() && list.high() <= before);
-        list.high() == begun
+        let before = rig.list.high();
+        let many = rig.habit.age(&rig.list);
+        rig.drain(Count(many));
+        assert!(rig.list.len() <= rig.list.high() && rig.list.high() <= before);
+        rig.list.high() == begun
     });
-    assert_eq!((list.len(), ticks), (begun, Some(26)));
+    assert_eq!((rig.list.len(), ticks), (begun, Some(26)));
 }

@@ -7,21 +7,23 @@ use std::vec::Vec;
 
 use procfs_core::{FromBufRead, Meminfo};
 
-use super::{BuddyInfo, ByOwner, MemInfo, PageTypeInfo, PageTypes, Pages, SlabInfo, Totals, Usage, VmStat, ZoneInfo};
+use super::{
+    BuddyInfo, ByOwner, MemInfo, NumaStat, PageTypeInfo, PageTypes, Pages, SlabInfo, Totals, Usage, VmStat, ZoneInfo,
+};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::HostMachine;
 use crate::machine::{Geometry, Standard};
 use crate::migratetype::Migratetype;
 use crate::owner::Owners;
-use crate::page::{PageAllocator, PageblockReport, Request};
+use crate::page::{NumaEvents, PageAllocator, PageblockReport, Request};
 use crate::slab::{CacheName, CacheReport, CacheSpec, KmemCaches};
 use crate::units::{Bytes, Count, NodeId, Order, Pfn, PfnRange, PhysAddr, ZoneId};
-use crate::zone::{ZoneKind, ZoneReport};
+use crate::zone::{Watermarks, ZoneKind, ZoneReport};
 use crate::{MetadataBytes, OwnerKind};
 
 const MAX_ORDER: Order = <Standard as Geometry>::MAX_ORDER;
 const PAGEBLOCK_ORDER: Order = <Standard as Geometry>::PAGEBLOCK_ORDER;
-const NOTHING: [[u32; Order::LIMIT.index() + 1]; Migratetype::ALL.len()] = [[0; 11]; 3];
+const NOTHING: [[u32; Order::LIMIT.index() + 1]; Migratetype::ALL.len()] = [[0; 11]; 4];
 
 fn zone(id: u8, node: u8, kind: ZoneKind, span: (u32, u32)) -> ZoneReport {
     ZoneReport {
@@ -35,6 +37,7 @@ fn zone(id: u8, node: u8, kind: ZoneKind, span: (u32, u32)) -> ZoneReport {
         cached: 0,
         nodes: 0,
         peak_nodes: 0,
+        watermarks: Watermarks::default(),
         blocks: NOTHING,
     }
 }
@@ -52,14 +55,16 @@ fn machine() -> Vec<ZoneReport> {
             [1, 2, 4, 2, 5, 4, 3, 3, 4, 2, 752],
             [7202, 1964, 898, 516, 280, 2692, 1760, 1413, 829, 465, 3645],
             [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1_234_567],
+            [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 8],
         ],
+        watermarks: Watermarks { min: 128, low: 160, high: 192, protection: [0; 3] },
         ..zone(0, 0, ZoneKind::Highmem, (0x4000, 0x10_4000))
     };
     let lowmem = ZoneReport {
         present: 16_286,
         managed: 15_000,
         free: 3,
-        blocks: [[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0; 11]],
+        blocks: [[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0; 11], [0; 11]],
         ..zone(1, 0, ZoneKind::Dma32, (1, 0x4000))
     };
     let all_carved = ZoneReport { present: 512, ..zone(2, 1, ZoneKind::Normal, (0x10_4000, 0x10_4200)) };
@@ -131,7 +136,7 @@ fn a_geometry_of_smaller_blocks_has_fewer_columns() {
 
 #[test]
 fn pagetypeinfo_repeats_its_tables_for_each_node_and_counts_beyond_linuxs_limit() {
-    let pageblocks = |zone: ZoneReport| PageblockReport { pageblocks: [zone.managed >> 9, 7, 2], zone };
+    let pageblocks = |zone: ZoneReport| PageblockReport { pageblocks: [zone.managed >> 9, 7, 2, 1], zone };
     assert_eq!(
         PageTypeInfo::new(MAX_ORDER, PAGEBLOCK_ORDER, machine().into_iter().map(pageblocks)).to_string(),
         "\
@@ -142,13 +147,15 @@ Free pages count per migrate type at order       0      1      2      3      4  
 Node    0, zone    DMA32, type    Unmovable      1      0      0      0      0      0      0      0      0      0      0 
 Node    0, zone    DMA32, type      Movable      0      1      0      0      0      0      0      0      0      0      0 
 Node    0, zone    DMA32, type  Reclaimable      0      0      0      0      0      0      0      0      0      0      0 
+Node    0, zone    DMA32, type   HighAtomic      0      0      0      0      0      0      0      0      0      0      0 
 Node    0, zone  HighMem, type    Unmovable      1      2      4      2      5      4      3      3      4      2    752 
 Node    0, zone  HighMem, type      Movable   7202   1964    898    516    280   2692   1760   1413    829    465   3645 
 Node    0, zone  HighMem, type  Reclaimable      0      0      0      0      0      0      0      0      0      0 1234567 
+Node    0, zone  HighMem, type   HighAtomic      0      0      0      1      0      0      0      0      0      0      8 
 
-Number of blocks type     Unmovable      Movable  Reclaimable 
-Node 0, zone    DMA32           29            7            2 
-Node 0, zone  HighMem         2048            7            2 
+Number of blocks type     Unmovable      Movable  Reclaimable   HighAtomic 
+Node 0, zone    DMA32           29            7            2            1 
+Node 0, zone  HighMem         2048            7            2            1 
 Page block order: 9
 Pages per block:  512
 
@@ -156,13 +163,15 @@ Free pages count per migrate type at order       0      1      2      3      4  
 Node    1, zone    DMA32, type    Unmovable      0      0      0      0      0      0      0      0      0      0      0 
 Node    1, zone    DMA32, type      Movable      0      0      0      0      0      0      0      0      0      0      0 
 Node    1, zone    DMA32, type  Reclaimable      0      0      0      0      0      0      0      0      0      0      0 
+Node    1, zone    DMA32, type   HighAtomic      0      0      0      0      0      0      0      0      0      0      0 
 Node    1, zone   Normal, type    Unmovable      0      0      0      0      0      0      0      0      0      0      0 
 Node    1, zone   Normal, type      Movable      0      0      0      0      0      0      0      0      0      0      0 
 Node    1, zone   Normal, type  Reclaimable      0      0      0      0      0      0      0      0      0      0      0 
+Node    1, zone   Normal, type   HighAtomic      0      0      0      0      0      0      0      0      0      0      0 
 
-Number of blocks type     Unmovable      Movable  Reclaimable 
-Node 1, zone    DMA32            0            7            2 
-Node 1, zone   Normal            0            7            2 
+Number of blocks type     Unmovable      Movable  Reclaimable   HighAtomic 
+Node 1, zone    DMA32            0            7            2            1 
+Node 1, zone   Normal            0            7            2            1 
 "
     );
 }
@@ -174,9 +183,13 @@ fn zoneinfo_is_linuxs_paragraph_without_what_there_is_none_of_and_ends_early_wit
         "\
 Node 0, zone  HighMem
   pages free     772917
+        min      128
+        low      160
+        high     192
         spanned  1048576
         present  1048576
         managed  1048576
+        protection: (0, 0, 0)
       nr_free_pages 772917
       nr_freelist_nodes 11
       nr_freelist_nodes_peak 805
@@ -184,14 +197,22 @@ Node 0, zone  HighMem
   start_pfn:           16384
 Node 1, zone    DMA32
   pages free     0
+        min      0
+        low      0
+        high     0
         spanned  0
         present  0
         managed  0
+        protection: (0, 0, 0)
 Node 1, zone   Normal
   pages free     0
+        min      0
+        low      0
+        high     0
         spanned  512
         present  512
         managed  0
+        protection: (0, 0, 0)
       nr_free_pages 0
       nr_freelist_nodes 0
       nr_freelist_nodes_peak 0
@@ -203,12 +224,18 @@ Node 1, zone   Normal
 
 #[test]
 fn vmstat_has_a_name_and_a_number_a_line_and_stacks_in_kib() {
+    let events = NumaEvents { hit: 90, miss: 5, foreign: 6, local: 80, other: 15 };
     assert_eq!(
-        VmStat(usage()).to_string(),
+        VmStat(usage(), events).to_string(),
         "\
 nr_free_pages 772920
 nr_managed_pages 1063576
 nr_freelist_nodes 11
+numa_hit 90
+numa_miss 5
+numa_foreign 6
+numa_local 80
+numa_other 15
 nr_plain_pages 290000
 nr_folio_pages 500
 nr_page_table_pages 40
@@ -219,6 +246,23 @@ nr_large_kmalloc_pages 1
 nr_hwpoison_pages 2
 nr_slab_pages 100
 nr_memmap_boot_pages 4160
+"
+    );
+}
+
+#[test]
+fn numastat_has_a_column_a_node() {
+    let local =
+        NumaEvents { hit: 76_557_759, miss: 30_772_308, foreign: 30_827_638, local: 76_502_227, other: 30_827_840 };
+    let nodes = [(NodeId(0), local), (NodeId(12), NumaEvents::default())];
+    assert_eq!(
+        NumaStat::new(nodes.into_iter()).to_string(),
+        "                           node0          node12
+numa_hit                76557759               0
+numa_miss               30772308               0
+numa_foreign            30827638               0
+local_node              76502227               0
+other_node              30827840               0
 "
     );
 }
@@ -350,7 +394,9 @@ fn numbers_that_contradict_each_other_are_shown_and_do_not_panic() {
         descriptors: by_owner(&[], Bytes(usize::MAX)),
         ..unused(memory)
     };
-    for text in [VmStat(usage).to_string(), MemInfo(usage).to_string(), PageTypes(usage).to_string()] {
+    for text in
+        [VmStat(usage, NumaEvents::default()).to_string(), MemInfo(usage).to_string(), PageTypes(usage).to_string()]
+    {
         assert!(text.lines().count() > 3, "{text}");
     }
 }
@@ -378,7 +424,7 @@ fn a_pageblock_counts_for_every_zone_that_has_a_page_in_it_and_for_its_present_t
         allocator.pageblocks().map(shown).collect()
     };
     let at_boot = count();
-    assert_eq!(at_boot, [(0, "DMA32", [0, 15, 0]), (1, "HighMem", [0, 16, 0]), (1, "DMA32", [0, 1, 0])]);
+    assert_eq!(at_boot, [(0, "DMA32", [0, 15, 0, 0]), (1, "HighMem", [0, 16, 0, 0]), (1, "DMA32", [0, 1, 0, 0])]);
     // No map has frame 0.
     let present: Vec<_> = allocator.zones().map(|zone| (zone.present, zone.managed)).collect();
     assert_eq!(present.iter().map(|zone| zone.0).collect::<Vec<_>>(), [30 * 256 - 1, 31 * 256, 256]);
@@ -387,10 +433,10 @@ fn a_pageblock_counts_for_every_zone_that_has_a_page_in_it_and_for_its_present_t
     assert_eq!(u64::from(reserved), carved + 1, "what was carved out and the page that is reserved");
 
     let unmovable = allocator.alloc(Request::new(Order::of(9)).up_to(ZoneKind::Normal)).expect("there is room");
-    assert_eq!(count()[0], (0, "DMA32", [1, 14, 0]));
+    assert_eq!(count()[0], (0, "DMA32", [1, 14, 0, 0]));
     let text: String = PageTypeInfo::new(MAX_ORDER, PAGEBLOCK_ORDER, allocator.pageblocks()).to_string();
     assert_eq!(text.matches("Page block order: 9\n").count(), 2, "{text}");
-    assert!(text.contains("Node 0, zone    DMA32            1           14            0 \n"), "{text}");
+    assert!(text.contains("Node 0, zone    DMA32            1           14            0            0 \n"), "{text}");
     drop(unmovable);
 }
 

@@ -4,19 +4,26 @@ use core::fmt;
 
 use super::{Pages, Usage};
 use crate::OwnerKind;
+use crate::page::NumaEvents;
 use crate::units::PAGE_SIZE;
 
-/// A line a counter, in pages, but for the kernel's stacks: like Linux's, in KiB.
+/// A line a counter, in pages, but for the kernel's stacks, like Linux's in KiB, and for what happened to allocations, of
+/// all nodes together.
 #[derive(Clone, Copy, Debug)]
-pub struct VmStat(pub Usage);
+pub struct VmStat(pub Usage, pub NumaEvents);
 
 impl fmt::Display for VmStat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(usage) = self;
+        let Self(usage, events) = self;
         let memory = usage.memory();
         writeln!(f, "nr_free_pages {}", memory.free.0)?;
         writeln!(f, "nr_managed_pages {}", memory.managed.0)?;
         writeln!(f, "nr_freelist_nodes {}", memory.nodes.0)?;
+        writeln!(f, "numa_hit {}", events.hit)?;
+        writeln!(f, "numa_miss {}", events.miss)?;
+        writeln!(f, "numa_foreign {}", events.foreign)?;
+        writeln!(f, "numa_local {}", events.local)?;
+        writeln!(f, "numa_other {}", events.other)?;
         for &kind in OwnerKind::ALL {
             let (name, value) = counter(kind, usage.allocated[kind]);
             writeln!(f, "{name} {value}")?;

@@ -1,4 +1,4 @@
-//! `/proc/zoneinfo`: how large each zone is, and what of it is free.
+//! `/proc/zoneinfo`: how large each zone is, what of it is free, and how low that may fall.
 
 use core::fmt;
 
@@ -7,7 +7,7 @@ use crate::zone::ZoneReport;
 
 /// A paragraph a zone.
 ///
-/// Watermarks, lowmem reserves and pagesets are left out until there are some. A zone without a page of memory ends
+/// Pagesets are left out until there are some. A zone without a page of memory ends
 /// behind its sizes, as in Linux.
 #[derive(Clone, Debug)]
 pub struct ZoneInfo<Z> {
@@ -28,14 +28,19 @@ impl<Z: Iterator<Item = ZoneReport> + Clone> fmt::Display for ZoneInfo<Z> {
 }
 
 fn paragraph(f: &mut fmt::Formatter<'_>, zone: &ZoneReport) -> fmt::Result {
-    let ZoneReport { node, kind, span, present, managed, free, cached, nodes, peak_nodes, .. } = *zone;
+    let ZoneReport { node, kind, span, present, managed, free, cached, nodes, peak_nodes, watermarks, .. } = *zone;
     // What CPUs have at hand is in no list, and Linux leaves it out.
     let free = free - cached;
     writeln!(f, "Node {}, zone {:>8}", node.0, kind.name())?;
     writeln!(f, "  pages free     {free}")?;
+    writeln!(f, "        min      {}", watermarks.min)?;
+    writeln!(f, "        low      {}", watermarks.low)?;
+    writeln!(f, "        high     {}", watermarks.high)?;
     writeln!(f, "        spanned  {}", span.pages())?;
     writeln!(f, "        present  {present}")?;
     writeln!(f, "        managed  {managed}")?;
+    let [dma32, normal, highmem] = watermarks.protection;
+    writeln!(f, "        protection: ({dma32}, {normal}, {highmem})")?;
     if present == 0 {
         return Ok(());
     }

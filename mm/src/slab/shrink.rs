@@ -16,6 +16,7 @@ use super::sheaf::SheafStack;
 use crate::desc::owner_word::OwnerWord;
 use crate::descriptor::Described;
 use crate::machine::Machine;
+use crate::shrinker::{Shortage, Shrinker};
 use crate::units::Count;
 
 impl<M: Machine> KmemCaches<'_, M> {
@@ -86,6 +87,16 @@ impl<M: Machine> KmemCaches<'_, M> {
             let (first, history) = self.first_allocated(cache, slabs)?;
             Some(Leak { objects, first, history })
         })
+    }
+}
+
+impl<M: Machine> Shrinker for KmemCaches<'_, M> {
+    fn reclaimable(&self) -> Count {
+        self.pages_held()
+    }
+
+    fn shrink(&self, _shortage: &Shortage) -> Count {
+        KmemCaches::shrink(self)
     }
 }
 

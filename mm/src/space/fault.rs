@@ -196,7 +196,9 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
                 return Err(MapError::Outside.into());
             }
             let run = Run::of_folio(shown, Count(offset), range, protection).ok_or(MapError::Outside)?;
-            match self.tables.lock().map(&run, Present::Refuse, &mut provision) {
+            // The lock is let go before anything is allocated.
+            let mapped = self.tables.lock().map(&run, Present::Refuse, &mut provision);
+            match mapped {
                 Ok(()) => return Ok(()),
                 Err(Attempt::Failed(error)) => return Err(error.into()),
                 Err(Attempt::Lacking(wanted)) => {

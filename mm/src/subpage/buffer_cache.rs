@@ -9,12 +9,6 @@ use crate::slab::{CacheSpec, CreateError, KmemCache, KmemCaches, descriptors};
 use crate::tree::TreeNodes;
 use crate::units::Count;
 
-/// Rounds of reclaim before an allocation is given up.
-const ROUNDS: u32 = 8;
-
-/// Buffers that are reclaimed at a time for others.
-const CLUSTER: u32 = 32;
-
 /// How large a buffer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BufferSize {
@@ -100,15 +94,8 @@ impl<'a, M: Machine> BufferCache<'a, M> {
     }
 
     /// Does what may lack memory until it does not, or nothing is to be had any more.
-    pub(super) fn with_reclaim<T, E>(&self, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
-        let mut outcome = attempt();
-        for _ in 0..ROUNDS {
-            if outcome.is_ok() || (self.reclaim(Count(CLUSTER)) == Count(0) && self.caches.shrink() == Count(0)) {
-                break;
-            }
-            outcome = attempt();
-        }
-        outcome
+    pub(super) fn with_reclaim<T, E>(&self, attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+        self.caches.pages.with_reclaim(attempt)
     }
 }
 

@@ -3,8 +3,9 @@
 use super::buffer::{BufferFlags, BufferRef};
 use super::buffer_cache::BufferCache;
 use super::mapping::BufferMapping;
-use crate::cache::{Generation, Shrinker};
+use crate::cache::Generation;
 use crate::machine::Machine;
+use crate::shrinker::{Shortage, Shrinker};
 use crate::units::{Count, PAGE_SIZE};
 
 impl<M: Machine> BufferCache<'_, M> {
@@ -59,7 +60,8 @@ impl<M: Machine> Shrinker for BufferCache<'_, M> {
         self.report().pages
     }
 
-    fn shrink(&self, wanted: Count) -> Count {
+    fn shrink(&self, shortage: &Shortage) -> Count {
+        let wanted = shortage.wanted;
         let each = u32::try_from(PAGE_SIZE / self.size.bytes()).unwrap_or(1);
         let mut pages = self.give_back();
         while pages < wanted {

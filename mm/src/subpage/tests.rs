@@ -9,11 +9,12 @@ use spin::Mutex;
 
 use super::{BlockIndex, BufferCache, BufferError, BufferFlags, BufferMapping, BufferSize};
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::cache::{PageCache, Shrinker, Store, StoreError};
+use crate::cache::{PageCache, Store, StoreError};
 use crate::faults::{Faults, Fired};
 use crate::host::HostMachine;
 use crate::owner::Owners;
 use crate::page::{PageAllocator, Request};
+use crate::shrinker::{Shortage, Shrinker};
 use crate::slab::{KmemCaches, NoMemory};
 use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr};
 
@@ -127,11 +128,11 @@ fn several_buffers_share_a_page_and_the_page_goes_back_with_the_last() {
             let held = buffers.into_iter().nth(5).expect("there are more");
             assert_eq!(cache.reclaim(Count(u32::MAX)).0 as usize, 64 * each);
             assert_eq!(mapping.buffers(), Count(0));
-            cache.shrink(Count(u32::MAX));
+            cache.shrink(&Shortage::of(Count(u32::MAX)));
             let slab = caches.slab_pages(held.data()).expect("still a slab");
             assert_eq!(cache.report().pages.0, slab.pages());
             drop(held);
-            assert!(cache.shrink(Count(1)) >= Count(1));
+            assert!(cache.shrink(&Shortage::of(Count(1))) >= Count(1));
             assert_eq!(cache.report().pages, Count(0));
             assert_eq!(cache.descriptors.report().pages(), Count(0));
         });
@@ -255,8 +256,7 @@ fn the_page_cache_gets_memory_that_buffers_can_do_without() {
         let buffers = BufferCache::new(caches, BufferSize::Kib2).expect("there is memory");
         let mapping = buffers.mapping(&store).expect("there is memory");
         let owners = Owners::new(caches).expect("there is memory");
-        let shrinkers: [&dyn Shrinker; 1] = [&buffers];
-        let cache = PageCache::new(&owners, None, &shrinkers).expect("there is memory");
+        let cache = PageCache::new(&owners, None).expect("there is memory");
         let folios = cache.file(&file, Order::ZERO).expect("there is memory");
         let mut held = Vec::new();
         while let Ok(block) = caches.pages.alloc(Request::movable(Order::ZERO)) {

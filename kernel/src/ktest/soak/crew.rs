@@ -5,6 +5,7 @@ use mm::cases::crew::{Crew, Work};
 use mm::units::CpuId;
 use spin::Mutex;
 
+use crate::clock::{Stopwatch, count_down};
 use crate::cpu;
 use crate::timer::{self, Ticks};
 
@@ -12,21 +13,28 @@ use crate::timer::{self, Ticks};
 #[derive(Debug)]
 pub(super) struct Cpus {
     seed: Seed,
+    shortest: Ticks,
 }
 
-/// A tick comes so long after the one before, and up to as many times as long.
-const SHORTEST: u32 = 50_000;
-const SPREAD: u32 = 40;
+/// Between two ticks of a CPU there is about the time of so many instructions, or up to so many times as much: whatever a
+/// tick of the clock is, the work under a handler gets on.
+const INSTRUCTIONS: u64 = 20_000;
+const SPREAD: u32 = 8;
+/// Whatever the clock says of a machine that was busy with something else.
+const BOUNDS: (u32, u32) = (20_000, 3_000_000);
 
 impl Cpus {
     /// Whose interrupts come at times that follow from the seed.
     pub(super) fn new(seed: Seed) -> Self {
-        Self { seed }
+        let ((), ticks) = Stopwatch::calibrated().time(|| count_down(INSTRUCTIONS / 2));
+        let (least, most) = BOUNDS;
+        Self { seed, shortest: Ticks(u32::try_from(ticks).unwrap_or(most).clamp(least, most)) }
     }
 
     /// How long after a tick the next one comes.
-    fn pause(random: &mut fastrand::Rng) -> Ticks {
-        Ticks(random.u32(SHORTEST..SHORTEST * SPREAD))
+    fn pause(&self, random: &mut fastrand::Rng) -> Ticks {
+        let Ticks(shortest) = self.shortest;
+        Ticks(random.u32(shortest..shortest * SPREAD))
     }
 }
 
@@ -35,14 +43,14 @@ impl Crew for Cpus {
         cpu::on_all(&|cpu| {
             let Seed(seed) = self.seed;
             let mut random = fastrand::Rng::with_seed(!seed.wrapping_add(u64::from(cpu.0) << 32));
-            let first = Self::pause(&mut random);
+            let first = self.pause(&mut random);
             // Of this CPU's interrupts only, and one at a time.
             let random = Mutex::new(random);
             let tick = |_: &mut _| {
                 if let Some(handler) = handler {
                     handler();
                 }
-                Some(Self::pause(&mut *random.lock()))
+                Some(self.pause(&mut random.lock()))
             };
             timer::at_intervals(first, &tick, work);
         });

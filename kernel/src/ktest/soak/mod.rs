@@ -70,7 +70,7 @@ ktest!(
 ktest!(
     "soak",
     fn nothing_is_lost_or_shared_where_memory_is_short() {
-        run(Plan { pages: NonZeroU32::new(1000), ..plan(2000) })
+        run(Plan { pages: NonZeroU32::new(1000), ..plan(500) })
     }
 );
 

@@ -68,10 +68,11 @@ impl<'u> Users<'u> {
             for number in 0..u64::from(PAGES) {
                 file.write(FileOffset(number * PAGE_SIZE as u64), &filed_page(number))?;
             }
-            let cache = PageCache::new(live.owners, Some(&swap), &[])?;
+            let cache = PageCache::new(live.owners, Some(&swap))?;
             let tables = ProcessorTables::new(live.space);
             let spaces = Spaces::new(&cache, &tables);
-            test(Users { live, store: &file, cache: &cache, spaces: &spaces })?;
+            let users = Users { live, store: &file, cache: &cache, spaces: &spaces };
+            live.allocator.with_shrinker(&cache, || test(users))??;
         }
         live.owners.verify()?;
         caches.verify()?;

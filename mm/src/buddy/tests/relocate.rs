@@ -15,6 +15,7 @@ impl<const MAX_ORDER: usize> Geometry for Tiny<MAX_ORDER> {
     const LEAF_SHIFT: u32 = 1;
     const NODE_SHIFT: u32 = 1;
     const INLINE: u32 = 2;
+    const RESERVE_SHARE: u32 = 0;
 }
 
 /// All of the first block of eight is free but page 1, and page 0 is the node of the list on which the single pages

@@ -67,7 +67,7 @@ fn served(
 const THREE_KINDS: [(u64, u64, u8); 3] =
     [(MIB, 3 * MIB, 0), (4 * GIB - 4 * MIB, 4 * GIB + 4 * MIB, 0), (6 * GIB - 4 * MIB, 6 * GIB + 4 * MIB, 0)];
 
-const MOVABLE: Request = Request::movable(Order::ZERO);
+const MOVABLE: Request = Request::movable(Order::ZERO).from_reserve();
 
 #[test]
 fn memory_around_4_gib_and_the_end_of_the_direct_map_makes_three_zones() {
@@ -96,7 +96,7 @@ fn assert_kinds(request: Request, expected: &[ZoneKind]) {
 #[test]
 fn a_request_is_served_by_the_highest_kind_it_allows_and_then_by_those_below() {
     assert_kinds(MOVABLE, &[Highmem, Normal, Dma32]);
-    assert_kinds(Request::new(Order::ZERO), &[Normal, Dma32]);
+    assert_kinds(Request::new(Order::ZERO).from_reserve(), &[Normal, Dma32]);
     assert_kinds(MOVABLE.up_to(Dma32), &[Dma32]);
 }
 
@@ -109,11 +109,11 @@ fn a_large_block_comes_from_a_lower_kind_when_the_higher_one_has_only_pieces() {
         };
         let page = allocator.alloc(MOVABLE).expect("highmem is free");
         assert_eq!(kind_of(page.head()), Some(Highmem));
-        let block = allocator.alloc(Request::movable(Order::LIMIT)).expect("a block is free below");
+        let block = allocator.alloc(Request::movable(Order::LIMIT).from_reserve()).expect("a block is free below");
         assert_ne!(kind_of(block.head()), Some(Highmem));
         drop(page);
         allocator.drain();
-        let block = allocator.alloc(Request::movable(Order::LIMIT)).expect("highmem is whole again");
+        let block = allocator.alloc(Request::movable(Order::LIMIT).from_reserve()).expect("highmem is whole again");
         assert_eq!(kind_of(block.head()), Some(Highmem));
     });
 }
@@ -142,7 +142,7 @@ fn a_node_serves_until_nothing_is_left_then_those_behind_it_then_those_in_front(
 
 #[test]
 fn a_request_for_lowmem_skips_the_preferred_nodes_highmem_and_every_other() {
-    let kernel = Request::new(Order::ZERO);
+    let kernel = Request::new(Order::ZERO).from_reserve();
     assert_nodes(kernel.near(NodeId(1)), &[(1, Dma32), (2, Dma32), (0, Dma32)]);
     assert_nodes(kernel.near(NodeId(2)), &[(2, Dma32), (0, Dma32), (1, Dma32)]);
 }

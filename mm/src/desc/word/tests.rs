@@ -36,7 +36,7 @@ fn the_merge_test_ignores_the_list_and_nothing_else() {
         assert!(!word.is_free(list.order(), ZoneId(2)));
         assert!(!word.is_free(Order::of((list.order().index() + 1) % 11), zone));
         assert!(!AllocatorWord::node(list, 1, zone).is_free(list.order(), zone));
-        assert!(!AllocatorWord::allocated(list.order(), zone).is_free(list.order(), zone));
+        assert!(!AllocatorWord::allocated(Migratetype::Movable, list.order(), zone).is_free(list.order(), zone));
         assert!(!AllocatorWord::isolated(list.order(), zone).is_free(list.order(), zone));
     }
     assert!(!AllocatorWord::TAIL.is_free(Order::ZERO, ZoneId(0)));

@@ -9,6 +9,7 @@ use ::loom::thread;
 
 use super::*;
 use crate::descriptor::{Descriptor, Put};
+use crate::migratetype::Migratetype;
 use crate::units::ZoneId;
 
 const KIND: OwnerKind = OwnerKind::KernelStack;
@@ -29,7 +30,7 @@ impl World {
     /// Both frames are one block, or two of which the second is plain.
     fn new(order: Order) -> Arc<Self> {
         let page = |word| Page::new(word);
-        let allocated = AllocatorWord::allocated(order, ZoneId(0));
+        let allocated = AllocatorWord::allocated(Migratetype::Movable, order, ZoneId(0));
         let second = if order == Order::ZERO { allocated } else { AllocatorWord::TAIL };
         let world = Arc::new(Self {
             pages: [page(allocated), page(second)],

@@ -279,16 +279,17 @@ fn the_checker_names_a_block_at_hand_that_says_otherwise() {
     allocator.verify().expect("all is well");
     let page = allocator.page(pfn).expect("it is memory");
     let zone = page.word().zone();
-    page.set_allocated(Order::ZERO, zone);
+    let word = |order| AllocatorWord::allocated(Migratetype::Movable, order, zone);
+    page.set_allocated(Migratetype::Movable, Order::ZERO, zone);
     assert_eq!(
         allocator.verify().map_err(|violation| (violation.invariant, violation.pfn)),
         Err((Invariant::Pcp1, Some(pfn)))
     );
-    page.set_cached(Order::ZERO, zone);
+    page.set_cached(pfn, word(Order::ZERO));
     allocator.verify().expect("all is well again");
     // One that says it is at hand, and is not.
     let lost = allocator.alloc_raw(Request::movable(Order::of(4))).expect("memory is free");
-    allocator.page(lost).expect("it is memory").set_cached(Order::of(4), zone);
+    allocator.page(lost).expect("it is memory").set_cached(lost, word(Order::of(4)));
     assert_eq!(allocator.verify().map_err(|violation| violation.invariant), Err(Invariant::Pcp1));
 }
 

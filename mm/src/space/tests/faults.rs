@@ -328,7 +328,7 @@ fn every_allocation_fails_once_and_nothing_is_lost() {
             let text = |error: &dyn std::fmt::Display| std::format!("{error}");
             let caches = KmemCaches::new(allocator).map_err(|error| text(&error))?;
             let owners = Owners::new(&caches).map_err(|error| text(&error))?;
-            let cache = crate::cache::PageCache::new(&owners, None, &[]).map_err(|error| text(&error))?;
+            let cache = crate::cache::PageCache::new(&owners, None).map_err(|error| text(&error))?;
             let unit = Unit::new(machine);
             let spaces = crate::space::Spaces::new(&cache, &unit);
             let rig =

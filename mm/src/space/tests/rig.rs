@@ -72,11 +72,12 @@ pub(super) fn with_rig<R>(test: impl FnOnce(&Rig<'_>) -> R) -> R {
         let owners = Owners::new(&caches).expect("there is memory");
         let result = {
             let swap = HostFile(Mutex::new(vec![0; 1024 * PAGE_SIZE]));
-            let cache = PageCache::new(&owners, Some(&swap), &[]).expect("there is memory");
+            let cache = PageCache::new(&owners, Some(&swap)).expect("there is memory");
             let unit = Unit::new(machine);
             let spaces = Spaces::new(&cache, &unit);
             let rig = Rig { machine, pages, owners: &owners, cache: &cache, unit: &unit, spaces: &spaces };
-            let result = test(&rig);
+            let with_both = || pages.with_shrinker(&caches, || test(&rig));
+            let result = pages.with_shrinker(&cache, with_both).flatten().expect("there is room for two");
             assert_eq!(cache.report().swapped, Count(0), "places in the swap store were lost");
             result
         };

@@ -10,8 +10,8 @@ use fastrand::Rng;
 use super::super::mapping::Contents;
 use super::super::{BlockIndex, BufferCache, BufferMapping, BufferSize};
 use super::{Bytes, CPUS, read, with_caches};
-use crate::cache::Shrinker;
 use crate::host::{HostMachine, on_cpu};
+use crate::shrinker::{Shortage, Shrinker};
 use crate::units::{Count, CpuId, FileOffset};
 
 /// Few, so that everybody is always at the same ones.
@@ -81,7 +81,7 @@ fn no_write_is_lost_while_buffers_come_and_go_under_it() {
                     while !over.load(Ordering::Relaxed) {
                         reclaimed += cache.reclaim(Count(rng.u32(1..6))).0;
                         match rng.u8(..8) {
-                            0 => drop(cache.shrink(Count(1))),
+                            0 => drop(cache.shrink(&Shortage::of(Count(1)))),
                             1 => drop(mapping.write_back().expect("the store takes it")),
                             _ => {}
                         }

@@ -8,10 +8,11 @@ use fastrand::Rng;
 
 use super::super::{BufferCache, BufferError, BufferMapping, BufferSize};
 use super::{Bytes, Caches, patterned, read, with_caches};
-use crate::cache::{Shrinker, StoreError};
+use crate::cache::StoreError;
 use crate::faults::Fired;
 use crate::host::HostMachine;
 use crate::host::sweep::fail_each_once;
+use crate::shrinker::{Shortage, Shrinker};
 use crate::slab::KmemCaches;
 use crate::units::{Count, FileOffset};
 
@@ -80,7 +81,7 @@ impl World<'_, '_> {
                 let reclaimed = self.cache.reclaim(Count(rng.u32(..40))).0;
                 assert_eq!(self.mapping.buffers().0, before - reclaimed);
             }
-            14 => drop(self.cache.shrink(Count(rng.u32(..4)))),
+            14 => drop(self.cache.shrink(&Shortage::of(Count(rng.u32(..4))))),
             _ => {
                 let cut = rng.usize(1..40_000);
                 self.mapping.truncate(FileOffset(cut as u64));
@@ -146,7 +147,7 @@ fn every_allocation_may_fail_and_no_byte_is_wrong() {
         }
         mapping.write_back().expect("it takes no memory");
         assert!(*store.bytes.lock() == expected);
-        cache.shrink(Count(2));
+        cache.shrink(&Shortage::of(Count(2)));
         mapping.verify().expect("sound");
         outcome
     }
