@@ -6,6 +6,7 @@ use std::thread;
 use mm::boot_map::{BootMap, Region, RegionKind};
 use mm::cases::Seed;
 use mm::cases::crew::{Crew, Work};
+use mm::cases::exhausted_node::an_exhausted_node_is_helped_out;
 use mm::cases::last_page::every_cpu_can_have_the_last_page;
 use mm::cases::soak::{Plan, soak, turn_over};
 use mm::host::{HostMachine, on_cpu};
@@ -107,5 +108,12 @@ fn a_zones_lock_is_seldom_taken_for_single_pages() {
         let turnover = turn_over(allocator, crew, Seed(3), steps).unwrap_or_else(|failure| panic!("{failure}"));
         println!("{turnover:?}: {} in 1000", turnover.per_1000());
         assert!(turnover.per_1000() <= 35, "{turnover:?}");
+    });
+}
+
+#[test]
+fn an_exhausted_node_is_helped_out_whichever_cpus_ask() {
+    with_machine(Shape { mib: 256, lowmem_mib: 160, cpus: 8, nodes: 3 }, |allocator, crew| {
+        an_exhausted_node_is_helped_out(allocator, crew).unwrap_or_else(|failure| panic!("{failure}"));
     });
 }

@@ -9,6 +9,7 @@ mod crew;
 use core::num::NonZeroU32;
 
 use kernel_core::cmdline::Seed;
+use mm::cases::exhausted_node::an_exhausted_node_is_helped_out;
 use mm::cases::last_page::every_cpu_can_have_the_last_page;
 use mm::cases::soak::{Account, Plan, soak, turn_over};
 use mm::cases::{self, Failure};
@@ -93,6 +94,14 @@ ktest!(
     fn every_cpu_can_have_the_last_page_wherever_it_is() {
         let allocator = on_many_cpus()?;
         every_cpu_can_have_the_last_page(allocator, &Cpus::new(seed()), 4000).map_err(not_passed)
+    }
+);
+
+ktest!(
+    "soak",
+    fn an_exhausted_node_is_helped_out_whichever_cpus_ask() {
+        let allocator = on_many_cpus()?;
+        an_exhausted_node_is_helped_out(allocator, &Cpus::new(seed())).map_err(not_passed)
     }
 );
 

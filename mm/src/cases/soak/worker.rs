@@ -199,16 +199,18 @@ impl<'k, 's, M: Machine> Worker<'k, 's, M> {
     }
 
     fn request(&mut self, order: Order) -> Request {
-        let migratetype = self.random.migratetype();
-        let request = Request::movable(order).with_migratetype(migratetype);
-        match self.random.below(4) {
-            0 => request.up_to(ZoneKind::Normal),
-            1 => {
-                let (node, _) = self.zone();
-                request.near(node)
-            }
+        let request = Request::movable(order).with_migratetype(self.random.migratetype());
+        let (node, _) = self.zone();
+        let request = match self.random.below(8) {
+            0 | 1 => request.up_to(ZoneKind::Normal),
+            2 => request.near(node),
+            3 => request.bound_to(node),
+            4 => request.nowait(),
             _ => request,
-        }
+        };
+        // Where memory is short, to the last page of it.
+        let urgent = if self.soak.plan.pages.is_some() { 2 } else { 16 };
+        if self.random.below(urgent) == 0 { request.from_reserve() } else { request }
     }
 }
 
