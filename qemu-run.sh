@@ -13,15 +13,21 @@ Usage: ./qemu-run.sh [OPTIONS]                        every in-kernel test, the 
 
 Options of all but test:
   --mem SIZE          the machine's memory [2G]
-  --smp N             its CPUs [1]
-  --nodes N           split its memory into N nodes
+  --smp N             its CPUs, 1 to 16 [1]
+  --nodes N           spread memory and CPUs over N nodes, 1 to 8, that ACPI's SRAT and SLIT tell the kernel of
+                      (the kernel's own word numa=fake=N, with which machines of the tests cut memory, is another thing)
   --lowmem SIZE       end the direct map there: memory above it is highmem
-  --seed N            where random numbers start
   --dump NAME,...     show these reports on memory in the end, named as in /proc: meminfo, buddyinfo, ...; or all
   --timeout SECONDS   give up on a kernel that has been silent for so long [300]
   --accel tcg|kvm     who executes the instructions [tcg]; counting them takes tcg
 
-In-kernel tests are named MACHINE::TEST. Exit status: 0 all passed, 1 not, 2 senseless arguments.
+Options of whatever runs in-kernel tests:
+  --seed N            where random numbers start [0]; bench and replay take it, too
+  --shift S           count instructions, 2^S ns each, 0 to 7: with the same seed all CPUs take turns at the same
+                      instructions, on every run. Otherwise they run freely, a thread each
+
+In-kernel tests are named MACHINE::TEST. One that fails on several CPUs says with which seed and shift it is replayed.
+Exit status: 0 all passed, 1 not, 2 senseless arguments.
 HELP
 }
 

@@ -4,6 +4,8 @@
 //! one node or several. It uses no heap, allocates what it needs from the allocator under test, and leaves every zone
 //! as free and as whole as before; [`Case::run`] checks that too.
 //!
+//! What takes many CPUs (`soak`, `last_page`, `exhausted_node`) has them from a [`crew`](crew::Crew), and is called by itself.
+//!
 //! `failure` is how a case ends, `footprint` what it must leave as it was, `holdings` the blocks that it holds, `checks`
 //! how often it runs the full checker, `contents` what it writes to pages, `permutation` an order for millions of
 //! frames, `random` its choices; everything else is cases, by what they are about.
@@ -15,10 +17,13 @@ mod charge;
 mod checks;
 mod contents;
 mod contig;
+pub mod crew;
+pub mod exhausted_node;
 mod exhaustion;
 mod failure;
 mod footprint;
 mod holdings;
+pub mod last_page;
 mod migratetypes;
 mod mix;
 mod node_pages;
@@ -29,6 +34,7 @@ mod ownership;
 mod permutation;
 mod random;
 mod reserves;
+pub mod soak;
 mod wrong_frees;
 mod zones;
 

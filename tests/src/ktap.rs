@@ -14,6 +14,16 @@ pub enum Verdict {
     Failed(String),
 }
 
+impl Verdict {
+    /// Adds a line to what a failure has to say.
+    pub fn remark(&mut self, line: &str) {
+        if let Verdict::Failed(message) = self {
+            *message += "\n";
+            *message += line;
+        }
+    }
+}
+
 /// A test without a verdict so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Running {

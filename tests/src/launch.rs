@@ -4,8 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU32;
 use std::path::Path;
 
-use anyhow::Context as _;
-
+use crate::accel::Accel;
 use crate::guest::Guest;
 use crate::machine::Machine;
 use crate::word::Word;
@@ -29,38 +28,6 @@ pub struct Launch<'a> {
     /// The reports on memory to print in the end, with commas between them, or `all`; `None`: those that the kernel
     /// likes.
     pub dump: Option<&'a Word>,
-}
-
-/// Who executes the guest's instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accel {
-    /// QEMU translates them.
-    Tcg,
-    /// QEMU translates them and counts: one instruction is one tick of the time-stamp counter, on every run alike.
-    Icount,
-    /// The processor itself.
-    Kvm(Virtualization),
-}
-
-/// Proof that this machine's processor runs guests by itself.
-///
-/// `/dev/kvm` proves nothing: it may exist and emulate everything, many times slower than QEMU does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Virtualization(());
-
-impl Virtualization {
-    /// Looks for the processor's feature in the text of `/proc/cpuinfo`.
-    ///
-    /// # Errors
-    /// The processor has neither `vmx` nor `svm`.
-    pub fn find(cpuinfo: &str) -> anyhow::Result<Virtualization> {
-        cpuinfo
-            .lines()
-            .filter_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == "flags"))
-            .any(|(_, flags)| flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
-            .then_some(Virtualization(()))
-            .context("kvm would be slower than tcg here: /proc/cpuinfo lists neither vmx nor svm")
-    }
 }
 
 /// What the kernel is to do.
@@ -140,25 +107,13 @@ impl<'a> Launch<'a> {
     /// QEMU's arguments, but for where the serial line goes.
     #[must_use]
     pub fn arguments(&self, task: &Task<'_>) -> Vec<OsString> {
-        let Machine { memory, cpus, .. } = self.machine;
         let mut arguments: Vec<OsString> = Vec::new();
         let mut add = |option: &str, value: &OsStr| arguments.extend([option.into(), value.into()]);
-        // Not reserved up front: the 8 GiB machines run on hosts that have far less.
-        add("-object", format!("memory-backend-ram,id=memory,size={memory},reserve=off").as_ref());
-        add("-machine", "q35,memory-backend=memory".as_ref());
-        add("-m", memory.to_string().as_ref());
-        add("-cpu", "max".as_ref());
-        add("-smp", cpus.to_string().as_ref());
+        for (option, value) in self.machine.arguments().into_iter().chain(self.accel.arguments()) {
+            add(option, value.as_ref());
+        }
         add("-display", "none".as_ref());
         add("-device", "isa-debug-exit,iobase=0xf4,iosize=0x04".as_ref());
-        match self.accel {
-            Accel::Tcg => add("-accel", "tcg".as_ref()),
-            Accel::Icount => {
-                add("-accel", "tcg".as_ref());
-                add("-icount", "shift=0,sleep=off".as_ref());
-            }
-            Accel::Kvm(_) => add("-accel", "kvm".as_ref()),
-        }
         add("-kernel", self.boot.as_ref());
         if let Some(kernel) = self.kernel {
             add("-initrd", kernel.as_ref());
@@ -186,6 +141,8 @@ fn fw_cfg(name: &str, source: &str, value: &OsStr) -> OsString {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU8;
+
     use super::*;
     use crate::machine::Reserved;
     use crate::size::Size;
@@ -197,7 +154,7 @@ mod tests {
 
     fn launch() -> Launch<'static> {
         let machine = Machine {
-            nodes: NonZeroU32::new(2),
+            fake_nodes: NonZeroU8::new(2),
             reserved: RESERVED,
             ..Machine::with_memory(Size::mib(512)).with_lowmem(Size::mib(64))
         };
@@ -248,24 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn only_counting_asks_for_icount_and_a_missing_kernel_for_no_initrd() {
+    fn a_missing_kernel_is_no_initrd() {
         let (mut launch, task) = (launch(), Task::Bench(None));
-        assert!(value_of(&launch, &task, "-icount").is_empty());
         assert_eq!(value_of(&launch, &task, "-initrd"), ["kernel"]);
-        launch.accel = Accel::Icount;
         launch.kernel = None;
-        assert_eq!(value_of(&launch, &task, "-icount"), ["shift=0,sleep=off"]);
-        assert_eq!(value_of(&launch, &task, "-accel"), ["tcg"]);
         assert!(value_of(&launch, &task, "-initrd").is_empty());
-    }
-
-    #[test]
-    fn kvm_needs_the_processors_word_for_it() {
-        assert!(Virtualization::find("model name: x\nflags\t\t: fpu vmx sse\n").is_ok());
-        assert!(Virtualization::find("flags : svm").is_ok());
-        for without in ["", "flags", "flags : fpu vmxon svm_lock", "bugs : vmx", "vmx flags : fpu", "model name : svm"]
-        {
-            assert!(Virtualization::find(without).is_err(), "{without}");
-        }
     }
 }

@@ -1,9 +1,10 @@
 //! The machine a kernel is to run on.
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::NonZeroU8;
 
 use crate::size::Size;
+use crate::topology::{Cpus, Topology, Uneven};
 
 /// A machine: what QEMU is to build, and how the kernel's command line bends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,11 +12,13 @@ pub struct Machine {
     /// How much memory; QEMU gives each page backing when the guest first touches it.
     pub memory: Size,
     /// How many CPUs.
-    pub cpus: NonZeroU32,
+    pub cpus: Cpus,
+    /// Which nodes firmware tells of.
+    pub topology: Topology,
     /// Where the direct map ends and highmem starts; `None`: no highmem.
     pub lowmem: Option<Size>,
-    /// Into how many memory nodes the kernel splits the memory; `None`: as the machine is.
-    pub nodes: Option<NonZeroU32>,
+    /// Into how many nodes the kernel cuts the memory itself, whatever firmware says; `None`: it does not.
+    pub fake_nodes: Option<NonZeroU8>,
     /// What the kernel has to keep its hands off.
     pub reserved: &'static [Reserved],
     /// Which caches of objects the kernel debugs, and how; `None`: none.
@@ -35,7 +38,28 @@ impl Machine {
     /// One CPU and this much memory, all of it in the direct map.
     #[must_use]
     pub const fn with_memory(memory: Size) -> Machine {
-        Machine { memory, cpus: NonZeroU32::MIN, lowmem: None, nodes: None, reserved: &[], slab_debug: None }
+        Machine {
+            memory,
+            cpus: Cpus::ONE,
+            topology: Topology::Flat,
+            lowmem: None,
+            fake_nodes: None,
+            reserved: &[],
+            slab_debug: None,
+        }
+    }
+
+    /// The machine that consists of these nodes.
+    #[must_use]
+    pub const fn with_nodes(nodes: &'static Uneven) -> Machine {
+        let (cpus, topology) = (nodes.cpus(), Topology::Uneven(nodes));
+        Machine { cpus, topology, ..Machine::with_memory(nodes.memory()) }
+    }
+
+    /// The same machine with so many CPUs.
+    #[must_use]
+    pub const fn with_cpus(self, cpus: Cpus) -> Machine {
+        Machine { cpus, ..self }
     }
 
     /// The same machine with highmem from `lowmem` on.
@@ -44,12 +68,21 @@ impl Machine {
         Machine { lowmem: Some(lowmem), ..self }
     }
 
+    /// The options, each with its value, that have QEMU build this machine.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<(&'static str, String)> {
+        let mut arguments = vec![("-machine", "q35".to_owned()), ("-cpu", "max".to_owned())];
+        arguments.push(("-m", self.memory.to_string()));
+        arguments.extend(self.topology.arguments(self.memory, self.cpus));
+        arguments
+    }
+
     /// The words of the kernel's command line that make this machine.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
         let mut words = Vec::new();
         words.extend(self.lowmem.map(|end| format!("lowmem={end}")));
-        words.extend(self.nodes.map(|nodes| format!("numa=fake={nodes}")));
+        words.extend(self.fake_nodes.map(|nodes| format!("numa=fake={nodes}")));
         if !self.reserved.is_empty() {
             let ranges: Vec<_> = self.reserved.iter().map(|range| format!("{}${}", range.size, range.start)).collect();
             words.push(format!("memmap={}", ranges.join(",")));
@@ -63,9 +96,10 @@ impl Machine {
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.memory)?;
-        if self.cpus > NonZeroU32::MIN {
+        if self.cpus > Cpus::ONE {
             write!(f, " smp={}", self.cpus)?;
         }
+        self.topology.fmt(f)?;
         self.words().iter().try_for_each(|word| write!(f, " {word}"))
     }
 }

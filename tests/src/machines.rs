@@ -1,9 +1,10 @@
 //! The machines that every in-kernel test runs on.
 
-use std::num::NonZeroU32;
+use std::num::NonZeroU8;
 
 use crate::machine::{Machine, Reserved};
 use crate::size::Size;
+use crate::topology::{Cpus, Node, NodeCount, Topology, Uneven};
 
 /// A machine and the name that its tests carry.
 #[derive(Clone, Copy, Debug)]
@@ -20,13 +21,34 @@ pub const MACHINES: &[Named] = &[
     Named { name: "512M", machine: Machine::with_memory(Size::mib(512)) },
     Named { name: "8G", machine: Machine::with_memory(Size::gib(8)) },
     Named { name: "8G-lowmem64M", machine: Machine::with_memory(Size::gib(8)).with_lowmem(Size::mib(64)) },
-    Named { name: "1G-2nodes", machine: Machine { nodes: NonZeroU32::new(2), ..Machine::with_memory(Size::gib(1)) } },
+    Named { name: "1G-cut", machine: Machine { fake_nodes: NonZeroU8::new(2), ..Machine::with_memory(Size::gib(1)) } },
     Named {
         name: "512M-slubdebug",
         machine: Machine { slab_debug: Some("FZPU"), ..Machine::with_memory(Size::mib(512)) },
     },
     Named { name: "512M-ragged", machine: Machine { reserved: RAGGED, ..Machine::with_memory(Size::mib(512)) } },
+    Named { name: "512M-2cpus", machine: Machine::with_memory(Size::mib(512)).with_cpus(Cpus::of(2)) },
+    Named {
+        name: "1G-2nodes-8cpus",
+        machine: Machine {
+            topology: Topology::Even(NodeCount::of(2)),
+            ..Machine::with_memory(Size::gib(1)).with_cpus(Cpus::of(8))
+        },
+    },
+    Named { name: "768M-4nodes-4cpus", machine: Machine::with_nodes(&RING).with_lowmem(Size::mib(256)) },
 ];
+
+/// Four nodes in a ring, one of them without CPUs and one nearly without memory. What is next to a node is not at one
+/// distance, and to node 1 it is farther than back from it.
+const RING: Uneven = Uneven {
+    nodes: &[
+        Node { memory: Some(Size::mib(256)), cpus: 1 },
+        Node { memory: Some(Size::mib(192)), cpus: 0 },
+        Node { memory: Some(Size::mib(6)), cpus: 2 },
+        Node { memory: Some(Size::mib(314)), cpus: 1 },
+    ],
+    distances: &[&[10, 21, 31, 16], &[19, 10, 14, 31], &[31, 16, 10, 21], &[16, 33, 21, 10]],
+};
 
 /// Holes that fit no page, no block and no order.
 const RAGGED: &[Reserved] = &[
@@ -60,11 +82,25 @@ mod tests {
     }
 
     #[test]
+    fn uneven_nodes_have_a_distance_to_each_other_and_are_nearest_to_themselves() {
+        for named in MACHINES {
+            let Topology::Uneven(Uneven { nodes, distances }) = named.machine.topology else { continue };
+            assert_eq!(distances.len(), nodes.len(), "{}", named.name);
+            for (from, row) in distances.iter().enumerate() {
+                assert_eq!(row.len(), nodes.len(), "{}", named.name);
+                assert!(row.iter().enumerate().all(|(to, &distance)| (from == to) == (distance <= 10)), "{row:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_machine_is_bent_by_words_that_the_kernel_reads() {
         let of = |name| MACHINES.iter().find(|named| named.name == name).unwrap().machine.to_string();
         assert_eq!(of("16M"), "16M");
         assert_eq!(of("8G-lowmem64M"), "8G lowmem=64M");
-        assert_eq!(of("1G-2nodes"), "1G numa=fake=2");
+        assert_eq!(of("1G-cut"), "1G numa=fake=2");
+        assert_eq!(of("1G-2nodes-8cpus"), "1G smp=8 nodes=2");
+        assert_eq!(of("768M-4nodes-4cpus"), "768M smp=4 nodes=256M/1+192M/0+6M/2+314M/1 lowmem=256M");
         assert_eq!(of("512M-slubdebug"), "512M slub_debug=FZPU");
         assert!(of("512M-ragged").starts_with("512M memmap=1$67112959,4K$73730K,12K$98292K,20481$96M,"));
     }

@@ -1,6 +1,7 @@
 //! Runs QEMU to its end, or to the end of our patience, and keeps every byte that came until then.
 
 use std::fmt;
+use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -27,7 +28,7 @@ pub enum End {
     Success,
     /// The kernel said that something failed.
     Failure,
-    /// Nothing came for so long; QEMU was killed.
+    /// Nothing came for so long, in which QEMU could have done much; it was killed.
     Silent(Duration),
     /// More came than any kernel in its senses writes; QEMU was killed.
     Flood,
@@ -56,9 +57,13 @@ const FAILURE: i32 = 0x11 << 1 | 1;
 
 const FLOOD: usize = 64 << 20;
 
+/// How often patience may run out for a QEMU that has not yet computed for so long.
+const STARVED: u32 = 4;
+
 impl Launch<'_> {
     /// Boots, and waits for the end. `watch` sees the serial line's bytes as they come; `patience` is how long the
-    /// line may be silent.
+    /// line may be silent while QEMU computes. A machine that others keep busy, so that QEMU gets little of it, is
+    /// waited for [`STARVED`] times as long.
     ///
     /// # Errors
     /// QEMU cannot be started.
@@ -104,16 +109,26 @@ fn follow(command: &mut Command, patience: Duration, watch: &mut dyn FnMut(&[u8]
     });
 
     let mut serial = Vec::new();
+    let mut silences = 0;
+    let mut computed = computed_by(running.0.id());
     let stopped = loop {
         match chunks.recv_timeout(patience) {
             Ok(chunk) => {
                 watch(&chunk);
+                silences = 0;
+                computed = computed_by(running.0.id());
                 serial.extend(chunk);
                 if serial.len() > FLOOD {
                     break Some(End::Flood);
                 }
             }
-            Err(RecvTimeoutError::Timeout) => break Some(End::Silent(patience)),
+            Err(RecvTimeoutError::Timeout) => {
+                silences += 1;
+                let enough = computed_by(running.0.id()).saturating_sub(computed) >= patience;
+                if enough || silences == STARVED {
+                    break Some(End::Silent(patience * silences));
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => break None,
         }
     };
@@ -129,6 +144,16 @@ fn follow(command: &mut Command, patience: Duration, watch: &mut dyn FnMut(&[u8]
         }
     };
     Ok(Run { serial: String::from_utf8_lossy(&serial).into_owned(), end })
+}
+
+/// How long a process has been executed, on all its threads together; no time, if it is gone.
+fn computed_by(process: u32) -> Duration {
+    /// `USER_HZ`: what Linux counts the time of processes in, whatever its own clock does.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // Behind the name, which may have anything in it, stand utime and stime as the 12th and the 13th.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok()).map(|ticks| TICK * ticks).sum()
 }
 
 #[cfg(test)]
@@ -158,7 +183,22 @@ mod tests {
         let (run, seen) = shell("printf 'KTAP version 1\\n1..2\\n# run a'; exec sleep 600", Duration::from_millis(300));
         assert_eq!(run.serial, "KTAP version 1\n1..2\n# run a");
         assert_eq!(seen, run.serial.as_bytes());
-        assert_eq!(run.end, End::Silent(Duration::from_millis(300)));
+        assert_eq!(run.end, End::Silent(Duration::from_millis(300) * STARVED));
+    }
+
+    #[test]
+    fn a_kernel_that_computes_without_a_word_is_killed_and_one_that_sleeps_has_computed_nothing() {
+        let (run, _) = shell("while :; do :; done", Duration::from_millis(300));
+        assert!(matches!(run.end, End::Silent(_)), "{:?}", run.end);
+        let mut sleeper = Running(Command::new("sleep").arg("600").spawn().unwrap());
+        let before = computed_by(std::process::id());
+        while computed_by(std::process::id()) < before + Duration::from_millis(200) {
+            std::hint::spin_loop();
+        }
+        assert!(computed_by(sleeper.0.id()) < Duration::from_millis(200));
+        sleeper.0.kill().unwrap();
+        sleeper.0.wait().unwrap();
+        assert_eq!(computed_by(sleeper.0.id()), Duration::ZERO);
     }
 
     #[test]

@@ -27,6 +27,12 @@ impl Size {
     pub const fn gib(gib: u32) -> Size {
         Size((gib as u64) << 30)
     }
+
+    /// How many bytes.
+    #[must_use]
+    pub const fn in_bytes(self) -> u64 {
+        self.0
+    }
 }
 
 /// Writes the largest suffix that loses nothing.

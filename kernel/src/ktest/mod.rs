@@ -12,6 +12,7 @@ mod cpus;
 mod crash;
 mod paging;
 mod slab;
+mod soak;
 mod space;
 mod user;
 mod window;
@@ -20,6 +21,7 @@ use alloc::borrow::Cow;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use kernel_core::cmdline::Seed;
 use kernel_core::selection::Selection;
@@ -141,8 +143,17 @@ pub(crate) fn selected(selection: &Selection) -> Vec<Chosen> {
     tests
 }
 
+/// Where tests' random choices start.
+static SEED: AtomicU64 = AtomicU64::new(0);
+
+/// Where a test's random choices start.
+pub(crate) fn seed() -> Seed {
+    Seed(SEED.load(Ordering::Relaxed))
+}
+
 /// Runs the tests that `selection` chooses. It is a failure to choose none by name.
 pub(crate) fn run(selection: &Selection, seed: Seed) -> Exit {
+    SEED.store(seed.0, Ordering::Relaxed);
     let at_start = heap::census();
     let tests = selected(selection);
     println!("KTAP version 1");
@@ -212,7 +223,7 @@ impl fmt::Display for OneLine<'_> {
 }
 
 /// Tests in the kernel's source: a linker that drops some shows here.
-const REGISTERED: usize = 97;
+const REGISTERED: usize = 104;
 
 ktest!(
     "ktest",

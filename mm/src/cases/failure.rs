@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::soak::{Found, Mark, Place};
 use crate::buddy::ContigError;
 use crate::charge::{ChargeError, TooManyGroups};
 use crate::invariant::Violation;
@@ -39,6 +40,16 @@ pub enum Failure {
         what: &'static str,
         /// The page.
         pfn: Pfn,
+    },
+    /// Memory does not hold what its owner wrote.
+    #[error("expected that {:#x} holds what {owner} wrote, found {found}", place.0)]
+    Overwritten {
+        /// Where.
+        place: Place,
+        /// Whose it is.
+        owner: Mark,
+        /// What stands there.
+        found: Found,
     },
     /// Two counts that should be equal.
     #[error("expected {expected} {what}, found {found}")]

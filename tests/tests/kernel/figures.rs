@@ -1,7 +1,8 @@
 //! Instruction counts: alike on every run, and below their limits.
 
+use harness::accel::{Accel, Shift};
 use harness::bench;
-use harness::launch::{Accel, Launch, Task};
+use harness::launch::{Launch, Task};
 use harness::limits::{HIGHMEM_FACTOR, broken};
 use harness::machine::Machine;
 use harness::run::{End, Run};
@@ -43,7 +44,7 @@ fn alike_on_every_run(machine: Machine) -> anyhow::Result<()> {
 
 fn run(machine: Machine, filter: Option<&str>) -> anyhow::Result<Run> {
     let guest = measured()?;
-    let launch = Launch { accel: Accel::Icount, ..Launch::new(guest, machine) };
+    let launch = Launch { accel: Accel::Icount(Shift::ZERO), ..Launch::new(guest, machine) };
     let run = launch.run(&Task::Bench(filter.map(str::parse).transpose()?), PATIENCE, |_| ())?;
     if run.end == End::Success {
         return Ok(run);

@@ -8,12 +8,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
+use harness::interleaving::Interleaving;
 use harness::ktap::Verdict;
 use harness::launch::{Launch, Select};
 use harness::machine::Machine;
 use harness::machines::{MACHINES, Named};
 use harness::size::Size;
 use harness::symbols::Symbols;
+use harness::topology::Cpus;
 use harness::word::Word;
 use libtest_mimic::{Arguments, Completion, Trial};
 
@@ -29,7 +31,9 @@ pub(crate) fn trials(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
         }
         _ => Launch::new(checked()?, Machine::with_memory(Size::mib(64))).list(PATIENCE)?.tests,
     };
-    let batches: Vec<_> = MACHINES.iter().map(|named| Arc::new(Batch::new(*named, &tests, arguments))).collect();
+    let interleaving = Interleaving::from_environment()?;
+    let batch = |named: &Named| Arc::new(Batch::new(*named, &tests, arguments, interleaving));
+    let batches: Vec<_> = MACHINES.iter().map(batch).collect();
     // Machine by machine within a test, so that as many boots go on at once as there are threads.
     let trial = |test: &String, batch: &Arc<Batch>| {
         let (name, batch) = (test.clone(), Arc::clone(batch));
@@ -49,18 +53,19 @@ struct Batch {
     tests: Vec<String>,
     /// The filter they were selected with.
     filter: Option<String>,
+    interleaving: Interleaving,
     verdicts: OnceLock<HashMap<String, Verdict>>,
 }
 
 impl Batch {
-    fn new(named: Named, tests: &[String], arguments: &Arguments) -> Batch {
+    fn new(named: Named, tests: &[String], arguments: &Arguments, interleaving: Interleaving) -> Batch {
         let selected = |test: &&String| {
             let name = format!("{}::{test}", named.name);
             let matches = |pattern: &String| if arguments.exact { name == *pattern } else { name.contains(pattern) };
             arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
         };
         let tests = tests.iter().filter(selected).cloned().collect();
-        Batch { named, tests, filter: arguments.filter.clone(), verdicts: OnceLock::new() }
+        Batch { named, tests, filter: arguments.filter.clone(), interleaving, verdicts: OnceLock::new() }
     }
 
     fn verdict(&self, test: &str) -> Verdict {
@@ -77,8 +82,17 @@ impl Batch {
     fn run(&self) -> anyhow::Result<HashMap<String, Verdict>> {
         let guest = checked()?;
         let symbols = Symbols::load(&guest.symbols)?;
-        let launch = Launch::new(guest, self.named.machine);
-        let verdicts = launch.run_tests((&self.select()?, &self.tests), &symbols, PATIENCE, |_| ());
+        let interleaving = self.interleaving;
+        let (accel, seed) = (interleaving.accel(), Some(interleaving.seed));
+        let launch = Launch { accel, seed, ..Launch::new(guest, self.named.machine) };
+        let mut verdicts = launch.run_tests((&self.select()?, &self.tests), &symbols, PATIENCE, |_| ());
+        if self.named.machine.cpus > Cpus::ONE {
+            let command = format!("./qemu-run.sh test {}", self.filter.as_deref().unwrap_or_default());
+            for (test, verdict) in &mut verdicts {
+                let alone = format!("./qemu-run.sh test {}::{test}", self.named.name);
+                verdict.remark(&interleaving.replay(command.trim_end(), &alone));
+            }
+        }
         Ok(verdicts.into_iter().collect())
     }
 

@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Trial};
 mod crashes;
 mod figures;
 mod in_kernel;
+mod interleavings;
 mod loader;
 mod replays;
 mod reports;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     trials.extend(crashes::trials());
     trials.extend(loader::trials());
     trials.extend(figures::trials());
+    trials.extend(interleavings::trials());
     trials.extend(replays::trials());
     trials.extend(reports::trials());
     libtest_mimic::run(&arguments, trials).exit_code()

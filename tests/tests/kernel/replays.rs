@@ -1,6 +1,7 @@
 //! What a running Linux asked of its page allocator, asked of ours.
 
-use harness::launch::{Accel, Launch, Task};
+use harness::accel::{Accel, Shift};
+use harness::launch::{Launch, Task};
 use harness::machine::Machine;
 use harness::run::End;
 use harness::size::Size;
@@ -22,7 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn intact(machine: Machine) -> anyhow::Result<()> {
     let guest = measured()?;
     let trace = Trace::unpack(&bundled("server-thp.mmtrace.gz"))?;
-    let launch = Launch { accel: Accel::Icount, ..Launch::new(guest, machine) };
+    let launch = Launch { accel: Accel::Icount(Shift::ZERO), ..Launch::new(guest, machine) };
     let run = launch.run(&Task::Replay { trace: trace.path(), check: None }, PATIENCE, |_| ())?;
     if run.end == End::Success {
         return Ok(());

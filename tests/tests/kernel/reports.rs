@@ -1,6 +1,6 @@
 //! The kernel's reports on memory: all that were asked for, where they belong, and right.
 
-use std::num::NonZeroU32;
+use std::num::NonZeroU8;
 
 use anyhow::Context as _;
 use harness::ktap;
@@ -16,7 +16,7 @@ use crate::{PATIENCE, checked, trial};
 
 /// Two nodes, the second and most of the first in highmem.
 const MACHINE: Machine =
-    Machine { nodes: NonZeroU32::new(2), ..Machine::with_memory(Size::mib(512)).with_lowmem(Size::mib(64)) };
+    Machine { fake_nodes: NonZeroU8::new(2), ..Machine::with_memory(Size::mib(512)).with_lowmem(Size::mib(64)) };
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![

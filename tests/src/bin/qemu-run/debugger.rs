@@ -13,14 +13,14 @@ use harness::guest::Profile;
 use harness::launch::{Launch, QEMU, Select, Task};
 use object::{Object as _, ObjectSection as _};
 
-use crate::options::MachineOptions;
+use crate::options::{MachineOptions, Turns};
 use crate::session::build;
 
 /// Becomes a gdb that has started QEMU, stopped before the first instruction, and ends it when it goes.
-pub(crate) fn attach(options: &MachineOptions) -> anyhow::Result<ExitCode> {
+pub(crate) fn attach(options: &MachineOptions, turns: Turns) -> anyhow::Result<ExitCode> {
     let guest = build(Profile::Dev)?;
     let launch = Launch {
-        accel: options.accel()?,
+        accel: options.accel(turns)?,
         seed: options.seed,
         dump: options.dump.as_ref(),
         ..Launch::new(&guest, options.machine())

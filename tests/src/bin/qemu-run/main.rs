@@ -15,8 +15,9 @@ mod session;
 mod summary;
 
 use harness::guest::workspace;
+use harness::interleaving::Interleaving;
 use harness::trace::bundled;
-use options::{Options, Subcommand};
+use options::{Options, Subcommand, Turns};
 use session::Session;
 use summary::Summary;
 
@@ -38,21 +39,21 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut summary = Summary::default();
     match &options.subcommand {
         None => {
-            let session = Session::new(&options.machine)?;
+            let session = Session::new(&options.machine, options.turns)?;
             // Each by itself: what comes later is worth seeing even if what came before failed.
             summary.add("tests", session.tests());
             summary.add("benchmarks", session.benchmarks(None, None));
             summary.add("replay", session.replay(&bundled(TRACE)));
         }
-        Some(Subcommand::Test { filter }) => return tests(filter.as_deref()),
+        Some(Subcommand::Test { filter, seed, turns }) => return tests(filter.as_deref(), turns.seeded(*seed)),
         Some(Subcommand::Bench { filter, json, machine }) => {
-            let session = Session::new(machine)?;
+            let session = Session::new(machine, Turns { shift: None })?;
             summary.add("benchmarks", session.benchmarks(filter.as_ref(), json.as_deref()));
         }
         Some(Subcommand::Replay { trace, machine }) => {
-            summary.add("replay", Session::new(machine)?.replay(trace));
+            summary.add("replay", Session::new(machine, Turns { shift: None })?.replay(trace));
         }
-        Some(Subcommand::Gdb { machine }) => return debugger::attach(machine),
+        Some(Subcommand::Gdb { turns, machine }) => return debugger::attach(machine, *turns),
     }
     print!("{summary}");
     Ok(summary.status())
@@ -60,8 +61,10 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 /// Everything: the tests that run here, then those that run in the kernel on every machine; last, unless a filter asks
 /// for others, the models of what goes without a lock.
-fn tests(filter: Option<&str>) -> anyhow::Result<ExitCode> {
+fn tests(filter: Option<&str>, interleaving: Interleaving) -> anyhow::Result<ExitCode> {
     let mut command = cargo_test();
+    // The words of `cargo test` are the test harness's own.
+    command.envs(interleaving.variables());
     command.args(["--workspace", "--no-fail-fast"]);
     if let Some(filter) = filter {
         command.args(["--", filter]);

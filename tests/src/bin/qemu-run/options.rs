@@ -1,13 +1,14 @@
 //! The command line.
 
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
-use harness::launch::{Accel, Virtualization};
+use harness::accel::{Accel, Shift, Virtualization};
+use harness::interleaving::Interleaving;
 use harness::machine::Machine;
 use harness::size::Size;
+use harness::topology::{Cpus, NodeCount, Topology};
 use harness::word::Word;
 
 /// Builds the kernel, boots it in QEMU and tells how it went.
@@ -24,6 +25,8 @@ pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) subcommand: Option<Subcommand>,
     #[command(flatten)]
+    pub(crate) turns: Turns,
+    #[command(flatten)]
     pub(crate) machine: MachineOptions,
 }
 
@@ -33,6 +36,11 @@ pub(crate) enum Subcommand {
     Test {
         /// Only tests whose name (MACHINE::TEST in the kernel) contains this.
         filter: Option<String>,
+        /// Where the kernel's random numbers start.
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+        #[command(flatten)]
+        turns: Turns,
     },
     /// The benchmarks, in instructions per operation.
     Bench {
@@ -55,8 +63,25 @@ pub(crate) enum Subcommand {
     /// Starts the kernel's tests, stopped before the first instruction, with gdb attached.
     Gdb {
         #[command(flatten)]
+        turns: Turns,
+        #[command(flatten)]
         machine: MachineOptions,
     },
+}
+
+/// How CPUs take turns.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Turns {
+    /// Run tests on a clock that counts instructions, 2^S ns each: CPUs take turns alike on every run.
+    #[arg(long, value_name = "S")]
+    pub(crate) shift: Option<Shift>,
+}
+
+impl Turns {
+    /// With the seed that tests start from.
+    pub(crate) fn seeded(self, seed: Option<u64>) -> Interleaving {
+        Interleaving { seed: seed.unwrap_or_default(), shift: self.shift }
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -66,10 +91,10 @@ pub(crate) struct MachineOptions {
     pub(crate) mem: Size,
     /// The machine's CPUs.
     #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) smp: NonZeroU32,
-    /// Split the memory into so many nodes.
+    pub(crate) smp: Cpus,
+    /// Spread its memory and CPUs over so many nodes, of which firmware tells the kernel [default: it tells of none]
     #[arg(long, value_name = "N")]
-    pub(crate) nodes: Option<NonZeroU32>,
+    pub(crate) nodes: Option<NodeCount>,
     /// Where the direct map ends and highmem starts [default: no highmem; benchmarks run without and with 64M]
     #[arg(long, value_name = "SIZE")]
     pub(crate) lowmem: Option<Size>,
@@ -95,14 +120,29 @@ enum AccelOption {
 
 impl MachineOptions {
     pub(crate) fn machine(&self) -> Machine {
-        Machine { cpus: self.smp, lowmem: self.lowmem, nodes: self.nodes, ..Machine::with_memory(self.mem) }
+        let topology = self.nodes.map_or(Topology::Flat, Topology::Even);
+        Machine { cpus: self.smp, topology, lowmem: self.lowmem, ..Machine::with_memory(self.mem) }
+    }
+
+    /// The words that ask for this machine.
+    pub(crate) fn words(&self) -> String {
+        let mut words = format!("--mem {} --smp {}", self.mem, self.smp);
+        if let Some(nodes) = self.nodes {
+            words += &format!(" --nodes {nodes}");
+        }
+        if let Some(end) = self.lowmem {
+            words += &format!(" --lowmem {end}");
+        }
+        words
     }
 
     /// How to execute what is only to be right.
-    pub(crate) fn accel(&self) -> anyhow::Result<Accel> {
-        match self.accel {
-            AccelOption::Tcg => Ok(Accel::Tcg),
-            AccelOption::Kvm => {
+    pub(crate) fn accel(&self, turns: Turns) -> anyhow::Result<Accel> {
+        match (self.accel, turns.shift) {
+            (AccelOption::Tcg, None) => Ok(Accel::Tcg),
+            (AccelOption::Tcg, Some(shift)) => Ok(Accel::Icount(shift)),
+            (AccelOption::Kvm, Some(_)) => anyhow::bail!("kvm counts no instructions: --shift takes tcg"),
+            (AccelOption::Kvm, None) => {
                 let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")?;
                 Ok(Accel::Kvm(Virtualization::find(&cpuinfo)?))
             }
@@ -129,7 +169,7 @@ mod tests {
 
     #[test]
     fn every_command_that_boots_one_machine_takes_the_machines_options() {
-        let machine = "--mem 8G --smp 2 --nodes 3 --lowmem 64M --seed 7 --dump all --timeout 60 --accel kvm";
+        let machine = "--mem 8G --smp 4 --nodes 3 --lowmem 64M --seed 7 --dump all --timeout 60 --accel kvm";
         for command in ["", "bench ", "bench pair --json f ", "replay t.gz ", "gdb "] {
             let options = parse(&format!("qemu-run {command}{machine}")).unwrap();
             let given = match options.subcommand {
@@ -137,15 +177,29 @@ mod tests {
                 Some(
                     Subcommand::Bench { machine, .. }
                     | Subcommand::Replay { machine, .. }
-                    | Subcommand::Gdb { machine },
+                    | Subcommand::Gdb { machine, .. },
                 ) => machine,
                 Some(Subcommand::Test { .. }) => unreachable!(),
             };
-            assert_eq!(given.machine().to_string(), "8G smp=2 lowmem=64M numa=fake=3");
+            assert_eq!(given.machine().to_string(), "8G smp=4 nodes=3 lowmem=64M");
             assert_eq!((given.seed, given.timeout), (Some(7), Duration::from_secs(60)));
             assert_eq!(given.dump.as_ref().map(Word::as_str), Some("all"));
             assert!(matches!(given.accel, AccelOption::Kvm));
+            assert_eq!(given.words(), "--mem 8G --smp 4 --nodes 3 --lowmem 64M");
         }
+    }
+
+    #[test]
+    fn what_runs_tests_takes_a_shift_unless_kvm_is_to_run_them() {
+        let options = parse("qemu-run test 512M-2cpus::soak/a --seed 7 --shift 3").unwrap();
+        let Some(Subcommand::Test { filter, seed, turns }) = options.subcommand else { unreachable!() };
+        assert_eq!((filter.as_deref(), seed), (Some("512M-2cpus::soak/a"), Some(7)));
+        assert_eq!(turns.shift, Shift::all().nth(3));
+        let accel = |line| parse(line).map(|options| options.machine.accel(options.turns)).unwrap();
+        assert_eq!(accel("qemu-run --shift 0").unwrap(), Accel::Icount(Shift::ZERO));
+        assert_eq!(accel("qemu-run --smp 2").unwrap(), Accel::Tcg);
+        assert!(accel("qemu-run --shift 0 --accel kvm").is_err());
+        assert!(parse("qemu-run gdb --shift 7").is_ok());
     }
 
     #[test]
@@ -157,7 +211,16 @@ mod tests {
             "--mem",
             "--mem 8X",
             "--smp 0",
+            "--smp 17",
             "--nodes -1",
+            "--nodes 0",
+            "--nodes 9",
+            "--shift 8",
+            "--shift -1",
+            "bench --shift 0",
+            "replay t.gz --shift 0",
+            "test --smp 2",
+            "test --seed x",
             "--timeout 0",
             "--timeout 1.5",
             "--accel hvf",

@@ -4,20 +4,23 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
+use harness::accel::{Accel, Shift};
 use harness::bench::{self, Bench};
 use harness::guest::{Guest, Profile};
+use harness::interleaving::Interleaving;
 use harness::ktap::Verdict;
-use harness::launch::{Accel, Launch, Select, Task};
+use harness::launch::{Launch, Select, Task};
 use harness::limits::{self, HIGHMEM_FACTOR};
 use harness::machine::Machine;
 use harness::run::{End, Run};
 use harness::size::Size;
 use harness::symbols::Symbols;
+use harness::topology::Cpus;
 use harness::trace::Trace;
 use harness::word::Word;
 
 use crate::echo::{Echo, Ended, Reports};
-use crate::options::MachineOptions;
+use crate::options::{MachineOptions, Turns};
 use crate::summary::{Column, Outcome};
 
 /// Where benchmarks put highmem's beginning if nobody says otherwise.
@@ -28,11 +31,13 @@ pub(crate) struct Session<'o> {
     options: &'o MachineOptions,
     machine: Machine,
     accel: Accel,
+    interleaving: Interleaving,
 }
 
 impl<'o> Session<'o> {
-    pub(crate) fn new(options: &'o MachineOptions) -> anyhow::Result<Session<'o>> {
-        Ok(Session { options, machine: options.machine(), accel: options.accel()? })
+    pub(crate) fn new(options: &'o MachineOptions, turns: Turns) -> anyhow::Result<Session<'o>> {
+        let interleaving = turns.seeded(options.seed);
+        Ok(Session { options, machine: options.machine(), accel: options.accel(turns)?, interleaving })
     }
 
     /// Every test of the kernel.
@@ -44,7 +49,12 @@ impl<'o> Session<'o> {
         heading("tests", self.machine);
         let mut echo = self.echo();
         let selected = (&Select::All, &list.tests[..]);
-        let verdicts = launch.run_tests(selected, &symbols, self.options.timeout, |serial| echo.watch(serial));
+        let mut verdicts = launch.run_tests(selected, &symbols, self.options.timeout, |serial| echo.watch(serial));
+        if self.machine.cpus > Cpus::ONE {
+            let command = format!("./qemu-run.sh {}", self.options.words());
+            let replay = self.interleaving.replay(&command, &command);
+            verdicts.iter_mut().for_each(|(_, verdict)| verdict.remark(&replay));
+        }
         let failed = verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::Failed(_)));
         echo.end(if failed { Ended::Badly } else { Ended::Well });
         Ok(Outcome::Tests { machine: self.machine, verdicts })
@@ -87,7 +97,7 @@ impl<'o> Session<'o> {
     /// Limits hold for counted instructions of everything; a selection is for looking at.
     fn broken(&self, figures: &[Bench], machine: Machine, filter: Option<&Word>) -> Vec<String> {
         match (self.accel, filter) {
-            (Accel::Tcg | Accel::Icount, None) => {
+            (Accel::Tcg | Accel::Icount(_), None) => {
                 limits::broken(figures, if machine.lowmem.is_some() { HIGHMEM_FACTOR } else { 1 })
             }
             _ => Vec::new(),
@@ -96,7 +106,11 @@ impl<'o> Session<'o> {
 
     /// Boots the measured kernel, which has to succeed.
     fn measure(&self, guest: &Guest, machine: Machine, task: &Task<'_>) -> anyhow::Result<Run> {
-        let accel = if self.accel == Accel::Tcg { Accel::Icount } else { self.accel };
+        let accel = match self.accel {
+            // What tests run on says nothing of what a figure counts: ticks of one instruction.
+            Accel::Tcg | Accel::Icount(_) => Accel::Icount(Shift::ZERO),
+            Accel::Kvm(_) => self.accel,
+        };
         let mut echo = self.echo();
         let launch = Launch { accel, ..self.launch(guest, machine) };
         let run = launch.run(task, self.options.timeout, |serial| echo.watch(serial))?;
