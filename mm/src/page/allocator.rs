@@ -126,7 +126,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The order is none there is, no zone that may serve the request has such a block, or its group cannot pay.
     #[inline]
     pub fn alloc(&self, request: Request) -> Result<Block<'_, M>, AllocError> {
-        Ok(Block::own(self, self.alloc_raw(request)?, request.order))
+        if self.machine.allocation_fault().is_some() {
+            return Err(AllocError::exhausted(request));
+        }
+        match self.alloc_at_hand(request) {
+            Some((page, head)) => Ok(Block::own_found(self, page, head, request.order)),
+            None => Ok(Block::own(self, self.alloc_particular(request)?, request.order)),
+        }
     }
 
     /// Allocates a block and returns its bare head: to be given to [`free_raw`](Self::free_raw) or
@@ -140,7 +146,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             return Err(AllocError::exhausted(request));
         }
         match self.alloc_at_hand(request) {
-            Some(head) => Ok(head),
+            Some((_, head)) => Ok(head),
             None => self.alloc_particular(request),
         }
     }
@@ -302,7 +308,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// comes back as the word that says so: two registers, where a reason would take memory.
     #[inline(always)]
     fn free(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
-        match self.free_at_hand(pfn) {
+        match self.map.get(pfn).and_then(|page| self.free_at_hand(page, pfn)) {
             Some(()) => Ok(()),
             None => self.free_slowly(pfn),
         }
@@ -314,7 +320,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     #[inline(never)]
     fn free_slowly(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
         self.uncharge(pfn);
-        if self.make_room_for(pfn).is_some() && self.free_at_hand(pfn).is_some() {
+        if self.make_room_for(pfn).and_then(|page| self.free_at_hand(page, pfn)).is_some() {
             return Ok(());
         }
         self.free_to_zone(pfn)
@@ -360,8 +366,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         }
     }
 
-    pub(super) fn free_owned(&self, head: Pfn) {
-        if let Err(word) = self.free(head) {
+    /// Frees a block that its owner gives up, and that cannot simply be put at hand.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn free_owned_slowly(&self, head: Pfn) {
+        if let Err(word) = self.free_slowly(head) {
             self.panic_not_freed(head, word);
         }
     }

@@ -12,6 +12,7 @@ use super::allocator::{PageAllocator, ZoneCell};
 use super::request::Request;
 use crate::buddy::Buddy;
 use crate::desc::allocator_word::{AllocatorWord, PageState};
+use crate::desc::word::Page;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::pcp::{CpuCache, List, Relief, Supply};
@@ -25,15 +26,16 @@ const SHORT: u32 = 64;
 impl<'m, M: Machine> PageAllocator<'m, M> {
     /// Allocates a block that is at hand in the zone that the request would be served from first.
     #[inline(always)]
-    pub(super) fn alloc_at_hand(&self, request: Request) -> Option<Pfn> {
+    pub(super) fn alloc_at_hand(&self, request: Request) -> Option<(&'m Page, Pfn)> {
         if !request.is_plain() {
             return None;
         }
         let at_hand = self.cpu_caches.first(self.machine.cpu(), request.highest)?.enter()?;
         let list = at_hand.list(request.migratetype, request.order);
-        let head = list.take()?.hand_out(list.word());
+        let page = list.take()?;
+        let head = page.hand_out(list.word());
         at_hand.count_served(1);
-        Some(head)
+        Some((page, head))
     }
 
     /// Allocates as many blocks as there are heads to fill and blocks at hand in the zone that the request would be served
@@ -55,11 +57,10 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         Count(had)
     }
 
-    /// Puts an allocated block that nobody owns or is charged for at hand; `None` if it is not that, there is no room, or its
-    /// like are not kept at hand.
+    /// Puts the allocated block that `page`, the descriptor of frame `pfn`, heads at hand; `None` if somebody owns it or is
+    /// charged for it, it is no such block, there is no room, or its like are not kept at hand.
     #[inline(always)]
-    pub(super) fn free_at_hand(&self, pfn: Pfn) -> Option<()> {
-        let page = self.map.get(pfn)?;
+    pub(super) fn free_at_hand(&self, page: &'m Page, pfn: Pfn) -> Option<()> {
         let word = page.word();
         if !word.is_uncharged() || page.owner().is_owned() {
             return None;
@@ -80,8 +81,15 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             && let Some(cache) = self.cpu_caches.of(self.machine.cpu(), zone)
             && let Some(at_hand) = cache.enter()
         {
+            // Neighbours share a section.
+            let Some(mut section) = self.map.section(first) else { return Count(0) };
+            let mut last = first;
             for &pfn in heads {
-                let Some(page) = self.map.get(pfn) else { break };
+                if pfn.align_down(M::Geometry::MAX_ORDER) != last.align_down(M::Geometry::MAX_ORDER) {
+                    let Some(other) = self.map.section(pfn) else { break };
+                    (section, last) = (other, pfn);
+                }
+                let page = section.page(pfn);
                 let word = page.word();
                 if !word.is_uncharged_in(zone) || page.owner().is_owned() {
                     break;
@@ -123,9 +131,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         })
     }
 
-    /// Makes sure that an allocated block can be put at hand; `None` if its like are not kept there, or it is none.
-    pub(super) fn make_room_for(&self, pfn: Pfn) -> Option<()> {
-        let word = self.map.get(pfn)?.word();
+    /// Makes sure that an allocated block can be put at hand, and gives its head's descriptor; `None` if its like are not kept
+    /// there, or it is none.
+    pub(super) fn make_room_for(&self, pfn: Pfn) -> Option<&'m Page> {
+        let page = self.map.get(pfn)?;
+        let word = page.word();
         if !word.is(PageState::Allocated) {
             return None;
         }
@@ -133,14 +143,14 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id)?.enter()?;
         let (list, habit) = at_hand.kept(word)?;
         if list.len() < list.high() {
-            return Some(());
+            return Some(page);
         }
         self.with_buddy(cell, |buddy| {
             if let Relief::Drain(most) = habit.relieve(list, supply(buddy.zone())) {
                 Self::drain_list(buddy, list, most);
             }
         });
-        Some(())
+        Some(page)
     }
 
     /// Gives up to so many of a list's oldest blocks back to their zone.

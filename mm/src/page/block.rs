@@ -7,6 +7,7 @@ use super::allocator::PageAllocator;
 use crate::OwnerKind;
 use crate::charge::{ChargeError, GroupId};
 use crate::desc::owner_word::OwnerWord;
+use crate::desc::word::Page;
 use crate::machine::Machine;
 use crate::units::{Order, Pfn, PfnRange};
 
@@ -33,13 +34,26 @@ use crate::units::{Order, Pfn, PfnRange};
 #[must_use = "dropping a block frees it"]
 pub struct Block<'a, M: Machine> {
     allocator: &'a PageAllocator<'a, M>,
+    /// The head's descriptor: at hand, so that freeing need not look for it.
+    page: &'a Page,
     head: Pfn,
     order: Order,
 }
 
 impl<'a, M: Machine> Block<'a, M> {
-    pub(super) const fn own(allocator: &'a PageAllocator<'a, M>, head: Pfn, order: Order) -> Self {
-        Self { allocator, head, order }
+    pub(super) fn own(allocator: &'a PageAllocator<'a, M>, head: Pfn, order: Order) -> Self {
+        Self::own_found(allocator, allocator.map.page(head), head, order)
+    }
+
+    /// The same, where the head's descriptor is known.
+    #[inline(always)]
+    pub(super) const fn own_found(
+        allocator: &'a PageAllocator<'a, M>,
+        page: &'a Page,
+        head: Pfn,
+        order: Order,
+    ) -> Self {
+        Self { allocator, page, head, order }
     }
 
     /// The first frame.
@@ -119,8 +133,11 @@ impl<'a, M: Machine> Block<'a, M> {
 }
 
 impl<M: Machine> Drop for Block<'_, M> {
+    #[inline(always)]
     fn drop(&mut self) {
-        self.allocator.free_owned(self.head);
+        if self.allocator.free_at_hand(self.page, self.head).is_none() {
+            self.allocator.free_owned_slowly(self.head);
+        }
     }
 }
 

@@ -33,14 +33,12 @@ impl<M: Machine> PageAllocator<'_, M> {
     /// request does not wait.
     #[inline(never)]
     pub(super) fn alloc_slowly(&self, request: Request) -> Result<Pfn, AllocError> {
-        let asked = request;
-        let request = self.as_urgent_as_here(request);
         if request.urgency < Urgency::Reserve
             && let Some(pfn) = self.alloc_leaving(Watermark::Low, request)
         {
             return Ok(pfn);
         }
-        self.alloc_below_low(request).ok_or_else(|| AllocError::exhausted(asked))
+        self.alloc_below_low(self.as_urgent_as_here(request)).ok_or_else(|| AllocError::exhausted(request))
     }
 
     #[cold]

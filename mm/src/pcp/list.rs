@@ -152,8 +152,10 @@ impl<'m> List<'m> {
     /// The descriptor that a slot leads to.
     #[inline(always)]
     fn page(slot: &'m AtomicPtr<Page>) -> &'m Page {
-        // SAFETY: PCP-1, what stands in a list is the descriptor of a block's head, and those live as long as `'m`.
-        unsafe { &*slot.load(Ordering::Relaxed) }
+        // SAFETY: PCP-1, what stands in a list is the descriptor of a block's head: no null pointer.
+        let page = unsafe { NonNull::new_unchecked(slot.load(Ordering::Relaxed)) };
+        // SAFETY: PCP-1, as above, and those live as long as `'m`.
+        unsafe { page.as_ref() }
     }
 
     /// Takes the newest block.
