@@ -265,7 +265,7 @@ fn the_page_cache_gets_memory_that_buffers_can_do_without() {
         while let Ok(block) = caches.pages.alloc(Request::movable(Order::ZERO)) {
             held.push(block);
         }
-        held.truncate(held.len() - 64);
+        held.truncate(held.len() - 112);
         let both = || {
             mapping.write(FileOffset(0), &[7; 512 << 10]).expect("what was written before goes");
             let before = buffers.report().pages;
