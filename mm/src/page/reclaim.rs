@@ -182,7 +182,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if wanted == 0 {
             return;
         }
-        let shortage = Shortage { wanted: Count(wanted.max(CLUSTER)), highest: request.highest, node: first };
+        let shortage = Shortage { wanted: Count(wanted), highest: request.highest, node: first };
         if self.reclaim(shortage) == Count(0) {
             for cell in near {
                 self.with_buddy(cell, |buddy| buddy.zone().ask_again_below(Count(CLUSTER)));

@@ -120,7 +120,7 @@ fn buddyinfo_has_linuxs_columns_and_trailing_space_and_zones_from_low_to_high() 
         BuddyInfo::new(MAX_ORDER, machine().into_iter()).to_string(),
         "\
 Node 0, zone    DMA32      1      1      0      0      0      0      0      0      0      0      0 
-Node 0, zone  HighMem   7203   1966    902    518    285   2696   1763   1416    833    467 1238964 
+Node 0, zone  HighMem   7203   1966    902    519    285   2696   1763   1416    833    467 1238972 
 Node 1, zone    DMA32      0      0      0      0      0      0      0      0      0      0      0 
 Node 1, zone   Normal      0      0      0      0      0      0      0      0      0      0      0 
 "

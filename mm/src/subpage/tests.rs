@@ -34,7 +34,7 @@ fn with_caches<R>(test: impl FnOnce(&Caches<'_>) -> R) -> R {
     let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
     let free = pages.free_pages();
     let caches = KmemCaches::new(&pages).expect("there is memory");
-    let result = test(&caches);
+    let result = pages.with_shrinker(&caches, || test(&caches)).expect("there is room");
     caches.verify().expect("the caches are sound");
     drop(caches);
     pages.verify().expect("the page allocator is sound");
@@ -182,18 +182,21 @@ fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
         while let Ok(block) = caches.pages.alloc(Request::new(Order::ZERO)) {
             held.push(block);
         }
-        held.truncate(held.len() - 40);
-        for block in 0..1024 {
-            for hot in [0, 511, 1023] {
-                assert_eq!(read(&mapping, hot << 10, 1).expect("there is memory"), [pattern(hot << 10)]);
-                let there = mapping.lookup(BlockIndex(hot as u64)).expect("just read");
-                let flags = there.flags();
-                assert!(block < 2 || flags.contains(BufferFlags::ACTIVE), "{hot} fell out at {block}");
+        held.truncate(held.len() - 100);
+        let scan = || {
+            for block in 0..1024 {
+                for hot in [0, 511, 1023] {
+                    assert_eq!(read(&mapping, hot << 10, 1).expect("there is memory"), [pattern(hot << 10)]);
+                    let there = mapping.lookup(BlockIndex(hot as u64)).expect("just read");
+                    let flags = there.flags();
+                    assert!(block < 2 || flags.contains(BufferFlags::ACTIVE), "{hot} fell out at {block}");
+                }
+                let bytes = read(&mapping, block << 10, 1024).expect("what was read before goes");
+                assert!(bytes.iter().enumerate().all(|(at, &byte)| byte == pattern((block << 10) + at)));
             }
-            let bytes = read(&mapping, block << 10, 1024).expect("what was read before goes");
-            assert!(bytes.iter().enumerate().all(|(at, &byte)| byte == pattern((block << 10) + at)));
-        }
-        assert!(cache.report().pages.0 <= 40);
+        };
+        caches.pages.with_shrinker(&cache, scan).expect("there is room");
+        assert!(cache.report().pages.0 <= 100);
         mapping.verify().expect("sound");
     });
 }
@@ -262,15 +265,18 @@ fn the_page_cache_gets_memory_that_buffers_can_do_without() {
         while let Ok(block) = caches.pages.alloc(Request::movable(Order::ZERO)) {
             held.push(block);
         }
-        held.truncate(held.len() - 64);
-        mapping.write(FileOffset(0), &[7; 512 << 10]).expect("what was written before goes");
-        let before = buffers.report().pages;
-        assert!(before.0 > 40, "buffers are to have most of it, not {before:?}");
-        let mut seen = vec![0; 48 * PAGE_SIZE];
-        folios.read(FileOffset(0), &mut seen).expect("buffers give way");
-        assert!(seen == patterned(48 * PAGE_SIZE));
-        assert!(buffers.report().pages.0 < before.0);
-        mapping.verify().expect("sound");
-        assert_eq!(read(&mapping, 0, 512 << 10), Ok(vec![7; 512 << 10]));
+        held.truncate(held.len() - 112);
+        let both = || {
+            mapping.write(FileOffset(0), &[7; 512 << 10]).expect("what was written before goes");
+            let before = buffers.report().pages;
+            assert!(before.0 > 40, "buffers are to have most of it, not {before:?}");
+            let mut seen = vec![0; 48 * PAGE_SIZE];
+            folios.read(FileOffset(0), &mut seen).expect("buffers give way");
+            assert!(seen == patterned(48 * PAGE_SIZE));
+            assert!(buffers.report().pages.0 < before.0);
+            mapping.verify().expect("sound");
+            assert_eq!(read(&mapping, 0, 512 << 10), Ok(vec![7; 512 << 10]));
+        };
+        caches.pages.with_shrinker(&buffers, both).expect("there is room");
     });
 }

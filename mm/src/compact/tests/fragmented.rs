@@ -224,6 +224,6 @@ fn each_allocation_of_a_compaction_may_fail_once_and_nothing_is_lost() {
             }
             failed += report.refused(Refusal::Stays(MigrateError::NoMemory)).0;
         }
-        assert!(failed > 2 && cleared > 2, "{failed} failed, {cleared} areas were cleared");
+        assert!(failed > 1 && cleared > 2, "{failed} failed, {cleared} areas were cleared");
     });
 }

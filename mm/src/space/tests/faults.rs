@@ -248,7 +248,7 @@ fn when_memory_is_out_a_fault_says_so_and_goes_on_once_there_is_some() {
         rig.set(&space, 0, 1);
         let mut all = Vec::new();
         for order in (0..=Order::LIMIT.index()).rev().map(Order::of) {
-            while let Ok(block) = rig.pages.alloc(Request::movable(order)) {
+            while let Ok(block) = rig.pages.alloc(Request::movable(order).from_reserve()) {
                 all.push(block);
             }
         }
@@ -322,6 +322,40 @@ fn a_run_of_a_folio_is_mapped_beforehand_if_its_region_shows_it_there() {
 
 #[test]
 fn every_allocation_fails_once_and_nothing_is_lost() {
+    fn script(rig: &rig::Rig<'_>, store: &HostFile) -> Result<(), std::string::String> {
+        let text = |error: &dyn std::fmt::Display| std::format!("{error}");
+        let file = rig.cache.file(store, Order::of(3)).map_err(|error| text(&error))?;
+        let space = rig.spaces.create().map_err(|error| text(&error))?;
+        let checked = |outcome: Result<(), std::string::String>| {
+            rig.verify([&space]);
+            outcome
+        };
+        let anonymous = space.map_anonymous(pages(0, 40), ReadWrite, Private, LARGE);
+        checked(anonymous.map_err(|error| text(&error)))?;
+        let mapped = space.map_file(pages(40, 24), &file, PageIndex(0), ReadWrite, Private);
+        checked(mapped.map_err(|error| text(&error)))?;
+        for page in [3, 20, 35, 41, 50] {
+            checked(rig.store(&space, at(page), &[1]).map_err(|error| text(&error)))?;
+        }
+        checked(rig.load(&space, at(60), 1).map(|_| ()).map_err(|error| text(&error)))?;
+        let child = space.fork().map_err(|error| text(&error));
+        rig.verify([&space]);
+        let child = child?;
+        for (page, side) in [(3, &space), (20, &child), (41, &child), (60, &space)] {
+            let stored = rig.store(side, at(page), &[2]).map_err(|error| text(&error));
+            rig.verify([&space, &child]);
+            stored?;
+        }
+        let unmapped = space.unmap(pages(18, 5)).map_err(|error| text(&error));
+        rig.verify([&space, &child]);
+        unmapped?;
+        let protected = child.protect(pages(18, 30), Read).map_err(|error| text(&error));
+        rig.verify([&space, &child]);
+        protected?;
+        assert_eq!([3, 20, 41].map(|page| rig.byte(&child, page)), [1, 2, 2]);
+        Ok(())
+    }
+
     let store = HostFile::pages(24);
     with_machine(|machine, allocator| {
         let swept = fail_each_once(allocator, || {
@@ -333,36 +367,9 @@ fn every_allocation_fails_once_and_nothing_is_lost() {
             let spaces = crate::space::Spaces::new(&cache, &unit);
             let rig =
                 rig::Rig { machine, pages: allocator, owners: &owners, cache: &cache, unit: &unit, spaces: &spaces };
-            let file = cache.file(&store, Order::of(3)).map_err(|error| text(&error))?;
-            let space = spaces.create().map_err(|error| text(&error))?;
-            let checked = |outcome: Result<(), std::string::String>| {
-                rig.verify([&space]);
-                outcome
-            };
-            let anonymous = space.map_anonymous(pages(0, 40), ReadWrite, Private, LARGE);
-            checked(anonymous.map_err(|error| text(&error)))?;
-            let mapped = space.map_file(pages(40, 24), &file, PageIndex(0), ReadWrite, Private);
-            checked(mapped.map_err(|error| text(&error)))?;
-            for page in [3, 20, 35, 41, 50] {
-                checked(rig.store(&space, at(page), &[1]).map_err(|error| text(&error)))?;
-            }
-            checked(rig.load(&space, at(60), 1).map(|_| ()).map_err(|error| text(&error)))?;
-            let child = space.fork().map_err(|error| text(&error));
-            rig.verify([&space]);
-            let child = child?;
-            for (page, side) in [(3, &space), (20, &child), (41, &child), (60, &space)] {
-                let stored = rig.store(side, at(page), &[2]).map_err(|error| text(&error));
-                rig.verify([&space, &child]);
-                stored?;
-            }
-            let unmapped = space.unmap(pages(18, 5)).map_err(|error| text(&error));
-            rig.verify([&space, &child]);
-            unmapped?;
-            let protected = child.protect(pages(18, 30), Read).map_err(|error| text(&error));
-            rig.verify([&space, &child]);
-            protected?;
-            assert_eq!([3, 20, 41].map(|page| rig.byte(&child, page)), [1, 2, 2]);
-            Ok::<(), std::string::String>(())
+            let script = || script(&rig, &store);
+            let with_both = || allocator.with_shrinker(&caches, script);
+            allocator.with_shrinker(&cache, with_both).flatten().map_err(|error| text(&error))?
         });
         assert!(swept.allocations >= 60, "{swept:?}");
     });

@@ -7,7 +7,7 @@ use std::vec::Vec;
 use fastrand::Rng;
 
 use super::super::{BufferCache, BufferError, BufferMapping, BufferSize};
-use super::{Bytes, Caches, patterned, read, with_caches};
+use super::{Bytes, patterned, read, with_caches};
 use crate::cache::StoreError;
 use crate::faults::Fired;
 use crate::host::HostMachine;
@@ -121,8 +121,7 @@ fn random_reads_writes_flushes_reclaims_and_failures_are_those_of_plain_bytes() 
 
 #[test]
 fn every_allocation_may_fail_and_no_byte_is_wrong() {
-    fn script(caches: &Caches<'_>, store: &Bytes) -> Result<(), &'static str> {
-        let cache = BufferCache::new(caches, BufferSize::Kib1).map_err(|_| "no cache")?;
+    fn script(cache: &BufferCache<'_, HostMachine>, store: &Bytes) -> Result<(), &'static str> {
         let mapping = cache.mapping(store).map_err(|_| "no mapping")?;
         let (mut expected, mut outcome) = (patterned(300 << 10), Ok(()));
         for block in [0, 7, 64, 65, 130, 299] {
@@ -156,7 +155,9 @@ fn every_allocation_may_fail_and_no_byte_is_wrong() {
         let swept = fail_each_once(pages, || {
             let store = Bytes::new(patterned(300 << 10));
             let caches = KmemCaches::new(pages).map_err(|_| "no caches")?;
-            script(&caches, &store)
+            let cache = BufferCache::new(&caches, BufferSize::Kib1).map_err(|_| "no cache")?;
+            let with_both = || pages.with_shrinker(&caches, || script(&cache, &store));
+            pages.with_shrinker(&cache, with_both).flatten().map_err(|_| "no room")?
         });
         assert!(swept.allocations > 200 && swept.absorbed > 100, "{swept:?}");
         assert_eq!(pages.machine().faults().stop(), Fired::Yes, "none is left over");
