@@ -234,8 +234,9 @@ impl CpuSheaf {
 
     /// Keeps the CPU from beginning anything with its sheaf, once a heavy barrier has passed.
     fn shut(&self) {
-        self.lower.store(CLOSED.0, Ordering::Relaxed);
-        self.upper.store(CLOSED.1, Ordering::Relaxed);
+        // Exchanged and not stored: so each comes behind whatever bound the CPU may be setting, also to the model.
+        self.lower.swap(CLOSED.0, Ordering::Relaxed);
+        self.upper.swap(CLOSED.1, Ordering::Relaxed);
     }
 
     /// Waits until the CPU is done with what it had begun.
