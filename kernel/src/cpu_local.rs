@@ -4,6 +4,7 @@
 //! else runs, that of another before its first Rust function. A task never changes its CPU, so the answer may be kept.
 
 use core::arch::asm;
+use core::hint;
 
 use kernel_core::layout::CPUS;
 use mm::units::CpuId;
@@ -48,6 +49,8 @@ pub(crate) fn this_cpu() -> CpuId {
     let number: u32;
     // SAFETY: GS leads to a head, and reading its number changes nothing.
     unsafe { asm!("mov {:e}, gs:[0]", out(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+    // SAFETY: there are so many heads, each with its place as its number; what is indexed with it need not be checked.
+    unsafe { hint::assert_unchecked((number as usize) < CPUS) };
     CpuId((number & 0xffff) as u16)
 }
 
