@@ -1,9 +1,11 @@
 //! Which CPU this is, and what each has for itself.
 //!
-//! GS leads to a word that holds the CPU's number, so asking is one instruction. The boot CPU's GS is set before anything
+//! GS leads to a word that holds the CPU's number, so asking is one instruction. It stands there times a cache line's size,
+//! as it mostly serves to find something that has a line for each CPU. The boot CPU's GS is set before anything
 //! else runs, that of another before its first Rust function. A task never changes its CPU, so the answer may be kept.
 
 use core::arch::asm;
+use core::hint;
 
 use kernel_core::layout::CPUS;
 use mm::units::CpuId;
@@ -14,17 +16,20 @@ use x86_64::registers::model_specific::GsBase;
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Head {
-    number: u32,
+    scaled: u32,
 }
 
+/// What numbers are multiplied by.
+const SCALE: u32 = 64;
+
 static HEADS: [Head; CPUS] = {
-    let mut heads = [const { Head { number: 0 } }; CPUS];
+    let mut heads = [const { Head { scaled: 0 } }; CPUS];
     let mut cpu = 0;
-    let mut number = 0;
+    let mut scaled = 0;
     while cpu < CPUS {
-        heads[cpu].number = number;
+        heads[cpu].scaled = scaled;
         cpu += 1;
-        number += 1;
+        scaled += SCALE;
     }
     heads
 };
@@ -45,10 +50,14 @@ pub(crate) fn head(cpu: CpuId) -> &'static Head {
 /// The CPU this runs on.
 #[inline(always)]
 pub(crate) fn this_cpu() -> CpuId {
-    let number: u32;
+    let scaled: u32;
     // SAFETY: GS leads to a head, and reading its number changes nothing.
-    unsafe { asm!("mov {:e}, gs:[0]", out(reg) number, options(pure, nomem, nostack, preserves_flags)) };
-    CpuId((number & 0xffff) as u16)
+    unsafe { asm!("mov {:e}, gs:[0]", out(reg) scaled, options(pure, nomem, nostack, preserves_flags)) };
+    // SAFETY: there are so many heads, each with its place as its number; what is indexed with it need not be checked.
+    unsafe { hint::assert_unchecked(((scaled / SCALE) as usize) < CPUS) };
+    // SAFETY: as above; so it can be scaled again for nothing.
+    unsafe { hint::assert_unchecked(scaled.is_multiple_of(SCALE)) };
+    CpuId(((scaled / SCALE) & 0xffff) as u16)
 }
 
 /// One of a kind for each CPU, no two in one cache line.

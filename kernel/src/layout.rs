@@ -5,7 +5,7 @@
 //! | `0x0000_0080_0000_0000` | users' addresses, to the middle; what is below is nobody's, so that small numbers are no pointers |
 //! | `0xffff_8000_0000_0000` | the direct map: physical memory below the lowmem boundary |
 //! | `0xffff_a000_0000_0000` | one 2 MiB window of `kmap_local` slots |
-//! | `0xffff_be00_0000_0000` | the vmap area: pages mapped one by one, the kernel's stacks first |
+//! | `0xffff_be00_0000_0000` | the vmap area: pages mapped one by one, the kernel's stacks first, the local APIC near the end |
 //! | `0xffff_c000_0000_0000` | the kernel image, its stack, and what the loader passes |
 //!
 //! The slots of a CPU are every other page of a 16-page stride, so an unmapped page lies on both sides of each slot

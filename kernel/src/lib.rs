@@ -1,6 +1,6 @@
 //! What is pure of the kernel: no instruction, port or page of the machine in it, so the host tests it too.
 //!
-//! Each module knows only those before it: the address space's layout, the boot memory map, the command line and what
+//! Each module knows only those before it: the address space's layout, firmware's tables, the boot memory map, the command line and what
 //! it selects, the words for exceptions, the statistics of a benchmark.
 #![no_std]
 

@@ -3,16 +3,17 @@
 //! HIGH-1 is asserted here: slots of a CPU nest, last in, first out, at most [`KMAP_SLOTS`] deep, and hold only frames that
 //! have no permanent mapping.
 
+use core::arch::asm;
 use core::fmt;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use kernel_core::acpi::Topology;
 use kernel_core::layout::{DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
 use mm::faults::Faults;
 use mm::lock_order::{Context, HeldLocks, Interrupts, Work};
-use mm::machine::{InjectedFault, Machine, Standard};
+use mm::machine::{Begun, InjectedFault, Machine, Standard};
 use mm::units::{CpuId, Distance, NodeId, PAGE_SHIFT, Pfn, PhysAddr};
 use spin::Once;
 use x86_64::VirtAddr;
@@ -169,6 +170,21 @@ unsafe impl Machine for Platform {
 
     fn held_locks(&self) -> &HeldLocks {
         HELD.this()
+    }
+
+    #[inline(always)]
+    fn begin_local(&self, busy: &AtomicU32) -> Begun {
+        // SAFETY: sets a bit of what is borrowed, in one instruction, which no interrupt divides; only this CPU writes it.
+        unsafe {
+            asm!(
+                "bts dword ptr [{}], 0",
+                "jc {}",
+                in(reg) busy.as_ptr(),
+                label { return Begun::Before },
+                options(nostack),
+            );
+        }
+        Begun::Here
     }
 
     #[inline(always)]

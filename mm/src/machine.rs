@@ -8,6 +8,7 @@
 use core::fmt;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::lock_order::{Context, HeldLocks};
 use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
@@ -50,6 +51,15 @@ impl Geometry for Standard {
 /// Tells an allocation to fail: for tests of what happens then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InjectedFault;
+
+/// When a CPU began what it is busy with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begun {
+    /// Just now.
+    Here,
+    /// Before: this is its interrupt handler, and has changed nothing.
+    Before,
+}
 
 /// What the allocator needs of the machine.
 ///
@@ -111,6 +121,17 @@ pub unsafe trait Machine: Sync {
 
     /// The CPU this runs on.
     fn cpu(&self) -> CpuId;
+
+    /// Begins some work of this CPU's by setting a flag that only it sets and clears. A handler that comes in between clears
+    /// what it has set. A machine that can do so in one instruction spares the look before.
+    #[inline(always)]
+    fn begin_local(&self, busy: &AtomicU32) -> Begun {
+        if busy.load(Ordering::Relaxed) != 0 {
+            return Begun::Before;
+        }
+        busy.store(1, Ordering::Relaxed);
+        Begun::Here
+    }
 
     /// How many CPUs there may be.
     fn cpus(&self) -> NonZeroU16;

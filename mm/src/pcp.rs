@@ -5,7 +5,7 @@
 //!                   no lock, no atomic RMW    many blocks for one lock
 //! ```
 //!
-//! There is a list for each order from 0 to 3 and for a pageblock's, and for each migratetype. A block goes to the list
+//! There is a list for each order up to a pageblock's and for each migratetype that is asked for. A block goes to the list
 //! of the CPU that frees it, whichever CPU had it and whichever node its zone is of: so a remote free costs what a local
 //! one does, and the zone's lock is taken once for a whole batch.
 //!

@@ -1,5 +1,7 @@
 //! Atomics for what CPUs do without a lock: the core library's, or a model checker's under `cfg(loom)`.
 
+use crate::machine::{Begun, Machine};
+
 #[cfg(not(loom))]
 pub(crate) use core::hint::spin_loop;
 #[cfg(not(loom))]
@@ -45,4 +47,38 @@ pub(crate) fn light_barrier() {
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
     #[cfg(loom)]
     fence(Ordering::SeqCst);
+}
+
+/// Says of this CPU that it is busy: [`Machine::begin_local`], of atomics that may be a model checker's.
+pub(crate) trait BeginsLocal {
+    fn begin_local(&self, busy: &AtomicU32) -> Begun;
+}
+
+impl<M: Machine> BeginsLocal for M {
+    #[cfg(not(loom))]
+    #[inline(always)]
+    fn begin_local(&self, busy: &AtomicU32) -> Begun {
+        Machine::begin_local(self, busy)
+    }
+
+    #[cfg(loom)]
+    fn begin_local(&self, busy: &AtomicU32) -> Begun {
+        Modelled.begin_local(busy)
+    }
+}
+
+/// The machine of a model.
+#[cfg(loom)]
+#[derive(Debug)]
+pub(crate) struct Modelled;
+
+#[cfg(loom)]
+impl BeginsLocal for Modelled {
+    fn begin_local(&self, busy: &AtomicU32) -> Begun {
+        if busy.load(Ordering::Relaxed) != 0 {
+            return Begun::Before;
+        }
+        busy.store(1, Ordering::Relaxed);
+        Begun::Here
+    }
 }

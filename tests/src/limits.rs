@@ -20,8 +20,10 @@ pub const HIGHMEM_FACTOR: u64 = 3;
 pub const LIMITS: &[Limit] = &[
     Limit { name: "page/order0_pair", instructions: 90 },
     Limit { name: "page/order3_pair", instructions: 120 },
-    Limit { name: "page/order4_pair_split", instructions: 1500 },
+    Limit { name: "page/order4_pair", instructions: 120 },
     Limit { name: "page/order9_pair", instructions: 250 },
+    // Not kept at hand: through the zone.
+    Limit { name: "page/order10_pair", instructions: 1000 },
     Limit { name: "page/bulk4096_alloc", instructions: 90 },
     Limit { name: "page/bulk4096_free_fifo", instructions: 90 },
     Limit { name: "page/bulk4096_free_lifo", instructions: 90 },

@@ -12,6 +12,8 @@ use x86_64::VirtAddr;
 
 use super::space::Live;
 use super::{NotPassed, Outcome, ktest};
+use crate::apic::{LocalApic, Message};
+use crate::cpu;
 use crate::image::Protection;
 use crate::kernel_stack::MappedStack;
 use crate::paging::space::page_at;
@@ -52,6 +54,39 @@ ktest!(
     "crash",
     fn panic() {
         panic!("as asked")
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn panic_on_all_cpus_at_once() {
+        cpu::on_all(&|cpu| panic!("as asked of CPU {}", cpu.0));
+        Err(SURVIVED.into())
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn fault_on_the_last_cpu() {
+        let last = cpu::online().last().ok_or("no CPU is online")?;
+        cpu::run_on(last, &|| _ = read(8))?;
+        Err(SURVIVED.into())
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn machines_own_alarm() {
+        let apic = LocalApic::get().ok_or("there is no local APIC")?;
+        // Nobody of this kernel has asked for anything.
+        apic.send(platform()?.cpu(), Message::NonMaskable);
+        for _ in 0..1000 {
+            core::hint::spin_loop();
+        }
+        Err(SURVIVED.into())
     }
 );
 

@@ -31,11 +31,38 @@ const TABLE_SHIFT: u32 = 9;
 /// The descriptors of one aligned block of the largest order, and the types of its pageblocks.
 #[derive(Debug)]
 pub(crate) struct Section<'m, G> {
+    descriptors: Descriptors<'m, G>,
+    types: AtomicU64,
+}
+
+/// The descriptors of one aligned block of the largest order.
+#[derive(Debug)]
+pub(crate) struct Descriptors<'m, G> {
     /// INVARIANT: leads to `1 << G::MAX_ORDER` descriptors that live as long as `'m`.
     pages: NonNull<Page>,
-    types: AtomicU64,
-    descriptors: PhantomData<&'m Page>,
+    lifetime: PhantomData<&'m Page>,
     geometry: PhantomData<fn() -> G>,
+}
+
+impl<G> Clone for Descriptors<'_, G> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<G> Copy for Descriptors<'_, G> {}
+
+impl<'m, G: Geometry> Descriptors<'m, G> {
+    const PAGES: usize = G::MAX_ORDER.pages() as usize;
+
+    /// The descriptor of `pfn`, or of the frame at the same place in this section if it lies in another.
+    #[inline(always)]
+    pub(crate) fn page(self, pfn: Pfn) -> &'m Page {
+        // SAFETY: the index is below the number of descriptors in a section.
+        let page = unsafe { self.pages.add(pfn.index() % Self::PAGES) };
+        // SAFETY: the section's descriptors were initialised when it was made, and live as long as `'m`.
+        unsafe { page.as_ref() }
+    }
 }
 
 // SAFETY: a section is a shared reference to descriptors, which are atomics, and an atomic beside it.
@@ -47,15 +74,20 @@ impl<'m, G: Geometry> Section<'m, G> {
     const PAGES: usize = G::MAX_ORDER.pages() as usize;
 
     fn of(pages: NonNull<Page>) -> Self {
-        Self { pages, types: AtomicU64::new(0), descriptors: PhantomData, geometry: PhantomData }
+        let descriptors = Descriptors { pages, lifetime: PhantomData, geometry: PhantomData };
+        Self { descriptors, types: AtomicU64::new(0) }
+    }
+
+    /// All its descriptors.
+    #[inline(always)]
+    pub(crate) fn descriptors(&self) -> Descriptors<'m, G> {
+        self.descriptors
     }
 
     /// The descriptor of `pfn`, or of the frame at the same place in this section if it lies in another.
+    #[inline(always)]
     pub(crate) fn page(&self, pfn: Pfn) -> &'m Page {
-        // SAFETY: the index is below the number of descriptors in a section.
-        let page = unsafe { self.pages.add(pfn.index() % Self::PAGES) };
-        // SAFETY: the section's descriptors were initialised when it was made, and live as long as `'m`.
-        unsafe { page.as_ref() }
+        self.descriptors.page(pfn)
     }
 
     const fn type_shift(pfn: Pfn) -> u32 {
@@ -140,7 +172,7 @@ impl<'m, G: Geometry> PageMap<'m, G> {
 
     /// Whether the section around `pfn` has descriptors of its own.
     pub(crate) fn is_populated(&self, pfn: Pfn) -> bool {
-        self.section(pfn).is_some_and(|section| section.pages != self.holes)
+        self.section(pfn).is_some_and(|section| section.descriptors.pages != self.holes)
     }
 
     /// The descriptor of a frame that the allocator knows to have one.

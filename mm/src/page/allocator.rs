@@ -124,7 +124,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     ///
     /// # Errors
     /// The order is none there is, no zone that may serve the request has such a block, or its group cannot pay.
-    #[inline]
+    #[inline(always)]
     pub fn alloc(&self, request: Request) -> Result<Block<'_, M>, AllocError> {
         if self.machine.allocation_fault().is_some() {
             return Err(AllocError::exhausted(request));
@@ -140,7 +140,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     ///
     /// # Errors
     /// As [`alloc`](Self::alloc).
-    #[inline]
+    #[inline(always)]
     pub fn alloc_raw(&self, request: Request) -> Result<Pfn, AllocError> {
         if self.machine.allocation_fault().is_some() {
             return Err(AllocError::exhausted(request));

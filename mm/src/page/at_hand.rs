@@ -15,7 +15,7 @@ use crate::desc::allocator_word::{AllocatorWord, PageState};
 use crate::desc::word::Page;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::pcp::{CpuCache, List, Relief, Supply};
+use crate::pcp::{List, Relief, Supply};
 use crate::units::{Count, Pfn};
 use crate::zone::Zone;
 use crate::zone::watermark::Demand;
@@ -30,7 +30,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if !request.is_plain() {
             return None;
         }
-        let at_hand = self.cpu_caches.first(self.machine.cpu(), request.highest)?.enter()?;
+        let at_hand = self.cpu_caches.first(self.machine.cpu(), request.highest)?.enter(self.machine)?;
         let list = at_hand.list(request.migratetype, request.order);
         let page = list.take()?;
         let head = page.hand_out(list.word());
@@ -44,7 +44,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let mut had = 0;
         if request.is_plain()
             && let Some(cache) = self.cpu_caches.first(self.machine.cpu(), request.highest)
-            && let Some(at_hand) = cache.enter()
+            && let Some(at_hand) = cache.enter(self.machine)
         {
             let list = at_hand.list(request.migratetype, request.order);
             for place in heads {
@@ -65,31 +65,30 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if !word.is_uncharged() || page.owner().is_owned() {
             return None;
         }
-        let at_hand = self.cpu_caches.of(self.machine.cpu(), word.zone())?.enter()?;
+        let at_hand = self.cpu_caches.of(self.machine.cpu(), word.zone())?.enter(self.machine)?;
         let list = at_hand.list_for(word);
         list.put(page).ok()?;
         page.set_cached(pfn, list.word());
         Some(())
     }
 
-    /// Puts blocks of one zone at hand, each as [`free_at_hand`](Self::free_at_hand) does, up to the first that it cannot. Says
+    /// Puts blocks of one section and zone at hand, each as [`free_at_hand`](Self::free_at_hand) does, up to the first that it cannot. Says
     /// how many.
     pub(super) fn put_at_hand(&self, heads: &[Pfn]) -> Count {
         let mut freed = 0;
         if let Some(&first) = heads.first()
             && let Some(zone) = self.map.get(first).map(|page| page.word().zone())
             && let Some(cache) = self.cpu_caches.of(self.machine.cpu(), zone)
-            && let Some(at_hand) = cache.enter()
+            && let Some(at_hand) = cache.enter(self.machine)
         {
             // Neighbours share a section.
-            let Some(mut section) = self.map.section(first) else { return Count(0) };
-            let mut last = first;
+            let Some(section) = self.map.section(first) else { return Count(0) };
+            let descriptors = section.descriptors();
             for &pfn in heads {
-                if pfn.align_down(M::Geometry::MAX_ORDER) != last.align_down(M::Geometry::MAX_ORDER) {
-                    let Some(other) = self.map.section(pfn) else { break };
-                    (section, last) = (other, pfn);
+                if (pfn.number() ^ first.number()) >= M::Geometry::MAX_ORDER.pages() {
+                    break;
                 }
-                let page = section.page(pfn);
+                let page = descriptors.page(pfn);
                 let word = page.word();
                 if !word.is_uncharged_in(zone) || page.owner().is_owned() {
                     break;
@@ -115,7 +114,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         migratetype: Migratetype,
     ) -> Option<Pfn> {
         let word = AllocatorWord::allocated(migratetype, demand.order, cell.id);
-        let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id).and_then(CpuCache::enter);
+        let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id).and_then(|cache| cache.enter(self.machine));
         let kept = at_hand.as_ref().and_then(|at_hand| at_hand.kept(word));
         let take = |list: &List<'m>| Some(list.take()?.hand_out(word));
         kept.and_then(|(list, _)| take(list)).or_else(|| {
@@ -140,7 +139,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             return None;
         }
         let cell = self.zones.get(word.zone().index())?;
-        let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id)?.enter()?;
+        let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id)?.enter(self.machine)?;
         let (list, habit) = at_hand.kept(word)?;
         if list.len() < list.high() {
             return Some(page);
@@ -167,7 +166,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     pub fn tick(&self) {
         for cell in self.zones {
             let cache = self.cpu_caches.of(self.machine.cpu(), cell.id);
-            let Some(at_hand) = cache.and_then(CpuCache::enter) else { continue };
+            let Some(at_hand) = cache.and_then(|cache| cache.enter(self.machine)) else { continue };
             for (list, habit) in at_hand.lists() {
                 let many = habit.age(list);
                 if many > 0 {

@@ -58,8 +58,8 @@ impl<'m> CpuCache<'m> {
     /// The lists, for as long as the result lives; `None` if they are closed, or this is a handler that has interrupted who
     /// uses them. Only the CPU itself may ask.
     #[inline(always)]
-    pub(crate) fn enter(&self) -> Option<AtHand<'_, 'm>> {
-        Some(AtHand { _busy: self.gate.enter()?, cache: self })
+    pub(crate) fn enter(&self, machine: &impl Machine) -> Option<AtHand<'_, 'm>> {
+        Some(AtHand { _busy: self.gate.enter(machine)?, cache: self })
     }
 
     /// Allocations that were [served](AtHand::count_served), since ever.

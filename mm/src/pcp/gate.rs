@@ -13,7 +13,8 @@
 //!
 //! One of them sees the other. Invariant: GATE-1. Cost: five memory accesses to one cache line for going in and out.
 
-use crate::sync::{AtomicU32, Ordering, light_barrier, spin_loop};
+use crate::machine::Begun;
+use crate::sync::{AtomicU32, BeginsLocal, Ordering, light_barrier, spin_loop};
 
 /// A CPU's gate.
 #[derive(Debug)]
@@ -31,11 +32,10 @@ impl Gate {
     /// Makes the CPU busy until the result drops; `None` if it is already, and this is a handler, or if the gate is closed.
     /// Only the CPU itself may ask.
     #[inline(always)]
-    pub(super) fn enter(&self) -> Option<Busy<'_>> {
-        if self.is_busy() {
+    pub(super) fn enter(&self, machine: &impl BeginsLocal) -> Option<Busy<'_>> {
+        if machine.begin_local(&self.busy) == Begun::Before {
             return None;
         }
-        self.busy.store(1, Ordering::Relaxed);
         // Pairs with the heavy barrier between `close` and `wait`.
         light_barrier();
         let busy = Busy(self);

@@ -93,8 +93,8 @@ pub(super) fn capacity<G: Geometry>(order: Order, pages: u32) -> u32 {
     let share = (pages / G::CPU_CACHE_SHARE).min(G::CPU_CACHE);
     let blocks = match order.number() {
         0 => share,
-        1..=3 => share >> (order.number() + 1),
-        _ if order == G::PAGEBLOCK_ORDER && order < G::MAX_ORDER => share >> (order.number() + 1),
+        small @ 1..=3 => share >> (small + 1),
+        large if order <= G::PAGEBLOCK_ORDER && order < G::MAX_ORDER => share >> (large + 2),
         _ => 0,
     };
     if blocks == 0 { 0 } else { 1 << blocks.ilog2() }

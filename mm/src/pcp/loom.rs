@@ -17,7 +17,7 @@ use super::list::List;
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::migratetype::Migratetype;
-use crate::sync::{AtomicPtr, light_barrier};
+use crate::sync::{AtomicPtr, Modelled, light_barrier};
 use crate::units::{Order, Pfn, ZoneId};
 
 const WORD: AllocatorWord = AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZoneId(0));
@@ -58,7 +58,7 @@ impl Side {
 
     /// Takes a block, as the CPU does.
     fn take(&self) -> Option<Block> {
-        let _busy = self.gate.enter()?;
+        let _busy = self.gate.enter(&Modelled)?;
         self.touch();
         let page = self.list.take()?;
         Some((page, page.hand_out(WORD)))
@@ -66,7 +66,7 @@ impl Side {
 
     /// Puts a block, as the CPU does.
     fn put(&self, (page, pfn): Block) -> Result<(), Pfn> {
-        let Some(_busy) = self.gate.enter() else { return Err(pfn) };
+        let Some(_busy) = self.gate.enter(&Modelled) else { return Err(pfn) };
         self.touch();
         self.list.put(page).map_err(|_| pfn)?;
         page.set_cached(pfn, WORD);

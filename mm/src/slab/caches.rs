@@ -171,7 +171,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         if machine.allocation_fault().is_some() {
             return Err(NoMemory);
         }
-        match cache.cpu(machine.cpu()).take() {
+        match cache.cpu(machine.cpu()).take(machine) {
             Some(slot) => {
                 unmark(slot);
                 Ok(slot)
@@ -192,7 +192,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     #[track_caller]
     pub(super) fn free_slot<'c>(&self, slot: Slot, cpu: &CpuSheaf, cache: impl FnOnce() -> &'c Cache) {
         mark(slot);
-        if let Err(slot) = cpu.put(slot) {
+        if let Err(slot) = cpu.put(self.pages.machine(), slot) {
             self.free_slowly(cache(), slot);
         }
     }

@@ -33,7 +33,8 @@ use core::ptr::{self, NonNull};
 use arrayvec::ArrayVec;
 
 use super::sheaf::{SHEAF_OBJECTS, Sheaf};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, UnsafeCell, light_barrier, spin_loop};
+use crate::machine::Begun;
+use crate::sync::{AtomicPtr, AtomicU32, BeginsLocal, AtomicUsize, Ordering, UnsafeCell, light_barrier, spin_loop};
 
 /// An object's place, named by its mark.
 pub(super) type Slot = NonNull<u8>;
@@ -90,15 +91,6 @@ unsafe impl Sync for CpuSheaf {}
 // SAFETY: as above.
 unsafe impl Send for CpuSheaf {}
 
-/// Whether a CPU says that it is busy.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Begun {
-    /// It says so.
-    Here,
-    /// It did before: this is its interrupt handler.
-    Before,
-}
-
 impl CpuSheaf {
     /// A CPU without a sheaf.
     pub(super) fn closed(address_mask: usize) -> Self {
@@ -115,8 +107,8 @@ impl CpuSheaf {
 
     /// Takes a slot; `None` if none is at hand. Only the CPU itself may ask.
     #[inline(always)]
-    pub(super) fn take(&self) -> Option<Slot> {
-        if self.begin() == Begun::Before {
+    pub(super) fn take(&self, machine: &impl BeginsLocal) -> Option<Slot> {
+        if self.begin(machine) == Begun::Before {
             return None;
         }
         // Acquire pairs with the releases in `open`: who finds it open finds what was done while it was closed. So the
@@ -141,8 +133,8 @@ impl CpuSheaf {
     /// # Errors
     /// Gives it back if there is no room. Only the CPU itself may ask.
     #[inline(always)]
-    pub(super) fn put(&self, slot: Slot) -> Result<(), Slot> {
-        if self.begin() == Begun::Before {
+    pub(super) fn put(&self, machine: &impl BeginsLocal, slot: Slot) -> Result<(), Slot> {
+        if self.begin(machine) == Begun::Before {
             return Err(slot);
         }
         // Acquire pairs with the releases in `open`, as above.
@@ -161,8 +153,13 @@ impl CpuSheaf {
 
     /// Works on what is held, and sets the bounds of the sheaf that is at hand afterwards, for `capacity` objects; `None`
     /// if the CPU is busy or closed. Only the CPU itself may ask, with interrupts off.
-    pub(super) fn with<R>(&self, capacity: u32, work: impl FnOnce(&mut Held<'_>) -> R) -> Option<R> {
-        if self.begin() == Begun::Before {
+    pub(super) fn with<R>(
+        &self,
+        machine: &impl BeginsLocal,
+        capacity: u32,
+        work: impl FnOnce(&mut Held<'_>) -> R,
+    ) -> Option<R> {
+        if self.begin(machine) == Begun::Before {
             return None;
         }
         let bounds = (self.lower.load(Ordering::Acquire), self.upper.load(Ordering::Acquire));
@@ -184,14 +181,11 @@ impl CpuSheaf {
 
     /// Says that this CPU is busy, if it is not.
     #[inline(always)]
-    fn begin(&self) -> Begun {
-        if self.busy.load(Ordering::Relaxed) != 0 {
-            return Begun::Before;
-        }
-        self.busy.store(1, Ordering::Relaxed);
+    fn begin(&self, machine: &impl BeginsLocal) -> Begun {
+        let begun = machine.begin_local(&self.busy);
         // Pairs with the heavy barrier between closing and looking whether the CPU is busy.
         light_barrier();
-        Begun::Here
+        begun
     }
 
     /// Release pairs with the acquire in `close`: who finds the CPU idle finds all that it did.

@@ -53,7 +53,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     fn find(&self, cache: &Cache) -> Option<Slot> {
         let machine = self.pages.machine();
         let _interrupts = machine.disable_interrupts();
-        match cache.cpu(machine.cpu()).with(cache.sheaf_objects, |held| self.refill(cache, held)) {
+        match cache.cpu(machine.cpu()).with(machine, cache.sheaf_objects, |held| self.refill(cache, held)) {
             Some(found) => found,
             None => self.take_one(cache),
         }
@@ -77,7 +77,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         loop {
             let _interrupts = machine.disable_interrupts();
             let stow = |held: &mut Held<'_>| self.stow(cache, held, slot, &mut sheaf, &mut discarded);
-            match cache.cpu(machine.cpu()).with(cache.sheaf_objects, stow) {
+            match cache.cpu(machine.cpu()).with(machine, cache.sheaf_objects, stow) {
                 Some(Stowed::Done) => break,
                 Some(Stowed::SheafWanted) => {}
                 None => {
@@ -197,7 +197,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         let holds = |held: &mut Held<'_>| held.at_hand().contains(&slot) || held.spare_objects().contains(&slot);
         if machine.context().work == Work::Handler {
             let _interrupts = machine.disable_interrupts();
-            let here = cache.cpu(machine.cpu()).with(cache.sheaf_objects, holds);
+            let here = cache.cpu(machine.cpu()).with(machine, cache.sheaf_objects, holds);
             let elsewhere = cache.sheaf_objects > 0 && (here.is_none() || self.cpus > NonZeroU16::MIN);
             return here == Some(true) || elsewhere || self.is_with_all(cache, slot);
         }

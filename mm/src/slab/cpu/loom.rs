@@ -23,6 +23,7 @@ use std::boxed::Box;
 use std::vec::Vec;
 
 use super::*;
+use crate::sync::Modelled;
 
 /// Objects that a sheaf of these models has room for.
 const CAPACITY: u32 = 2;
@@ -102,7 +103,7 @@ fn each_is_in_one_place(mut found: Vec<usize>, expected: &[usize]) {
 /// Changes the sheaf at hand for one with the objects 2 and 3, and gives what is not at hand then.
 fn exchange(cpu: &CpuSheaf) -> Vec<usize> {
     let fresh = sheaf(&[2, 3]);
-    match cpu.with(CAPACITY, |held| held.exchange(Some(fresh))) {
+    match cpu.with(&Modelled, CAPACITY, |held| held.exchange(Some(fresh))) {
         Some(old) => old.map(unsheaf).into_iter().flatten().collect(),
         None => unsheaf(fresh),
     }
@@ -115,8 +116,8 @@ fn a_cpu_that_takes_and_puts_while_it_is_closed_loses_nothing() {
         let other = sides.clone();
         let closer = thread::spawn(move || other.gather());
         let cpu = &sides.cpus[0];
-        let mut mine: Vec<usize> = (0..2).filter_map(|_| cpu.take().map(number)).collect();
-        if let Err(refused) = cpu.put(object(3)) {
+        let mut mine: Vec<usize> = (0..2).filter_map(|_| cpu.take(&Modelled).map(number)).collect();
+        if let Err(refused) = cpu.put(&Modelled, object(3)) {
             mine.push(number(refused));
         }
         let gathered = closer.join().expect("the other CPU is done");
@@ -132,10 +133,10 @@ fn a_cpu_that_changes_its_sheaf_while_it_is_closed_keeps_bounds_and_sheaf_togeth
         let closer = thread::spawn(move || other.gather());
         let cpu = &sides.cpus[0];
         let mut mine = exchange(cpu);
-        mine.extend(cpu.take().map(number));
+        mine.extend(cpu.take(&Modelled).map(number));
         let gathered = closer.join().expect("the other CPU is done");
         // Whatever happened, the CPU can work on.
-        let last = cpu.with(CAPACITY, |held| held.with_objects(ArrayVec::pop).flatten());
+        let last = cpu.with(&Modelled, CAPACITY, |held| held.with_objects(ArrayVec::pop).flatten());
         mine.extend(last.expect("it is open").map(number));
         each_is_in_one_place([mine, gathered, rest(sides)].concat(), &[1, 2, 3]);
     });
@@ -152,11 +153,11 @@ fn two_that_close_one_after_the_other_leave_the_cpu_open_with_its_own_bounds() {
         let looker = thread::spawn(move || looker.finds(1));
         let cpu = &sides.cpus[0];
         let mut mine = exchange(cpu);
-        mine.extend(cpu.put(object(4)).err().map(number));
+        mine.extend(cpu.put(&Modelled, object(4)).err().map(number));
         let gathered = taker.join().expect("the first CPU is done");
         looker.join().expect("the second CPU is done");
-        mine.extend(cpu.take().map(number));
-        assert!(cpu.with(CAPACITY, |_| ()).is_some(), "it was left closed");
+        mine.extend(cpu.take(&Modelled).map(number));
+        assert!(cpu.with(&Modelled, CAPACITY, |_| ()).is_some(), "it was left closed");
         each_is_in_one_place([mine, gathered, rest(sides)].concat(), &[1, 2, 3, 4]);
     });
 }
@@ -171,8 +172,8 @@ fn one_barrier_is_enough_for_all_cpus_and_what_they_do_meanwhile() {
         let closer = thread::spawn(move || closer.gather());
         let second = thread::spawn(move || {
             let cpu = &second.cpus[1];
-            let refused = cpu.put(object(3)).err();
-            [refused, cpu.take()].into_iter().flatten().map(number).collect::<Vec<_>>()
+            let refused = cpu.put(&Modelled, object(3)).err();
+            [refused, cpu.take(&Modelled)].into_iter().flatten().map(number).collect::<Vec<_>>()
         });
         let mut mine: Vec<usize> = sides.cpus[0].take().map(number).into_iter().collect();
         mine.extend(sides.cpus[0].put(object(4)).err().map(number));
@@ -191,15 +192,15 @@ fn a_handler_touches_neither_a_busy_cpu_nor_a_closed_one() {
         let cpu = &sides.cpus[0];
         let mut closed = ClosedCpus::close(&sides.cpus, CAPACITY, light_barrier).expect("there are sheaves");
         closed.each(|held| {
-            assert_eq!(cpu.take(), None, "the task has it");
-            assert_eq!(cpu.put(object(2)), Err(object(2)), "the task has it");
-            assert!(cpu.with(CAPACITY, |_| ()).is_none(), "the task has it");
+            assert_eq!(cpu.take(&Modelled), None, "the task has it");
+            assert_eq!(cpu.put(&Modelled, object(2)), Err(object(2)), "the task has it");
+            assert!(cpu.with(&Modelled, CAPACITY, |_| ()).is_none(), "the task has it");
             assert_eq!(held.at_hand().len(), 1);
         });
         drop(closed);
-        let inside = cpu.with(CAPACITY, |_| (cpu.take(), cpu.put(object(2)), cpu.with(CAPACITY, |_| ())));
+        let inside = cpu.with(&Modelled, CAPACITY, |_| (cpu.take(&Modelled), cpu.put(&Modelled, object(2)), cpu.with(&Modelled, CAPACITY, |_| ())));
         assert_eq!(inside, Some((None, Err(object(2)), None)), "it is busy");
-        assert_eq!(cpu.take().map(number), Some(1));
+        assert_eq!(cpu.take(&Modelled).map(number), Some(1));
         drop(rest(sides));
     });
 }
