@@ -30,8 +30,7 @@ pub fn an_exhausted_node_is_helped_out<M: Machine>(
     let mut helped = 0;
     let nodes = allocator.zones().map(|zone| zone.node).filter(|&node| last.replace(node) != Some(node));
     for node in nodes {
-        allocator.drain();
-        let before = Footprint::of(allocator);
+        let before = Footprint::settled(allocator);
         let others = allocator.free_pages() - free_on(allocator, node);
         let marks: u32 = allocator.zones().map(|zone| zone.watermarks.high).sum();
         if others < marks + 2 * HELP {

@@ -5,6 +5,9 @@ use arrayvec::ArrayVec;
 use super::Failure;
 use crate::machine::{Geometry, Machine};
 use crate::page::PageAllocator;
+use crate::shrinker::Shortage;
+use crate::units::Count;
+use crate::zone::ZoneKind;
 
 /// One zone's share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +33,14 @@ impl Footprint {
             largest: report.blocks_of(M::Geometry::MAX_ORDER),
         };
         Self { zones: allocator.zones().map(zone).collect() }
+    }
+
+    /// As of now, once others have given back what they would in a shortage, and CPUs what they have at hand: for what may
+    /// make memory short, and would find more of it free in the end.
+    pub(super) fn settled<M: Machine>(allocator: &PageAllocator<'_, M>) -> Self {
+        allocator.reclaim(Shortage { wanted: Count(u32::MAX), highest: ZoneKind::Highmem, node: None });
+        allocator.drain();
+        Self::of(allocator)
     }
 
     /// Fails unless the allocator is as free and as whole as it was. Where nodes stand now or stood then, the largest

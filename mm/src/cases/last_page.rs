@@ -23,7 +23,7 @@ pub fn every_cpu_can_have_the_last_page<M: Machine>(
     crew: &dyn Crew,
     pages: u32,
 ) -> Result<(), Failure> {
-    let before = Footprint::of(allocator);
+    let before = Footprint::settled(allocator);
     let mut rest = Holdings::new(allocator)?;
     rest.leave_free(pages)?;
     for cpu in (0..allocator.machine().cpus().get()).map(CpuId) {

@@ -121,8 +121,7 @@ struct Soak<'s, M: Machine> {
 /// The first thing that did not hold, on whichever CPU.
 pub fn soak<M: Machine>(allocator: &PageAllocator<'_, M>, crew: &dyn Crew, plan: Plan) -> Result<Done, Failure> {
     const NO_ROOM: Failure = Failure::Skipped("there is no memory for caches and owners");
-    allocator.drain();
-    let before = Footprint::of(allocator);
+    let before = Footprint::settled(allocator);
     let mut rest = Holdings::new(allocator)?;
     if let Some(pages) = plan.pages {
         rest.leave_free(pages.get())?;
