@@ -34,7 +34,7 @@ use arrayvec::ArrayVec;
 
 use super::sheaf::{SHEAF_OBJECTS, Sheaf};
 use crate::machine::Begun;
-use crate::sync::{AtomicPtr, AtomicU32, BeginsLocal, AtomicUsize, Ordering, UnsafeCell, light_barrier, spin_loop};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, BeginsLocal, Ordering, UnsafeCell, light_barrier, spin_loop};
 
 /// An object's place, named by its mark.
 pub(super) type Slot = NonNull<u8>;

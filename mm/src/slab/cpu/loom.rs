@@ -198,7 +198,9 @@ fn a_handler_touches_neither_a_busy_cpu_nor_a_closed_one() {
             assert_eq!(held.at_hand().len(), 1);
         });
         drop(closed);
-        let inside = cpu.with(&Modelled, CAPACITY, |_| (cpu.take(&Modelled), cpu.put(&Modelled, object(2)), cpu.with(&Modelled, CAPACITY, |_| ())));
+        let inside = cpu.with(&Modelled, CAPACITY, |_| {
+            (cpu.take(&Modelled), cpu.put(&Modelled, object(2)), cpu.with(&Modelled, CAPACITY, |_| ()))
+        });
         assert_eq!(inside, Some((None, Err(object(2)), None)), "it is busy");
         assert_eq!(cpu.take(&Modelled).map(number), Some(1));
         drop(rest(sides));
