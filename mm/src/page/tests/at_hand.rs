@@ -12,7 +12,9 @@ use crate::migratetype::Migratetype;
 use crate::page::{Block, FreeError};
 use crate::units::{Count, CpuId};
 
-const PAGE: Request = Request::movable(Order::ZERO);
+/// From whoever may have the last page.
+const PAGE: Request = Request::movable(Order::ZERO).from_reserve();
+const LARGEST: Request = Request::movable(Order::of(10)).from_reserve();
 
 fn on<R>(cpu: u16, work: impl FnOnce() -> R) -> R {
     on_cpu(CpuId(cpu), work)
@@ -118,7 +120,7 @@ fn the_last_pages_of_another_cpu_are_found_one_by_one() {
 #[test]
 fn a_whole_block_is_had_although_its_pages_are_at_hand() {
     with_cpus(2, |allocator| {
-        let all: Vec<_> = core::iter::from_fn(|| allocator.alloc(Request::movable(Order::of(10))).ok()).collect();
+        let all: Vec<_> = core::iter::from_fn(|| allocator.alloc(LARGEST).ok()).collect();
         let rest: Vec<_> = core::iter::from_fn(|| allocator.alloc(PAGE).ok()).collect();
         let mut blocks = all.into_iter();
         let block = blocks.next().expect("there is one");
@@ -128,7 +130,7 @@ fn a_whole_block_is_had_although_its_pages_are_at_hand() {
         }
         pieces.into_iter().enumerate().for_each(|(nth, page)| on((nth % 2) as u16, || drop(page)));
         assert!(cached(allocator) > 100, "{}", cached(allocator));
-        assert!(allocator.alloc(Request::movable(Order::of(10))).is_ok());
+        assert!(allocator.alloc(LARGEST).is_ok());
         drop((blocks, rest));
     });
 }
@@ -237,6 +239,7 @@ fn a_batch_is_as_many_blocks_as_there_are_and_all_of_them_come_back() {
         let mut batches = std::vec![];
         while allocator.free_pages() >= 64 + 5 {
             batches.push(allocator.alloc_bulk::<64>(PAGE));
+            assert_eq!(batches.last().map(|batch| batch.heads().len()), Some(64), "there are more");
         }
         let mut last: Vec<_> = core::iter::from_fn(|| allocator.alloc(PAGE).ok()).collect();
         on(1, || last.truncate(last.len() - 5));
@@ -248,7 +251,7 @@ fn a_batch_is_as_many_blocks_as_there_are_and_all_of_them_come_back() {
         // SAFETY: as above.
         let again = unsafe { allocator.free_bulk_raw(&heads) };
         assert_eq!(again, Err(FreeError::AlreadyFree(heads[0])));
-        assert_eq!(allocator.alloc_bulk::<4>(Request::movable(Order::of(4))).heads().len(), 0, "nothing is so large");
+        assert_eq!(allocator.alloc_bulk::<4>(PAGE.with_order(Order::of(4))).heads().len(), 0, "nothing is so large");
         on(1, || drop(batches));
     });
 }
@@ -257,7 +260,7 @@ fn a_batch_is_as_many_blocks_as_there_are_and_all_of_them_come_back() {
 fn a_block_amid_a_batch_that_cannot_be_freed_is_named_and_the_others_are_free() {
     with_cpus(1, |allocator| {
         let heads = allocator.alloc_bulk::<8>(PAGE).into_raw();
-        let block = allocator.alloc(Request::movable(Order::of(4))).expect("memory is free");
+        let block = allocator.alloc(PAGE.with_order(Order::of(10))).expect("memory is free");
         let tail = block.head().plus(3);
         let mut wrong = heads.clone();
         wrong[4] = tail;
@@ -288,7 +291,7 @@ fn the_checker_names_a_block_at_hand_that_says_otherwise() {
     page.set_cached(pfn, word(Order::ZERO));
     allocator.verify().expect("all is well again");
     // One that says it is at hand, and is not.
-    let lost = allocator.alloc_raw(Request::movable(Order::of(4))).expect("memory is free");
+    let lost = allocator.alloc_raw(PAGE.with_order(Order::of(4))).expect("memory is free");
     allocator.page(lost).expect("it is memory").set_cached(lost, word(Order::of(4)));
     assert_eq!(allocator.verify().map_err(|violation| violation.invariant), Err(Invariant::Pcp1));
 }
