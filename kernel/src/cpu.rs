@@ -20,7 +20,7 @@ use x86_64::instructions::interrupts;
 
 use crate::apic::{InterruptVector, LocalApic, Message};
 use crate::cpu_local::{PerCpu, per_cpu, this_cpu};
-use crate::nmi;
+use crate::{memory, nmi};
 
 /// What a CPU is to do.
 struct Job<'j> {
@@ -203,6 +203,9 @@ pub(crate) fn offline(cpu: CpuId) -> Result<(), HotplugError> {
     }
     call(cpu);
     drop(Posted { job: &last });
+    if let Some(allocator) = memory::allocator() {
+        allocator.take_cpu_down(cpu);
+    }
     Ok(())
 }
 
@@ -211,7 +214,11 @@ pub(crate) fn offline(cpu: CpuId) -> Result<(), HotplugError> {
 /// # Errors
 /// See [`HotplugError`].
 pub(crate) fn bring_back(cpu: CpuId) -> Result<(), HotplugError> {
-    change(cpu, OFFLINE, ONLINE)
+    change(cpu, OFFLINE, ONLINE)?;
+    if let Some(allocator) = memory::allocator() {
+        allocator.bring_cpu_up(cpu);
+    }
+    Ok(())
 }
 
 fn change(cpu: CpuId, from: u8, to: u8) -> Result<(), HotplugError> {
