@@ -37,10 +37,10 @@ use super::random::Random;
 use super::{Failure, Seed};
 use crate::machine::Machine;
 use crate::owner::Owners;
-use crate::page::PageAllocator;
+use crate::page::{PageAllocator, Request};
 use crate::slab::{CacheSpec, KmemCache, KmemCaches};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::units::{Count, CpuId, NodeId, PfnRange};
+use crate::units::{Count, CpuId, NodeId, Order, PfnRange};
 use held::Marked;
 use worker::Worker;
 
@@ -53,7 +53,7 @@ pub struct Plan {
     pub steps: NonZeroU32,
     /// So many interrupts at least come to each CPU before it ends; 0 where there are none.
     pub interrupts: u32,
-    /// How much memory all of them have, about; `None`: all there is.
+    /// How many pages all of them have; `None`: all there are.
     pub pages: Option<NonZeroU32>,
 }
 
@@ -122,14 +122,16 @@ struct Soak<'s, M: Machine> {
 pub fn soak<M: Machine>(allocator: &PageAllocator<'_, M>, crew: &dyn Crew, plan: Plan) -> Result<Done, Failure> {
     const NO_ROOM: Failure = Failure::Skipped("there is no memory for caches and owners");
     let before = Footprint::settled(allocator);
-    let mut rest = Holdings::new(allocator)?;
-    if let Some(pages) = plan.pages {
-        rest.leave_free(pages.get())?;
-    }
     // Of its own, so that all they take goes back with them.
     let caches = KmemCaches::new(allocator).map_err(|_| NO_ROOM)?;
     let owners = Owners::new(&caches).map_err(|_| NO_ROOM)?;
     let cache = caches.create(CacheSpec::new("soak", OBJECT)).map_err(|_| NO_ROOM)?;
+    let mut rest = Holdings::new(allocator)?;
+    if let Some(pages) = plan.pages {
+        rest.leave_free(pages.get())?;
+        let page = Request::movable(Order::ZERO).from_reserve();
+        while allocator.free_pages() > pages.get() && rest.alloc(page)?.is_some() {}
+    }
     let done = Soak::new(allocator, &owners, &cache, plan).run(crew)?;
     caches.verify()?;
     drop(cache);

@@ -71,7 +71,8 @@ ktest!(
 ktest!(
     "soak",
     fn nothing_is_lost_or_shared_where_memory_is_short() {
-        run(Plan { pages: NonZeroU32::new(2000), ..plan(100) })
+        let cpus = u32::try_from(cpu::online().count())?;
+        run(Plan { pages: NonZeroU32::new(64 * cpus), ..plan(150) })
     }
 );
 
