@@ -21,6 +21,7 @@ pub(crate) struct Head {
 
 /// What numbers are multiplied by.
 const SCALE: u32 = 64;
+const END: u64 = CPUS as u64 * SCALE as u64;
 
 static HEADS: [Head; CPUS] = {
     let mut heads = [const { Head { scaled: 0 } }; CPUS];
@@ -50,14 +51,14 @@ pub(crate) fn head(cpu: CpuId) -> &'static Head {
 /// The CPU this runs on.
 #[inline(always)]
 pub(crate) fn this_cpu() -> CpuId {
-    let scaled: u32;
+    let scaled: u64;
     // SAFETY: GS leads to a head, and reading its number changes nothing.
     unsafe { asm!("mov {:e}, gs:[0]", out(reg) scaled, options(pure, nomem, nostack, preserves_flags)) };
     // SAFETY: there are so many heads, each with its place as its number; what is indexed with it need not be checked.
-    unsafe { hint::assert_unchecked(((scaled / SCALE) as usize) < CPUS) };
+    unsafe { hint::assert_unchecked(scaled < END) };
     // SAFETY: as above; so it can be scaled again for nothing.
-    unsafe { hint::assert_unchecked(scaled.is_multiple_of(SCALE)) };
-    CpuId(((scaled / SCALE) & 0xffff) as u16)
+    unsafe { hint::assert_unchecked(scaled & (SCALE as u64 - 1) == 0) };
+    CpuId((scaled / SCALE as u64 & 0xffff) as u16)
 }
 
 /// One of a kind for each CPU, no two in one cache line.

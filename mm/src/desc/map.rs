@@ -131,6 +131,14 @@ pub(crate) struct PageMap<'m, G> {
     holes: NonNull<Page>,
 }
 
+impl<G> Clone for PageMap<'_, G> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<G> Copy for PageMap<'_, G> {}
+
 // SAFETY: the map is shared references to sections and to the descriptors of holes, which are atomics.
 unsafe impl<G> Sync for PageMap<'_, G> {}
 // SAFETY: as above.

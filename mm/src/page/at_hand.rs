@@ -72,7 +72,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         Some(())
     }
 
-    /// Puts blocks of one section and zone at hand, each as [`free_at_hand`](Self::free_at_hand) does, up to the first that it cannot. Says
+    /// Puts blocks of one zone at hand, each as [`free_at_hand`](Self::free_at_hand) does, up to the first that it cannot. Says
     /// how many.
     pub(super) fn put_at_hand(&self, heads: &[Pfn]) -> Count {
         let mut freed = 0;
@@ -82,11 +82,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             && let Some(at_hand) = cache.enter(self.machine)
         {
             // Neighbours share a section.
-            let Some(section) = self.map.section(first) else { return Count(0) };
-            let descriptors = section.descriptors();
+            let map = self.map;
+            let Some(section) = map.section(first) else { return Count(0) };
+            let (mut descriptors, mut last) = (section.descriptors(), first);
             for &pfn in heads {
-                if (pfn.number() ^ first.number()) >= M::Geometry::MAX_ORDER.pages() {
-                    break;
+                if (pfn.number() ^ last.number()) >= M::Geometry::MAX_ORDER.pages() {
+                    let Some(section) = map.section(pfn) else { break };
+                    (descriptors, last) = (section.descriptors(), pfn);
                 }
                 let page = descriptors.page(pfn);
                 let word = page.word();

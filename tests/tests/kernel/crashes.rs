@@ -7,6 +7,7 @@ use harness::launch::{Launch, Select, Task};
 use harness::machine::Machine;
 use harness::size::Size;
 use harness::symbols::Symbols;
+use harness::topology::Cpus;
 use libtest_mimic::Trial;
 
 use crate::{PATIENCE, checked, trial};
@@ -30,6 +31,10 @@ const CRASHES: &[(&str, &[&str])] = &[
     ("crash/doublefault", &["EXCEPTION: ", "double fault"]),
     ("crash/heap_double_free", &["PANIC: ", "heap: double free", "kmalloc-64"]),
     ("crash/invalid_opcode", &["EXCEPTION: ", "invalid opcode"]),
+    // On four CPUs: only the first that fails reports, and a fault says on which.
+    ("crash/panic_on_all_cpus_at_once", &["PANIC: ", "as asked of CPU "]),
+    ("crash/fault_on_the_last_cpu", &["EXCEPTION: ", "page fault", "on CPU 3"]),
+    ("crash/machines_own_alarm", &["EXCEPTION: ", "NMI", "on CPU 0"]),
 ];
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -58,7 +63,7 @@ fn reported(name: &str, parts: &[&str]) -> anyhow::Result<()> {
     let guest = checked()?;
     let symbols = Symbols::load(&guest.symbols)?;
     let tests = (&Select::Exact(name.parse()?), &[name.to_owned()][..]);
-    let machine = Machine::with_memory(Size::mib(128)).with_lowmem(Size::mib(64));
+    let machine = Machine::with_memory(Size::mib(128)).with_lowmem(Size::mib(64)).with_cpus(Cpus::of(4));
     let verdicts = Launch::new(guest, machine).run_tests(tests, &symbols, PATIENCE, |_| ());
     let Some((_, Verdict::Failed(report))) = verdicts.first() else { anyhow::bail!("is not a failure: {verdicts:?}") };
     for part in parts {
