@@ -21,7 +21,7 @@ use crate::page::{PageAllocator, Request};
 use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange};
 
 /// Where the small machine's pages start; its tables stand below.
-const BASE: Pfn = Pfn::new(24);
+const BASE: Pfn = Pfn::new(32);
 
 /// A sparse copy of a state: where it differs from the state after boot.
 type Delta = Vec<(u32, u64)>;

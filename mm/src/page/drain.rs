@@ -87,7 +87,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 let pfn = page.number_at_hand();
                 let broken = |what| Err(Violation::of(Invariant::Pcp1, Some(pfn), what));
                 if page.word() != list.word().when_cached() {
-                    outcome = broken("a CPU's list has a block that says otherwise");
+                    outcome = Err(Violation::of(Invariant::Pcp1, None, "a CPU's list has a block that says otherwise"));
                 } else if !page.mark(pfn) {
                     outcome = broken("a block is at hand twice");
                 } else if !self.map.get(pfn).is_some_and(|found| core::ptr::eq(found, page)) {

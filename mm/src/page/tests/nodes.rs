@@ -48,6 +48,8 @@ fn free_on(allocator: &PageAllocator<'_, Machine>, node: u8) -> u32 {
 
 /// Allocates until nothing is left, and gives everything back. Says which zones served, in order.
 fn served(allocator: &PageAllocator<'_, Machine>, request: Request) -> Vec<(u8, ZoneKind)> {
+    // What CPUs have at hand comes last, whoever has it.
+    allocator.drain();
     let mut served = Vec::new();
     let mut held = Vec::new();
     while let Ok(block) = allocator.alloc(request) {

@@ -306,6 +306,7 @@ fn a_large_block_is_to_be_had_in_need_when_single_pages_have_used_up_the_rest() 
     drop(held);
 
     // What was given up is set aside again once there is plenty.
+    allocator.drain();
     drop(allocator.alloc(page));
     assert_eq!(set_aside(&only(&allocator)), whole);
     let mut held = all(&allocator, page.nowait());
