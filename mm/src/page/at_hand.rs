@@ -74,6 +74,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
 
     /// Puts blocks of one zone at hand, each as [`free_at_hand`](Self::free_at_hand) does, up to the first that it cannot. Says
     /// how many.
+    // On its own, so that the loop has the registers.
+    #[inline(never)]
     pub(super) fn put_at_hand(&self, heads: &[Pfn]) -> Count {
         let mut freed = 0;
         if let Some(&first) = heads.first()
