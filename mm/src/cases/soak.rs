@@ -125,7 +125,8 @@ pub fn soak<M: Machine>(allocator: &PageAllocator<'_, M>, crew: &dyn Crew, plan:
     // Of its own, so that all they take goes back with them.
     let caches = KmemCaches::new(allocator).map_err(|_| NO_ROOM)?;
     let owners = Owners::new(&caches).map_err(|_| NO_ROOM)?;
-    let cache = caches.create(CacheSpec::new("soak", OBJECT)).map_err(|_| NO_ROOM)?;
+    let cache =
+        caches.create(CacheSpec::new("soak", OBJECT).from(Request::new(Order::ZERO).nowait())).map_err(|_| NO_ROOM)?;
     let mut rest = Holdings::new(allocator)?;
     if let Some(pages) = plan.pages {
         rest.leave_free(pages.get())?;

@@ -36,8 +36,10 @@ impl Account {
     /// A block is between two states, or the zone's own counts are not what is there (ACCT-1).
     pub fn of<M: Machine>(allocator: &PageAllocator<'_, M>, zone: &ZoneReport) -> Result<Self, Failure> {
         let ZoneReport { node, kind, present, managed, .. } = *zone;
-        let reserved = present - managed;
-        let mut account = Self { node, kind, total: present, free: 0, cached: 0, allocated: 0, reserved };
+        // What was reserved and taken in later may stand in the boot map as another node's.
+        let reserved = present.saturating_sub(managed);
+        let total = managed + reserved;
+        let mut account = Self { node, kind, total, free: 0, cached: 0, allocated: 0, reserved };
         let mut at = zone.span.start;
         while at < zone.span.end {
             let (state, order) = allocator.page_state(at);

@@ -1,6 +1,6 @@
 //! One CPU's stream of steps, and what its interrupts do.
 
-use arrayvec::ArrayVec;
+use arrayvec::{ArrayVec, CapacityError};
 
 use super::super::Failure;
 use super::super::random::Random;
@@ -149,7 +149,7 @@ impl<'k, 's, M: Machine> Worker<'k, 's, M> {
         let Count(cpus) = self.cpus;
         let receiver = CpuId(u16::try_from(self.random.below(cpus)).unwrap_or(0));
         let returned = self.soak.desk(receiver).letters.lock().try_push(marked);
-        self.held.extend(returned.err().map(|full| full.element()));
+        self.held.extend(returned.err().map(CapacityError::element));
         Ok(())
     }
 
@@ -208,9 +208,14 @@ impl<'k, 's, M: Machine> Worker<'k, 's, M> {
             4 => request.nowait(),
             _ => request,
         };
-        // Where memory is short, to the last page of it.
-        let urgent = if self.soak.plan.pages.is_some() { 2 } else { 16 };
-        if self.random.below(urgent) == 0 { request.from_reserve() } else { request }
+        // Where memory is short, to the last page of it. Shrinkers are asked seldom: they stop all CPUs, again and again.
+        let short = self.soak.plan.pages.is_some();
+        match self.random.below(16) {
+            0 => request.from_reserve(),
+            1..8 if short => request.from_reserve(),
+            8..15 if short => request.nowait(),
+            _ => request,
+        }
     }
 }
 
