@@ -195,7 +195,8 @@ impl Space {
     /// all had, or none.
     fn chain(&self, above: TableLevel, page: Page, leaf: Entry) -> Result<Entry, OwnError> {
         let Some(level) = above.below() else { return Ok(leaf) };
-        let request = Request::new(Order::ZERO);
+        // Locks are held, so nobody can be asked to give anything up.
+        let request = Request::new(Order::ZERO).atomic();
         let mut table = self.owners.alloc(request, PageTable::new(level)).map_err(|(_, error)| error)?;
         let head = table.head();
         table.with_page(head, |bytes| bytes.fill(0));

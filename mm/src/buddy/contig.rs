@@ -69,6 +69,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
             self.set_allocated(piece.into_head(), order);
         }
         let span = &mut self.zone.span;
+        self.zone.present += range.pages() - range.intersection(*span).pages();
         *span = PfnRange::new(span.start.min(range.start), span.end.max(range.end));
         self.zone.managed += range.pages();
         Ok(())

@@ -48,7 +48,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let groups = ChargeGroups::carve(machine, boot_map, &mut metadata)?;
         let pages = zones.iter().map(|cell| present_of(machine, cell));
         let first = |cpu, highest| zonelists.first(machine.node_of(cpu), highest, zones);
-        let cpu_caches = CpuCaches::carve(machine, boot_map, pages, first, &mut metadata)?;
+        let cpu_caches = CpuCaches::carve(machine, boot_map, &pages, &first, &mut metadata)?;
         map.fill(boot_map.extents());
         let (draining, gate) = (Mutex::new(()), WalkGate::new());
         let allocator =

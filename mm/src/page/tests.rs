@@ -1,9 +1,12 @@
 //! What the parts show only together: zones' edges, the price of the map, and that the checker sees what is broken.
 
 mod adopt;
+#[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 mod at_hand;
 mod charges;
+#[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 mod nodes;
+#[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 mod reserves;
 
 use core::num::NonZeroU16;

@@ -143,8 +143,8 @@ impl<'m> CpuCaches<'m> {
     pub(crate) fn carve<M: Machine, const CAPACITY: usize>(
         machine: &'m M,
         boot_map: &mut BootMap<CAPACITY>,
-        zones: impl ExactSizeIterator<Item = u32> + Clone,
-        first: impl Fn(CpuId, ZoneKind) -> Option<ZoneId>,
+        zones: &(impl ExactSizeIterator<Item = u32> + Clone),
+        first: &impl Fn(CpuId, ZoneKind) -> Option<ZoneId>,
         bytes: &mut MetadataBytes,
     ) -> Result<Self, CarveError> {
         let cpus = machine.cpus().get();

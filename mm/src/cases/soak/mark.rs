@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_word_says_who_wrote_it_if_it_stands_where_it_was_written() {
         let mark = Mark::new(CpuId(3), 17);
-        let (here, there) = (Place(0xffff_ffff_ff8), Place(0xffff_ffff_000));
+        let (here, there) = (Place(0x0fff_ffff_fff8), Place(0x0fff_ffff_f000));
         assert_eq!(Found::of(mark.word(here), here), Found::Other(mark));
         assert_eq!(Found::of(mark.word(here), there), Found::Word(mark.word(here)));
         assert_eq!(Found::of(mark.word(here), here).to_string(), "the mark of allocation 17 of CPU 3");

@@ -28,7 +28,7 @@ fn trade(
 ) {
     for round in 0..ROUNDS {
         let alloc = |number: usize| {
-            let object = if number % 3 == 0 { caches.kmalloc(Bytes(200)) } else { cache.alloc_raw() };
+            let object = if number.is_multiple_of(3) { caches.kmalloc(Bytes(200)) } else { cache.alloc_raw() };
             let object = object.expect("there is memory").cast::<usize>();
             // Now and then the very value that says that it is free.
             let value = if number == 7 { object.addr().get() + 1 } else { object.addr().get() ^ usize::from(cpu) };
