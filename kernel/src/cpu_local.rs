@@ -16,12 +16,12 @@ use x86_64::registers::model_specific::GsBase;
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Head {
-    scaled: u32,
+    scaled: u64,
 }
 
 /// What numbers are multiplied by.
-const SCALE: u32 = 64;
-const END: u64 = CPUS as u64 * SCALE as u64;
+const SCALE: u64 = 64;
+const END: u64 = CPUS as u64 * SCALE;
 
 static HEADS: [Head; CPUS] = {
     let mut heads = [const { Head { scaled: 0 } }; CPUS];
@@ -53,12 +53,12 @@ pub(crate) fn head(cpu: CpuId) -> &'static Head {
 pub(crate) fn this_cpu() -> CpuId {
     let scaled: u64;
     // SAFETY: GS leads to a head, and reading its number changes nothing.
-    unsafe { asm!("mov {:e}, gs:[0]", out(reg) scaled, options(pure, nomem, nostack, preserves_flags)) };
+    unsafe { asm!("mov {}, gs:[0]", out(reg) scaled, options(pure, nomem, nostack, preserves_flags)) };
     // SAFETY: there are so many heads, each with its place as its number; what is indexed with it need not be checked.
     unsafe { hint::assert_unchecked(scaled < END) };
     // SAFETY: as above; so it can be scaled again for nothing.
-    unsafe { hint::assert_unchecked(scaled & (SCALE as u64 - 1) == 0) };
-    CpuId((scaled / SCALE as u64 & 0xffff) as u16)
+    unsafe { hint::assert_unchecked(scaled & (SCALE - 1) == 0) };
+    CpuId(((scaled / SCALE) & 0xffff) as u16)
 }
 
 /// One of a kind for each CPU, no two in one cache line.

@@ -25,7 +25,10 @@ const WARM_UP: usize = 6;
 
 /// What the CPU has done many times: allocated the pages, and freed them.
 fn warm_up() -> Outcome {
-    (0..WARM_UP).try_for_each(|_| Ok(drop(pages()?)))
+    (0..WARM_UP).try_for_each(|_| {
+        drop(pages()?);
+        Ok(())
+    })
 }
 
 /// Frees the pages in this order; a sample is one page.
