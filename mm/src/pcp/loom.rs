@@ -1,9 +1,6 @@
 //! Every interleaving of a CPU that takes and puts with others that close it and take all: no block is lost, none is had
 //! twice, and nobody is in the lists with another.
 //!
-//! Weakened one by one, each of these was seen to fail: the store of `busy` behind the look at `closed`, no heavy barrier, the
-//! release when the CPU is done, the acquire of who waits for that, the release of who opens, the acquire of who enters.
-//!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p mm --release --lib loom`.
 
 use ::loom::cell::Cell;
