@@ -4,9 +4,10 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use mm::machine::{Geometry, Machine};
+use mm::migratetype::Migratetype;
 use mm::page::{Block, Request};
 use mm::units::Order;
-use mm::zone::ZoneKind;
+use mm::zone::{ZoneKind, ZoneReport};
 
 use super::process::PROCESSES;
 use crate::ktest::NotPassed;
@@ -44,12 +45,12 @@ impl Sizes {
         (free >= LEAST_FREE).then_some(Self { free, file, swap, anonymous, private })
     }
 
-    /// Takes what there is too much of: from each kind of zone, until those that are left have as much free as
-    /// they are to have.
+    /// Takes what there is too much of: from each kind of zone, until those that are left have as much to work in as they
+    /// are to have.
     pub(super) fn set_aside(&self, allocator: &'static Allocator) -> Result<Vec<Block<'static, Platform>>, NotPassed> {
         const MAX_ORDER: Order = <<Platform as Machine>::Geometry as Geometry>::MAX_ORDER;
 
-        let free = |kind| allocator.zones().filter(|zone| zone.kind == kind).map(|zone| zone.free).sum::<u32>();
+        let free = |kind| allocator.zones().filter(|zone| zone.kind == kind).map(|zone| to_work_in(&zone)).sum::<u32>();
         let kinds = ZoneKind::ALL.into_iter().filter(|&kind| free(kind) > 0).count();
         let share = self.free / u32::try_from(kinds)?;
         let mut blocks = Vec::new();
@@ -66,6 +67,14 @@ impl Sizes {
         }
         Ok(blocks)
     }
+}
+
+/// Free pages that a zone gives to anybody before others are asked to give something up.
+fn to_work_in(zone: &ZoneReport) -> u32 {
+    let orders = (0..).zip(zone.blocks[Migratetype::HighAtomic.index()]);
+    let set_aside: u32 = orders.map(|(order, blocks)| blocks << order).sum();
+    let protected = zone.watermarks.protection.into_iter().max().unwrap_or(0);
+    zone.free.saturating_sub(set_aside + protected + zone.watermarks.high)
 }
 
 impl fmt::Display for Sizes {
