@@ -45,22 +45,26 @@ impl Sizes {
         (free >= LEAST_FREE).then_some(Self { free, file, swap, anonymous, private })
     }
 
-    /// Takes what there is too much of: from each kind of zone, until those that are left have as much to work in as they
-    /// are to have.
+    /// Takes what there is too much of: from each zone, until those of one kind have as much to work in as they are to have.
     pub(super) fn set_aside(&self, allocator: &'static Allocator) -> Result<Vec<Block<'static, Platform>>, NotPassed> {
         const MAX_ORDER: Order = <<Platform as Machine>::Geometry as Geometry>::MAX_ORDER;
 
-        let free = |kind| allocator.zones().filter(|zone| zone.kind == kind).map(|zone| to_work_in(&zone)).sum::<u32>();
-        let kinds = ZoneKind::ALL.into_iter().filter(|&kind| free(kind) > 0).count();
-        let share = self.free / u32::try_from(kinds)?;
+        let zones = || allocator.zones().filter(|zone| to_work_in(zone) > 0);
+        let kinds = ZoneKind::ALL.into_iter().filter(|&kind| zones().any(|zone| zone.kind == kind)).count();
         let mut blocks = Vec::new();
-        blocks.try_reserve_exact((allocator.free_pages() / MAX_ORDER.pages()) as usize + 64 * kinds)?;
-        for kind in ZoneKind::ALL.into_iter().rev() {
+        blocks.try_reserve_exact((allocator.free_pages() / MAX_ORDER.pages()) as usize + 64 * zones().count())?;
+        let begun: Vec<_> = zones().collect();
+        for zone in &begun {
+            let alike = begun.iter().filter(|other| other.kind == zone.kind).count();
+            let share = self.free / u32::try_from(kinds * alike)?;
+            let left = || allocator.zones().find(|now| now.id == zone.id).map_or(0, |now| to_work_in(&now));
             for order in (0..=MAX_ORDER.index()).rev().map(Order::of) {
-                while free(kind) >= share + order.pages() && blocks.len() < blocks.capacity() {
-                    match allocator.alloc(Request::movable(order).up_to(kind).from_reserve()) {
-                        Ok(block) => blocks.push(block),
-                        Err(_) => break,
+                let request = Request::movable(order).up_to(zone.kind).bound_to(zone.node).from_reserve();
+                while left() >= share + order.pages() && blocks.len() < blocks.capacity() {
+                    match allocator.alloc(request) {
+                        Ok(block) if zone.span.contains(block.head()) => blocks.push(block),
+                        // It has no block so large any more.
+                        _ => break,
                     }
                 }
             }
