@@ -44,7 +44,7 @@ impl<'m> CpuCache<'m> {
             List::new(ours, AllocatorWord::allocated(Migratetype::ALL[migratetype % 4], order, zone))
         };
         let both: [(List<'m>, Habit); LISTS] = core::array::from_fn(&mut list);
-        let mut habits = [const { Habit::none() }; LISTS];
+        let mut habits: [Habit; LISTS] = core::array::from_fn(|_| Habit::none());
         let mut each = habits.iter_mut();
         let lists = both.map(|(list, habit)| {
             if let Some(place) = each.next() {

@@ -220,7 +220,7 @@ pub(crate) struct Full;
 
 impl Habit {
     /// That of a list that holds nothing.
-    pub(super) const fn none() -> Self {
+    pub(super) fn none() -> Self {
         Self { doublings: AtomicU32::new(0), last: AtomicU32::new(0), capacity: 0, batch: 1 }
     }
 
