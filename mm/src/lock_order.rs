@@ -1,6 +1,6 @@
 //! Which lock may be taken where: every class of locks, in the order in which they may be taken.
 //!
-//! [`lock_classes!`] is the one place where that stands. Whoever holds a lock takes none of a class in front of its own, so
+//! `lock_classes!` is the one place where that stands. Whoever holds a lock takes none of a class in front of its own, so
 //! no two CPUs wait for each other (LOCK-1). A class that interrupt handlers take is taken with interrupts off everywhere,
 //! so no handler waits for what it has interrupted; the others are never taken in a handler (LOCK-2). The former stand
 //! behind the latter: while a handler elsewhere waits for a lock, its holder waits for nobody who may be interrupted.
