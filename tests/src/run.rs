@@ -63,7 +63,7 @@ const STARVED: u32 = 4;
 impl Launch<'_> {
     /// Boots, and waits for the end. `watch` sees the serial line's bytes as they come; `patience` is how long the
     /// line may be silent while QEMU computes. A machine that others keep busy, so that QEMU gets little of it, is
-    /// waited for [`STARVED`] times as long.
+    /// waited for four times as long.
     ///
     /// # Errors
     /// QEMU cannot be started.
