@@ -175,8 +175,8 @@ fn one_barrier_is_enough_for_all_cpus_and_what_they_do_meanwhile() {
             let refused = cpu.put(&Modelled, object(3)).err();
             [refused, cpu.take(&Modelled)].into_iter().flatten().map(number).collect::<Vec<_>>()
         });
-        let mut mine: Vec<usize> = sides.cpus[0].take().map(number).into_iter().collect();
-        mine.extend(sides.cpus[0].put(object(4)).err().map(number));
+        let mut mine: Vec<usize> = sides.cpus[0].take(&Modelled).map(number).into_iter().collect();
+        mine.extend(sides.cpus[0].put(&Modelled, object(4)).err().map(number));
         let gathered = closer.join().expect("the closer is done");
         let theirs = second.join().expect("the second CPU is done");
         each_is_in_one_place([mine, theirs, gathered, rest(sides)].concat(), &[1, 2, 3, 4]);
