@@ -35,6 +35,18 @@ impl Geometry for Deep {
     const RESERVE_SHARE: u32 = 0;
 }
 
+/// The real sizes, with nothing at hand of any CPU: what stands on lists is all that is free.
+struct Real;
+
+impl Geometry for Real {
+    const MAX_ORDER: Order = Standard::MAX_ORDER;
+    const PAGEBLOCK_ORDER: Order = Standard::PAGEBLOCK_ORDER;
+    const LEAF_SHIFT: u32 = Standard::LEAF_SHIFT;
+    const NODE_SHIFT: u32 = Standard::NODE_SHIFT;
+    const INLINE: u32 = Standard::INLINE;
+    const RESERVE_SHARE: u32 = Standard::RESERVE_SHARE;
+}
+
 /// What stands in the map of a machine, in units that make trouble likely: not pages, but odd fractions of them.
 #[derive(Clone, Debug)]
 struct Memory {
@@ -447,7 +459,7 @@ proptest! {
         memory in memory(6000, 6),
         steps in prop::collection::vec(step(10), 0..60),
     ) {
-        let machine = HostMachine::<Standard>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem), CPU);
+        let machine = HostMachine::<Real>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem), CPU);
         run(&machine.expect("the host has memory for a test"), &memory, &steps);
     }
 }

@@ -125,11 +125,11 @@ fn procfs2_reads_zones(zones: &[ZoneReport]) {
 fn procfs2_reads_types(allocator: &PageAllocator<'_, HostMachine<Standard>>, zones: &[ZoneReport]) {
     let read = procfs2::proc::pagetypeinfo::pagetypeinfo().expect("it is a pagetypeinfo");
     assert_eq!((read.page_block_order, read.pages_per_block), (9, 512));
-    assert_eq!(read.free.len(), 3 * zones.len());
-    for (read, zone) in read.free.chunks(3).zip(zones) {
+    assert_eq!(read.free.len(), 4 * zones.len());
+    for (read, zone) in read.free.chunks(4).zip(zones) {
         assert_eq!(
             read.iter().map(|read| &*read.migrate_type).collect::<Vec<_>>(),
-            ["Unmovable", "Movable", "Reclaimable"]
+            ["Unmovable", "Movable", "Reclaimable", "HighAtomic"]
         );
         for (read, blocks) in read.iter().zip(zone.blocks) {
             assert_eq!((&*read.zone, &read.orders[..]), (zone.kind.name(), &blocks.map(u64::from)[..]));
