@@ -182,7 +182,7 @@ mod tests {
         );
         let text = summary.to_string();
         let row = |name| text.lines().find(|line| line.contains(name)).unwrap().split_whitespace().collect::<Vec<_>>();
-        assert_eq!(row("  page/order0_pair "), ["page/order0_pair", "301", "400", "300", "instructions"]);
+        assert_eq!(row("  page/order0_pair "), ["page/order0_pair", "301", "400", "90", "instructions"]);
         assert_eq!(row("  only/here "), ["only/here", "7", "-", "instructions"]);
         assert!(text.contains("FAILED  page/order0_pair: too much (on 2G)"), "{text}");
     }
