@@ -35,7 +35,8 @@ impl<'a, M: Machine> Mapping<'a, M> {
         Ok(())
     }
 
-    /// Copies bytes in.
+    /// Copies bytes in. What stands behind the mapping is copied first, and a space that shows the mapping goes on showing
+    /// the original until it faults: so this is for files, and for what no space shows.
     ///
     /// # Errors
     /// See [`CacheError`]; some bytes may have been copied.

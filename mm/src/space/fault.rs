@@ -6,6 +6,9 @@
 //! stand in front of it meanwhile; so that is asked once more under the tables' lock: whoever puts something in front takes
 //! that lock afterwards, and finds the entry.
 //!
+//! What was copied to stand in front is what users see, even if there is no memory for the table that its entry needs: the
+//! entry that leads to what is behind goes, and the next access faults.
+//!
 //! With the page that is wanted others of its folio are mapped, as far as one leaf reaches: all of them, if the folio is
 //! the mapping's own; a few around, if it stands behind, where each has to be asked for.
 //!
@@ -15,6 +18,7 @@
 
 use thiserror::Error;
 
+use super::gather::Entries;
 use super::map::{MapError, Present, Run};
 use super::mmu::{Access, Mmu, PageProtection, TableEntry};
 use super::range::AddressRange;
@@ -159,8 +163,11 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         let offset = index.0 - folio.index().0 - range.pages_to(address);
         let offset = Count(u32::try_from(offset).unwrap_or(u32::MAX));
         let run = Run::of_folio(folio, offset, range, protection).ok_or(Attempt::Failed(MapError::Outside))?;
-        locked.map(&run, Present::Replace, provision)?;
-        Ok(Installed::Done)
+        let mapped = locked.map(&run, Present::Replace, provision);
+        if mapped.is_err() && own {
+            locked.unmap_behind(address, folio);
+        }
+        mapped.map(|()| Installed::Done)
     }
 
     /// Maps a run of a folio's pages, from `offset` on, before anybody asks for them: all of it, or nothing. A region must
@@ -192,6 +199,9 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
             let faulted = mapping.fault(index, intent, folio.order())?;
             let shown = &faulted.folio;
             let own = mapping.holds(shown, index);
+            if own {
+                self.tables.lock().unmap_behind(address, shown);
+            }
             if !own || shown.head() != folio.head() || shown.index().plus(offset.into()) != index {
                 return Err(MapError::Outside.into());
             }
@@ -219,6 +229,16 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
 }
 
 impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
+    /// Takes away the entry for an address, however much it maps, if it leads to something else than the folio that users
+    /// see there from now on.
+    fn unmap_behind(&mut self, address: VirtualAddress, folio: &FolioRef<'a, M>) {
+        if let (TableEntry::Page(page), whole) = self.entry(address)
+            && !folio.range().contains(page.frame)
+        {
+            self.unmap(whole, Entries::OfFolios);
+        }
+    }
+
     /// The pages around an address, of those that show a folio which stands behind a mapping, at which there is no entry
     /// and nothing stands in front.
     fn bare_around(
