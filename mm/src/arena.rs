@@ -18,6 +18,7 @@ use crate::machine::{Geometry, Machine};
 use crate::units::{CpuId, PAGE_SIZE, Pfn, PhysAddr};
 
 /// Bytes of a page that a shrunk geometry's nodes use: two pointers.
+#[cfg(not(loom))]
 const NODE_BYTES: usize = 16;
 
 #[derive(Debug)]
@@ -73,7 +74,10 @@ impl<G> ArenaMachine<G> {
             Some(index) => self.highmem[index],
         }
     }
+}
 
+#[cfg(not(loom))]
+impl<G> ArenaMachine<G> {
     /// Copies what the allocator can have in its pages: all of lowmem up to `tables_end`, where its tables are, and the
     /// beginning of every page behind it.
     pub(crate) fn save(&self, tables_end: Pfn, memory_end: Pfn) -> Vec<u8> {

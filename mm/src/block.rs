@@ -85,7 +85,7 @@ impl Pending {
     }
 
     /// The node that is stuck.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) const fn stuck(&self) -> Option<Pfn> {
         self.stuck
     }

@@ -149,5 +149,5 @@ impl<const CAPACITY: usize> BootMap<CAPACITY> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

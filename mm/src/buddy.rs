@@ -26,7 +26,7 @@ mod fallback;
 mod free;
 mod highatomic;
 mod relocate;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 mod verify;
 
@@ -66,7 +66,7 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
     }
 
     /// The frame of the node that is stuck, if one is: with the descriptors' words, all there is to a state.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn stuck(&self) -> u64 {
         self.zone.pending.stuck().map_or(u64::MAX, |pfn| u64::from(pfn.number()))
     }

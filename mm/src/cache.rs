@@ -43,7 +43,7 @@ mod split;
 mod standing;
 mod store;
 mod swap;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 mod verify;
 mod write_back;

@@ -325,5 +325,5 @@ pub struct GroupReport {
     pub refused: u32,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

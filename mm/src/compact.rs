@@ -26,7 +26,7 @@ mod area;
 mod claim;
 mod migrate;
 mod report;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[expect(unsafe_code, reason = "frees objects that it took raw")]
 mod tests;
 

@@ -23,7 +23,7 @@
 
 mod node;
 mod stack;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 mod verify;
 

@@ -38,7 +38,7 @@ mod memory;
 mod mmu;
 #[cfg(target_arch = "x86_64")]
 pub mod stepping;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod sweep;
 mod topology;
 
@@ -352,5 +352,5 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

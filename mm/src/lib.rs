@@ -87,7 +87,7 @@ pub mod compact;
 mod desc;
 mod descriptor;
 mod early;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod exhaustive;
 pub mod faults;
 pub mod folio;
@@ -100,7 +100,7 @@ pub mod lock;
 pub mod lock_order;
 pub mod machine;
 pub mod migratetype;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod model;
 pub mod owner;
 pub mod page;

@@ -205,5 +205,5 @@ impl<C: Class, T> fmt::Debug for RwLock<C, T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -57,7 +57,7 @@ impl Migratetype {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::Migratetype;
 

@@ -33,7 +33,7 @@ mod owners;
 mod page_table;
 mod raw;
 mod reference;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[expect(unsafe_code, reason = "frees what must not be freed, and what it took raw")]
 mod tests;
 mod verify;

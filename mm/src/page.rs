@@ -22,7 +22,7 @@ mod report;
 mod request;
 mod setup;
 mod slowpath;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[expect(unsafe_code, reason = "takes back what it gave up")]
 mod tests;
 mod zonelist;
@@ -33,7 +33,7 @@ pub use block::{Block, ContigRange};
 pub use bulk::BlockBatch;
 pub use numa::NumaEvents;
 pub use report::{Acquisitions, PageblockReport};
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use request::Policy;
 pub use request::Request;
 pub use setup::SetupError;

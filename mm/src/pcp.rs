@@ -22,7 +22,7 @@ mod list;
 #[cfg(all(test, loom))]
 #[expect(unsafe_code, reason = "shares a cell that says who is in the lists")]
 mod loom;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 pub(crate) use caches::{ClosedCaches, CpuCache, CpuCaches};

@@ -19,7 +19,7 @@ mod slabinfo;
 mod vmstat;
 mod zoneinfo;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use buddyinfo::BuddyInfo;

@@ -45,7 +45,7 @@ mod roster;
 mod sheaf;
 mod shrink;
 mod spec;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[expect(unsafe_code, reason = "frees what must not be freed, and reads what was written")]
 mod tests;
 mod verify;

@@ -37,7 +37,7 @@ mod relocate;
 mod rewrite;
 mod spaces;
 mod tables;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 mod verify;
 mod walk;

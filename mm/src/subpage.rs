@@ -23,7 +23,7 @@ mod bytes;
 mod lru;
 mod mapping;
 mod reclaim;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 mod verify;
 mod write_back;

@@ -282,5 +282,5 @@ impl Header {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -38,7 +38,7 @@ mod mark;
 mod node;
 mod path;
 mod reshape;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 mod verify;
 mod word;

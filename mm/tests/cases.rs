@@ -1,7 +1,8 @@
 //! The case list on hosted machines of every shape: one test a machine.
 //!
-//! Each case gets a machine of its own, so that one that panics does not stop the others; then all of them run one
-//! after the other on one machine, as they do in a kernel.
+//! Each case gets a machine of its own, so that one that panics does not stop the others: once with one CPU, once with
+//! eight. Then all of them run one after the other on one machine of two, as they do in a kernel. Where there are several
+//! CPUs, each of the others has blocks at hand when a case begins, and the case has to find them.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -12,10 +13,12 @@ use std::sync::Once;
 
 use mm::boot_map::{BootMap, Region, RegionKind};
 use mm::cases::{Case, Failure, Seed};
-use mm::host::HostMachine;
+use mm::host::{HostMachine, on_cpu};
 use mm::machine::{Geometry, Machine, Standard};
+use mm::migratetype::Migratetype;
 use mm::page::{PageAllocator, Request};
-use mm::units::{NodeId, Order, Pfn, PfnRange, PhysAddr};
+use mm::units::{CpuId, NodeId, Order, Pfn, PfnRange, PhysAddr};
+use mm::zone::ZoneKind;
 
 /// Nodes of two entries and short lists: some hundred pages cross every edge that the real sizes meet at millions.
 struct Tiny;
@@ -26,6 +29,7 @@ impl Geometry for Tiny {
     const LEAF_SHIFT: u32 = 1;
     const NODE_SHIFT: u32 = 1;
     const INLINE: u32 = 2;
+    const CPU_CACHE: u32 = 8;
     const RESERVE_SHARE: u32 = 0;
 }
 
@@ -70,10 +74,11 @@ impl Plan<'_> {
         usable.chain(reserved).chain([unaligned]).collect()
     }
 
-    /// Boots the machine and hands its allocator to `work`.
-    fn boot<G: Geometry>(self, work: impl FnOnce(&PageAllocator<'_, HostMachine<G>>)) {
+    /// Boots the machine with so many CPUs and hands its allocator to `work`.
+    fn boot<G: Geometry>(self, cpus: u16, work: impl FnOnce(&PageAllocator<'_, HostMachine<G>>)) {
+        let cpus = NonZeroU16::new(cpus).expect("a machine has a CPU");
         let end = self.usable.iter().map(|&(_, end)| end).max().expect("a machine has memory");
-        let machine = HostMachine::<G>::new(Pfn::new(end), Pfn::new(self.direct_map_end), NonZeroU16::MIN);
+        let machine = HostMachine::<G>::new(Pfn::new(end), Pfn::new(self.direct_map_end), cpus);
         let machine = machine.expect("the host has room for the machine");
         let map: BootMap = BootMap::new(&self.regions()).expect("the map is sound");
         let nodes = NonZeroU8::new(self.nodes).expect("a machine has a node");
@@ -99,18 +104,19 @@ impl Plan<'_> {
     fn run_all<G: Geometry>(self) {
         name_panics();
         let mut failures = Failures(String::new());
-        for seed in [Seed(1), Seed(2)] {
-            for case in Case::<HostMachine<G>>::ALL {
-                let run = || self.boot(|allocator| failures.run(case, allocator, seed));
+        for (cpus, seed) in [(1, Seed(1)), (8, Seed(2))] {
+            for (nth, case) in (0..).zip(Case::<HostMachine<G>>::ALL) {
+                let run = || self.boot(cpus, |allocator| failures.run(case, allocator, CpuId(nth % cpus), seed));
                 if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                    writeln!(failures.0, "  {}: panicked, as said above", case.name).expect("a string grows");
+                    writeln!(failures.0, "  {} ({cpus} CPUs): panicked, as said above", case.name)
+                        .expect("a string grows");
                 }
             }
         }
         assert!(failures.0.is_empty(), "on a machine each:\n{}", failures.0);
-        self.boot::<G>(|allocator| {
-            for case in Case::ALL {
-                failures.run(case, allocator, Seed(3));
+        self.boot::<G>(2, |allocator| {
+            for (nth, case) in (0..).zip(Case::ALL) {
+                failures.run(case, allocator, CpuId(nth % 2), Seed(3));
             }
         });
         assert!(failures.0.is_empty(), "one after the other:\n{}", failures.0);
@@ -121,14 +127,27 @@ impl Plan<'_> {
 struct Failures(String);
 
 impl Failures {
-    fn run<M: Machine>(&mut self, case: &Case<M>, allocator: &PageAllocator<'_, M>, seed: Seed) {
+    /// Runs a case on one CPU, while the others have something at hand.
+    fn run<M: Machine>(&mut self, case: &Case<M>, allocator: &PageAllocator<'_, M>, cpu: CpuId, seed: Seed) {
         RUNNING.set(case.name);
-        match case.run(allocator, seed) {
+        let cpus = allocator.machine().cpus();
+        (0..cpus.get()).map(CpuId).filter(|&other| other != cpu).for_each(|other| on_cpu(other, || stock(allocator)));
+        match on_cpu(cpu, || case.run(allocator, seed)) {
             Ok(()) => {}
-            Err(Failure::Skipped(reason)) => println!("{}: skipped: {reason}", case.name),
-            Err(failure) => writeln!(self.0, "  {}: {failure}", case.name).expect("a string grows"),
+            Err(Failure::Skipped(reason)) => println!("{} ({cpus} CPUs): skipped: {reason}", case.name),
+            Err(failure) => writeln!(self.0, "  {} ({cpus} CPUs): {failure}", case.name).expect("a string grows"),
         }
         RUNNING.set("");
+    }
+}
+
+/// Has this CPU keep blocks of every size at hand that may be kept there, as far as there is memory.
+fn stock<M: Machine>(allocator: &PageAllocator<'_, M>) {
+    for migratetype in Migratetype::REQUESTED {
+        for order in (0..=M::Geometry::PAGEBLOCK_ORDER.index()).map(Order::of) {
+            let request = Request::movable(order).with_migratetype(migratetype);
+            drop((allocator.alloc(request).ok(), allocator.alloc(request.up_to(ZoneKind::Normal)).ok()));
+        }
     }
 }
 

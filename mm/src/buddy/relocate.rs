@@ -81,11 +81,13 @@ impl<M: Machine> Buddy<'_, '_, M> {
         block: &FreeBlock,
         mut nodes: NodesInTheWay,
     ) -> Option<Way> {
-        let mut inside = [0; Order::LIMIT.index() + 1];
         let mut best = None;
         let mut steps = 0;
         let mut order = block.order();
         let mut head = block.head();
+        // Pages in free blocks below `order`: those that the block would take in, and all of them.
+        let mut inside = 0;
+        let mut free = (0..order.index()).map(|below| self.pages_in_blocks_of(Order::of(below))).sum::<u32>();
         'climb: while order < M::Geometry::MAX_ORDER {
             let area = head.buddy(order);
             let mut at = area;
@@ -96,7 +98,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
                     break 'climb;
                 }
                 if word.is(PageState::Free) {
-                    inside[word.order().index()] += 1;
+                    inside += word.order().pages();
                     at = at.plus(word.order().pages());
                 } else if word.is(PageState::Node) && nodes.try_push(at).is_ok() {
                     at = at.plus(1);
@@ -105,8 +107,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 }
             }
             head = head.min(area);
+            free += self.pages_in_blocks_of(order);
             order = order.above();
-            if !nodes.is_empty() && self.room_outside(&inside, order) >= nodes.len() {
+            if !nodes.is_empty() && (free - inside) as usize >= nodes.len() {
                 best = Some(Way { nodes: nodes.clone(), order });
             }
         }
@@ -132,12 +135,8 @@ impl<M: Machine> Buddy<'_, '_, M> {
         true
     }
 
-    /// Pages in free blocks below `order`, those counted in `inside` left out.
-    fn room_outside(&self, inside: &[u32; Order::LIMIT.index() + 1], order: Order) -> usize {
-        (0..order.index())
-            .map(Order::of)
-            .map(|below| ((self.zone.lists.count(below) - inside[below.index()]) as usize) << below.index())
-            .sum()
+    fn pages_in_blocks_of(&self, order: Order) -> u32 {
+        self.zone.lists.count(order) << order.index()
     }
 
     /// Moves the nodes out of the way and makes one block of what is then free.

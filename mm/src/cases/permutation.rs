@@ -49,7 +49,7 @@ impl Iterator for Permutation {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::vec;
     use std::vec::Vec;

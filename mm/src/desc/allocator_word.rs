@@ -226,7 +226,7 @@ impl AllocatorWord {
     }
 
     /// The same word, of a block that might have been allocated for any kind of page.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) const fn of_any_type(self) -> Self {
         if self.is(PageState::Allocated) { Self(self.0 & !TYPE) } else { self }
     }

@@ -197,7 +197,7 @@ impl Page {
     }
 
     /// What the words say, without what nobody reads: the second word of a page that is neither free nor a node.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn fingerprint(&self) -> [u64; 2] {
         let word = self.word().of_any_type();
         let placed = word.is_free_or_node();
@@ -211,5 +211,5 @@ impl Page {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

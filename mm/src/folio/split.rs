@@ -336,5 +336,5 @@ impl<M: Machine> fmt::Debug for FolioRow<'_, M> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

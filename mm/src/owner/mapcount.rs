@@ -126,7 +126,7 @@ const fn word_of(first: u16, share: u64, entries: u64) -> u64 {
     (first as u64) << FIRST_SHIFT | share << SHARE_SHIFT | entries
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

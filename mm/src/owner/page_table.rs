@@ -128,7 +128,7 @@ impl<M: Machine> Walker<'_, M> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::arena::ArenaMachine;

@@ -85,7 +85,7 @@ impl<M: Machine> PageAllocator<'_, M> {
     }
 
     /// What the descriptors of a range say: for two allocators of one machine in the same state, the same words.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn fingerprint(&self, range: PfnRange) -> std::vec::Vec<u64> {
         let words = range.frames().filter_map(|pfn| self.map.get(pfn)).flat_map(crate::desc::word::Page::fingerprint);
         let types = range.frames().filter_map(|pfn| Some(self.map.section(pfn)?.migratetype(pfn) as u64));

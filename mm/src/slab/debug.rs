@@ -18,7 +18,7 @@ mod anatomy;
 mod corruption;
 mod long_way;
 mod spec;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[expect(unsafe_code, reason = "writes where nobody may")]
 mod tests;
 mod track;

@@ -261,7 +261,7 @@ pub enum ReallocError {
     NotAllocated(#[from] FreeObjectError),
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -138,7 +138,7 @@ const fn inverse_of(odd: u32) -> u32 {
     inverse
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -223,7 +223,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     }
 
     /// [`gather`](Self::gather) for all caches.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn gather_all(&self) {
         let Ok(()) = self.try_for_each_cache(|cache| {
             self.gather(cache);

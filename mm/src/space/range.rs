@@ -98,7 +98,7 @@ impl fmt::Debug for AddressRange {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -152,7 +152,7 @@ impl<'a, M: Machine> TreeNodes<'a, M> {
         Ok(Self { caches, cache: caches.create(spec.aligned(NODE_ALIGN).constructed(construct).type_stable())? })
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn machine(&self) -> &'a M {
         self.caches.pages.machine()
     }

@@ -143,7 +143,7 @@ const fn protection_ratio(kind: ZoneKind) -> u32 {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

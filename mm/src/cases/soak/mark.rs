@@ -66,7 +66,7 @@ impl fmt::Display for Found {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::string::ToString;
 

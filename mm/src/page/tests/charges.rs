@@ -1,12 +1,14 @@
 //! What the charges are checked against, and threads at one limit.
 
+use core::num::NonZeroU16;
 use std::vec::Vec;
 
 use super::{MIB, Machine, allocator, machine, usable};
 use crate::charge::GroupId;
+use crate::host::on_cpu;
 use crate::invariant::Invariant;
 use crate::page::{PageAllocator, Request};
-use crate::units::{Order, Pfn};
+use crate::units::{CpuId, Order, Pfn, PhysAddr};
 
 /// Breaks something about two pages of one group, and says at which page the checker of charges finds what.
 fn miscounted(break_it: impl FnOnce(&PageAllocator<'_, Machine>, Pfn)) -> Option<Pfn> {
@@ -54,15 +56,17 @@ fn a_block_of_a_group_that_there_is_not_can_be_freed_all_the_same() {
 #[test]
 fn threads_allocate_for_one_group_up_to_its_limit_and_never_beyond() {
     const LIMIT: u32 = 100;
-    let machine = machine(16 * MIB, 16 * MIB);
+    let end = Pfn::containing(PhysAddr(16 * MIB)).expect("it is low");
+    let cpus = NonZeroU16::new(4).expect("not zero");
+    let machine = Machine::new(end, end, cpus).expect("the host lends address space");
     let allocator = allocator(&machine, &[usable(0, 16 * MIB)]);
     let group = allocator.groups().create(Some(LIMIT)).expect("no group was made");
     let held: u32 = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4)
             .map(|order| {
                 let (allocator, group) = (&allocator, &group);
-                let request = Request::new(Order::of(order)).charged_to(group.id());
-                scope.spawn(move || {
+                let request = Request::new(Order::of(order.into())).charged_to(group.id());
+                let work = move || {
                     let mut blocks = Vec::new();
                     for turn in 0..5000 {
                         blocks.extend(allocator.alloc(request).ok());
@@ -74,7 +78,8 @@ fn threads_allocate_for_one_group_up_to_its_limit_and_never_beyond() {
                     let pages = blocks.iter().map(|block| block.order().pages()).sum::<u32>();
                     core::mem::forget(blocks);
                     pages
-                })
+                };
+                scope.spawn(move || on_cpu(CpuId(order), work))
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().expect("no thread fails")).sum()

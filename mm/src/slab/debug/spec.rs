@@ -146,7 +146,7 @@ fn wanted(block: &str) -> Result<Wanted, SlabDebugError> {
     Ok(wanted)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
