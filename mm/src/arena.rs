@@ -17,9 +17,12 @@ use crate::lock_order::{Context, HeldLocks, Interrupts, Work};
 use crate::machine::{Geometry, Machine};
 use crate::units::{CpuId, PAGE_SIZE, Pfn, PhysAddr};
 
-/// Bytes of a page that a shrunk geometry's nodes use: two pointers.
+/// Words of a page that a shrunk geometry's nodes use: two pointers.
 #[cfg(not(loom))]
-const NODE_BYTES: usize = 16;
+const NODE_WORDS: usize = 2;
+
+#[cfg(not(loom))]
+const PAGE_WORDS: usize = PAGE_SIZE / 8;
 
 #[derive(Debug)]
 pub(crate) struct ArenaMachine<G> {
@@ -80,28 +83,28 @@ impl<G> ArenaMachine<G> {
 impl<G> ArenaMachine<G> {
     /// Copies what the allocator can have in its pages: all of lowmem up to `tables_end`, where its tables are, and the
     /// beginning of every page behind it.
-    pub(crate) fn save(&self, tables_end: Pfn, memory_end: Pfn) -> Vec<u8> {
-        let mut bytes = Vec::new();
+    pub(crate) fn save(&self, tables_end: Pfn, memory_end: Pfn) -> Vec<u64> {
+        let mut words = Vec::with_capacity(memory_end.index() * PAGE_WORDS);
         for (pfn, len) in Self::parts(tables_end, memory_end) {
             // SAFETY: the part lies in the frame, and no operation is under way.
-            bytes.extend_from_slice(unsafe { core::slice::from_raw_parts(self.frame(pfn).as_ptr(), len) });
+            words.extend_from_slice(unsafe { core::slice::from_raw_parts(self.frame(pfn).cast().as_ptr(), len) });
         }
-        bytes
+        words
     }
 
     /// Brings back what [`save`](Self::save) copied.
-    pub(crate) fn restore(&self, saved: &[u8], tables_end: Pfn, memory_end: Pfn) {
+    pub(crate) fn restore(&self, saved: &[u64], tables_end: Pfn, memory_end: Pfn) {
         let mut saved = saved;
         for (pfn, len) in Self::parts(tables_end, memory_end) {
             let (part, rest) = saved.split_at(len);
             // SAFETY: the part lies in the frame, and no operation is under way.
-            unsafe { self.frame(pfn).as_ptr().copy_from_nonoverlapping(part.as_ptr(), len) };
+            unsafe { self.frame(pfn).cast::<u64>().as_ptr().copy_from_nonoverlapping(part.as_ptr(), len) };
             saved = rest;
         }
     }
 
     fn parts(tables_end: Pfn, memory_end: Pfn) -> impl Iterator<Item = (Pfn, usize)> {
-        let len = move |pfn| if pfn < tables_end { PAGE_SIZE } else { NODE_BYTES };
+        let len = move |pfn| if pfn < tables_end { PAGE_WORDS } else { NODE_WORDS };
         (0..memory_end.number()).map(Pfn::new).map(move |pfn| (pfn, len(pfn)))
     }
 }

@@ -23,8 +23,11 @@ use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange};
 /// Where the small machine's pages start; its tables stand below.
 const BASE: Pfn = Pfn::new(32);
 
-/// A sparse copy of a state: where it differs from the state after boot.
+/// A sparse copy of a state: the words that differ from the state after boot.
 type Delta = Vec<(u32, u64)>;
+
+/// Words that are compared at once.
+const PIECE: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 enum Operation {
@@ -37,7 +40,9 @@ struct Search<'m, G: Geometry> {
     machine: &'m ArenaMachine<G>,
     allocator: PageAllocator<'m, ArenaMachine<G>>,
     frames: PfnRange,
-    boot: Vec<u8>,
+    boot: Vec<u64>,
+    /// The same, to be changed into what is brought back.
+    state: Vec<u64>,
     kinds: &'static [Migratetype],
 }
 
@@ -73,27 +78,31 @@ impl<'m, G: Geometry> Search<'m, G> {
             }
         }
         let boot = machine.save(BASE, frames.end);
-        Self { machine, allocator, frames, boot, kinds }
+        let state = boot.clone();
+        Self { machine, allocator, frames, boot, state, kinds }
     }
 
     fn save(&self) -> Delta {
         let now = self.machine.save(BASE, self.frames.end);
-        let words = now.chunks_exact(8).zip(self.boot.chunks_exact(8)).enumerate();
-        words
-            .filter(|(_, (now, boot))| now != boot)
-            .map(|(index, (now, _))| {
-                let index = u32::try_from(index).expect("a small machine");
-                (index, u64::from_ne_bytes(now.try_into().expect("eight bytes")))
-            })
-            .collect()
+        let mut delta = Delta::new();
+        // Most of it is as it was, and that shows sooner in larger pieces.
+        for ((now, boot), start) in now.chunks(PIECE).zip(self.boot.chunks(PIECE)).zip((0..).step_by(PIECE)) {
+            if now != boot {
+                let words = now.iter().zip(boot).zip(start..);
+                delta.extend(words.filter(|((now, boot), _)| now != boot).map(|((&now, _), index)| (index, now)));
+            }
+        }
+        delta
     }
 
-    fn restore(&self, delta: &Delta) {
-        let mut bytes = self.boot.clone();
+    fn restore(&mut self, delta: &Delta) {
         for &(index, word) in delta {
-            bytes[index as usize * 8..][..8].copy_from_slice(&word.to_ne_bytes());
+            self.state[index as usize] = word;
         }
-        self.machine.restore(&bytes, BASE, self.frames.end);
+        self.machine.restore(&self.state, BASE, self.frames.end);
+        for &(index, _) in delta {
+            self.state[index as usize] = self.boot[index as usize];
+        }
     }
 
     fn operations(&self) -> Vec<Operation> {
@@ -162,7 +171,7 @@ impl<'m, G: Geometry> Search<'m, G> {
     }
 
     /// Visits every state within `depth` operations of boot, as far as `limit` states.
-    fn run(&self, depth: usize) -> Seen {
+    fn run(&mut self, depth: usize) -> Seen {
         let first = self.allocator.fingerprint(self.frames);
         let mut known = HashSet::from([first.clone()]);
         let mut frontier = std::vec![(first, Delta::new())];
