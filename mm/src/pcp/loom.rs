@@ -1,6 +1,9 @@
 //! Every interleaving of a CPU that takes and puts with others that close it and take all: no block is lost, none is had
 //! twice, and nobody is in the lists with another.
 //!
+//! Seen to fail, each by all three models: `closed` read relaxed in `enter`, or before the barrier; `busy` read relaxed in
+//! `wait`; either store that gives the lists over relaxed (`reopen`, `Busy::drop`); no heavy barrier.
+//!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p mm --release --lib loom`.
 
 use ::loom::cell::Cell;
