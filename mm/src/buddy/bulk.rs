@@ -11,12 +11,12 @@ use crate::block::FreeBlock;
 use crate::desc::allocator_word::{AllocatorWord, Mergeable};
 use crate::desc::word::Page;
 use crate::machine::Machine;
-use crate::units::{Order, PfnRange};
+use crate::units::{Order, Pfn, PfnRange};
 
 impl<'m, M: Machine> Buddy<'_, 'm, M> {
     /// Takes up to `want` blocks out of the zone, each of which `give` gets as one at hand of a CPU that is to be allocated
     /// with the word `allocated`, the lowest last. Of the other migratetypes' memory it takes one block and no more.
-    pub(crate) fn alloc_bulk(&mut self, allocated: AllocatorWord, want: u32, mut give: impl FnMut(&'m Page)) {
+    pub(crate) fn alloc_bulk(&mut self, allocated: AllocatorWord, want: u32, mut give: impl FnMut(&'m Page, Pfn)) {
         let (migratetype, order) = (allocated.list().migratetype(), allocated.order());
         let mut left = want;
         while let Some(most) = left.checked_ilog2() {
@@ -39,7 +39,7 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         block: FreeBlock,
         allocated: AllocatorWord,
         most: u32,
-        give: &mut impl FnMut(&'m Page),
+        give: &mut impl FnMut(&'m Page, Pfn),
     ) -> u32 {
         let section = self.map.known_section(block.head());
         let order = allocated.order();
@@ -54,17 +54,16 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         for piece in (0..pieces).rev() {
             let pfn = head.plus(piece << order.number());
             let page = section.page(pfn);
-            page.set_cached(pfn, allocated);
-            give(page);
+            page.set_cached(allocated);
+            give(page, pfn);
         }
         self.drain();
         pieces
     }
 
     /// Takes blocks of an order back that CPUs had at hand. What `next` gives is nobody's on the way.
-    pub(crate) fn free_bulk(&mut self, order: Order, mut next: impl FnMut() -> Option<&'m Page>) {
+    pub(crate) fn free_bulk(&mut self, order: Order, mut next: impl FnMut() -> Option<Pfn>) {
         let pages = order.pages();
-        let mut next = || next().map(Page::number_at_hand);
         let mut row = match next() {
             Some(pfn) => PfnRange::new(pfn, pfn.plus(pages)),
             None => return,

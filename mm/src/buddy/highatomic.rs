@@ -41,7 +41,7 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         demand: Demand,
         allocated: AllocatorWord,
         want: u32,
-        give: impl FnMut(&'m Page),
+        give: impl FnMut(&'m Page, Pfn),
     ) {
         if !self.zone.may_give(demand) {
             return;

@@ -243,6 +243,9 @@ impl AllocatorWord {
         (self.0 >> ORDER_SHIFT) as usize % (ListId::COUNT / 2)
     }
 
+    /// No descriptor ever says this.
+    pub(crate) const NO_BLOCK: Self = Self(u64::MAX);
+
     pub(crate) const fn isolated(order: Order, zone: ZoneId) -> Self {
         Self::head(PageState::Isolated, order, zone)
     }
@@ -266,13 +269,6 @@ impl AllocatorWord {
     #[inline(always)]
     pub(crate) const fn is_mergeable(self, wanted: Mergeable) -> bool {
         self.0 & MERGE == wanted.0
-    }
-
-    /// Whether this heads an allocated block in `zone` that no group but the root pays for: one masked compare.
-    #[inline(always)]
-    pub(crate) const fn is_uncharged_in(self, zone: ZoneId) -> bool {
-        let wanted = PageState::Allocated.bits() | (zone.0 as u64) << ZONE_SHIFT;
-        self.0 & (STATE | 0xff << ZONE_SHIFT | 0xff << GROUP_SHIFT) == wanted
     }
 
     /// What the buddy's word must say for the two to merge, once the allocated block that this heads is free.

@@ -121,6 +121,27 @@ impl<'m, G: Geometry> Section<'m, G> {
     }
 }
 
+/// See [`PageMap::neighbours`].
+pub(crate) struct Neighbours<'m, G: Geometry> {
+    map: PageMap<'m, G>,
+    /// The number of the section that was looked up last, and its descriptors; at first one that no frame is in.
+    section: u32,
+    descriptors: Descriptors<'m, G>,
+}
+
+impl<'m, G: Geometry> Neighbours<'m, G> {
+    /// As [`PageMap::get`].
+    #[inline(always)]
+    pub(crate) fn get(&mut self, pfn: Pfn) -> Option<&'m Page> {
+        let section = pfn.number() >> PageMap::<G>::SECTION_SHIFT;
+        if self.section != section {
+            self.descriptors = self.map.section(pfn)?.descriptors();
+            self.section = section;
+        }
+        Some(self.descriptors.page(pfn))
+    }
+}
+
 type Table<'m, G> = [Section<'m, G>; 1 << TABLE_SHIFT];
 
 /// All descriptors of the machine.
@@ -170,6 +191,12 @@ impl<'m, G: Geometry> PageMap<'m, G> {
     #[inline(always)]
     pub(crate) fn get(&self, pfn: Pfn) -> Option<&'m Page> {
         Some(self.section(pfn)?.page(pfn))
+    }
+
+    /// Descriptors of frames of which most stand near the one before.
+    pub(crate) fn neighbours(&self) -> Neighbours<'m, G> {
+        let descriptors = Descriptors { pages: self.holes, lifetime: PhantomData, geometry: PhantomData };
+        Neighbours { map: *self, section: u32::MAX, descriptors }
     }
 
     /// Behind the last frame that any table leads to.

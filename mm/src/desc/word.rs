@@ -3,7 +3,7 @@
 //!
 //! While nobody owns the page, the second word is a number: for a free block its position on its list, for a node the
 //! first position under it (the way back to its parent's slot), for a block in flight between lists the next one in
-//! flight, for a block at hand of a CPU its own number.
+//! flight, and zero for a block at hand of a CPU, as for an allocated one that nobody owns.
 //!
 //! Invariants: FREE-1 (a free block's position stands in its head).
 //! Source: K. Overstreet, "Struct page proposal", linux-mm, 2021-09-23.
@@ -73,40 +73,35 @@ impl Page {
         self.publish(AllocatorWord::allocated(migratetype, order, zone));
     }
 
-    /// Makes the page, whose number is `pfn`, the head of a free block at hand of a CPU that is allocated with the word
-    /// `allocated`. While it is at hand, the block knows its number.
+    /// Makes the page the head of a free block at hand of a CPU, which is allocated with the word `allocated`.
     #[inline(always)]
-    pub(crate) fn set_cached(&self, pfn: Pfn, allocated: AllocatorWord) {
-        self.set_owner(OwnerWord::number(u64::from(pfn.number())));
+    pub(crate) fn set_cached(&self, allocated: AllocatorWord) {
+        self.set_owner(OwnerWord::PLAIN);
+        self.keep_at_hand(allocated);
+    }
+
+    /// Puts the allocated block that this heads, without an owner and uncharged, at hand of a CPU.
+    #[inline(always)]
+    pub(crate) fn keep_at_hand(&self, allocated: AllocatorWord) {
         self.publish(allocated.when_cached());
     }
 
-    /// Makes a block at hand of a CPU an allocated one without an owner, and gives its number.
+    /// Makes a block at hand of a CPU an allocated one, which has no owner yet.
     #[inline(always)]
-    pub(crate) fn hand_out(&self, allocated: AllocatorWord) -> Pfn {
-        let pfn = self.number_at_hand();
-        self.set_owner(OwnerWord::PLAIN);
+    pub(crate) fn hand_out(&self, allocated: AllocatorWord) {
         self.publish(allocated);
-        pfn
     }
 
-    /// The number of a block at hand of a CPU.
-    #[expect(clippy::cast_possible_truncation, reason = "only a number is ever stored while the block is at hand")]
-    #[inline(always)]
-    pub(crate) fn number_at_hand(&self) -> Pfn {
-        Pfn::new(self.allocatee().as_number() as u32)
-    }
-
-    /// Marks the second word of a block at hand, whose number is `pfn`. Says whether it bore that number, and no mark.
-    pub(crate) fn mark(&self, pfn: Pfn) -> bool {
-        let unmarked = self.allocatee() == OwnerWord::number(u64::from(pfn.number()));
-        self.set_owner(OwnerWord::number(u64::from(pfn.number()) | NO_NEXT));
+    /// Marks the second word of a block at hand. Says whether it was as it is to be.
+    pub(crate) fn mark(&self) -> bool {
+        let unmarked = self.allocatee() == OwnerWord::PLAIN;
+        self.set_owner(OwnerWord::number(NO_NEXT));
         unmarked
     }
 
     /// Takes the mark away.
     pub(crate) fn unmark(&self) {
-        self.set_owner(OwnerWord::number(u64::from(self.number_at_hand().number())));
+        self.set_owner(OwnerWord::PLAIN);
     }
 
     /// Lets a group pay for the allocated block that this heads. Only the block's owner calls this, so that nobody

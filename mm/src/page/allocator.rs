@@ -174,7 +174,17 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// Nobody uses the block's pages any more, and no [`Block`] owns them.
     #[expect(unsafe_code, reason = "the caller vouches for what the words cannot say: that nobody uses the pages")]
     pub unsafe fn free_raw(&self, pfn: Pfn) -> Result<(), FreeError> {
-        self.free(pfn).map_err(|word| self.why_not_allocated(pfn, word))
+        match self.map.get(pfn).and_then(|page| self.free_at_hand(page, pfn)) {
+            Some(()) => Ok(()),
+            None => self.free_raw_slowly(pfn),
+        }
+    }
+
+    // In one call, so that the short way needs no registers saved for it.
+    #[cold]
+    #[inline(never)]
+    fn free_raw_slowly(&self, pfn: Pfn) -> Result<(), FreeError> {
+        self.free_slowly(pfn).map_err(|word| self.why_not_allocated(pfn, word))
     }
 
     /// Takes ownership of the block that `pfn` heads.
@@ -304,18 +314,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         operation(&mut Buddy::new(self.machine, &self.map, &mut zone))
     }
 
-    /// Frees a block: to what this CPU has at hand, if its like are kept there. What is not the head of an allocated block
-    /// comes back as the word that says so: two registers, where a reason would take memory.
-    #[inline(always)]
-    fn free(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
-        match self.map.get(pfn).and_then(|page| self.free_at_hand(page, pfn)) {
-            Some(()) => Ok(()),
-            None => self.free_slowly(pfn),
-        }
-    }
-
     /// Frees a block that is charged, for which there is no room at hand, of which the like are not kept there, or that is
-    /// none.
+    /// none: what is not the head of an allocated block comes back as the word that says so.
     #[cold]
     #[inline(never)]
     fn free_slowly(&self, pfn: Pfn) -> Result<(), AllocatorWord> {

@@ -1,6 +1,7 @@
 //! Blocks out of what this CPU has at hand, and back.
 //!
-//! Cost: no lock; the list's head, one of its slots, and the first word of the block's descriptor. A list that is empty or
+//! Cost: no lock; the list's head, one of its slots, and the first word of the block's descriptor. Which list a freed block
+//! goes to is guessed, and compared with what the block says: so the next block waits for no descriptor. A list that is empty or
 //! full goes to its zone once for a whole batch.
 //!
 //! An interrupt handler that finds its own CPU amid this goes to the zones.
@@ -15,7 +16,7 @@ use crate::desc::allocator_word::{AllocatorWord, PageState};
 use crate::desc::word::Page;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::pcp::{List, Relief, Supply};
+use crate::pcp::{AtHand, List, Relief, Supply};
 use crate::units::{Count, Pfn};
 use crate::zone::Zone;
 use crate::zone::watermark::Demand;
@@ -30,11 +31,12 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if !request.is_plain() {
             return None;
         }
-        let at_hand = self.cpu_caches.first(self.machine.cpu(), request.highest)?.enter(self.machine)?;
-        let list = at_hand.list(request.migratetype, request.order);
-        let page = list.take()?;
-        let head = page.hand_out(list.word());
-        at_hand.count_served(1);
+        let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
+        let cache = at_hand.first(request.highest)?;
+        let list = cache.list(request.migratetype, request.order);
+        let (page, head) = list.take()?;
+        page.hand_out(list.word());
+        cache.count_served(1);
         Some((page, head))
     }
 
@@ -43,16 +45,17 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     pub(super) fn fill_at_hand(&self, request: Request, heads: &mut [Pfn]) -> Count {
         let mut had = 0;
         if request.is_plain()
-            && let Some(cache) = self.cpu_caches.first(self.machine.cpu(), request.highest)
-            && let Some(at_hand) = cache.enter(self.machine)
+            && let Some(at_hand) = self.cpu_caches.enter(self.machine.cpu(), self.machine)
+            && let Some(cache) = at_hand.first(request.highest)
         {
-            let list = at_hand.list(request.migratetype, request.order);
+            let list = cache.list(request.migratetype, request.order);
             for place in heads {
-                let Some(page) = list.take() else { break };
-                *place = page.hand_out(list.word());
+                let Some((page, head)) = list.take() else { break };
+                page.hand_out(list.word());
+                *place = head;
                 had += 1;
             }
-            at_hand.count_served(had);
+            cache.count_served(had);
         }
         Count(had)
     }
@@ -61,47 +64,46 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// charged for it, it is no such block, there is no room, or its like are not kept at hand.
     #[inline(always)]
     pub(super) fn free_at_hand(&self, page: &'m Page, pfn: Pfn) -> Option<()> {
+        let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
+        let hot = at_hand.hot();
+        Self::put_at_hand(&at_hand, &mut (hot, hot.word()), page, pfn)
+    }
+
+    /// The same with the list that the block likely goes to, and what the heads of that list's blocks say.
+    #[inline(always)]
+    fn put_at_hand(
+        at_hand: &AtHand<'m>,
+        hot: &mut (&'m List<'m>, AllocatorWord),
+        page: &'m Page,
+        pfn: Pfn,
+    ) -> Option<()> {
         let word = page.word();
-        if !word.is_uncharged() || page.owner().is_owned() {
+        if page.owner().is_owned() {
             return None;
         }
-        let at_hand = self.cpu_caches.of(self.machine.cpu(), word.zone())?.enter(self.machine)?;
-        let list = at_hand.list_for(word);
-        list.put(page).ok()?;
-        page.set_cached(pfn, list.word());
+        if word != hot.1 {
+            let list = at_hand.list_for(word)?;
+            *hot = (list, list.word());
+        }
+        hot.0.put(page, pfn).ok()?;
+        page.keep_at_hand(hot.1);
         Some(())
     }
 
-    /// Puts blocks of one zone at hand, each as [`free_at_hand`](Self::free_at_hand) does, up to the first that it cannot. Says
-    /// how many.
+    /// Puts blocks at hand, each as [`free_at_hand`](Self::free_at_hand) does, up to the first that it cannot. Says how many.
     // On its own, so that the loop has the registers.
     #[inline(never)]
-    pub(super) fn put_at_hand(&self, heads: &[Pfn]) -> Count {
+    pub(super) fn put_all_at_hand(&self, heads: &[Pfn]) -> Count {
         let mut freed = 0;
-        if let Some(&first) = heads.first()
-            && let Some(zone) = self.map.get(first).map(|page| page.word().zone())
-            && let Some(cache) = self.cpu_caches.of(self.machine.cpu(), zone)
-            && let Some(at_hand) = cache.enter(self.machine)
-        {
-            // Neighbours share a section.
-            let map = self.map;
-            let Some(section) = map.section(first) else { return Count(0) };
-            let (mut descriptors, mut last) = (section.descriptors(), first);
+        if let Some(at_hand) = self.cpu_caches.enter(self.machine.cpu(), self.machine) {
+            let mut pages = self.map.neighbours();
+            let hot = at_hand.hot();
+            let mut hot = (hot, hot.word());
             for &pfn in heads {
-                if (pfn.number() ^ last.number()) >= M::Geometry::MAX_ORDER.pages() {
-                    let Some(section) = map.section(pfn) else { break };
-                    (descriptors, last) = (section.descriptors(), pfn);
-                }
-                let page = descriptors.page(pfn);
-                let word = page.word();
-                if !word.is_uncharged_in(zone) || page.owner().is_owned() {
+                let Some(page) = pages.get(pfn) else { break };
+                if Self::put_at_hand(&at_hand, &mut hot, page, pfn).is_none() {
                     break;
                 }
-                let list = at_hand.list_for(word);
-                if list.put(page).is_err() {
-                    break;
-                }
-                page.set_cached(pfn, list.word());
                 freed += 1;
             }
         }
@@ -118,15 +120,19 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         migratetype: Migratetype,
     ) -> Option<Pfn> {
         let word = AllocatorWord::allocated(migratetype, demand.order, cell.id);
-        let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id).and_then(|cache| cache.enter(self.machine));
-        let kept = at_hand.as_ref().and_then(|at_hand| at_hand.kept(word));
-        let take = |list: &List<'m>| Some(list.take()?.hand_out(word));
+        let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine);
+        let kept = at_hand.as_ref().and_then(|at_hand| at_hand.of(cell.id)?.kept(word));
+        let take = |list: &List<'m>| {
+            let (page, head) = list.take()?;
+            page.hand_out(word);
+            Some(head)
+        };
         kept.and_then(|(list, _)| take(list)).or_else(|| {
             self.with_buddy_undisturbed(interrupts, cell, |buddy| {
                 let refilled = kept.and_then(|(list, habit)| {
                     let want = habit.wants(list, supply(buddy.zone()));
                     // INVARIANT: PCP-1, the list is empty and wants no more than it may hold.
-                    buddy.alloc_bulk_for(demand, word, want, |page| list.put_wanted(page));
+                    buddy.alloc_bulk_for(demand, word, want, |page, head| list.put_wanted(page, head));
                     take(list)
                 });
                 refilled.or_else(|| buddy.alloc_for(demand, migratetype))
@@ -143,8 +149,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             return None;
         }
         let cell = self.zones.get(word.zone().index())?;
-        let at_hand = self.cpu_caches.of(self.machine.cpu(), cell.id)?.enter(self.machine)?;
-        let (list, habit) = at_hand.kept(word)?;
+        let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
+        let (list, habit) = at_hand.of(cell.id)?.kept(word)?;
         if list.len() < list.high() {
             return Some(page);
         }
@@ -168,10 +174,9 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// To be called now and then on every CPU, by its timer: what it has not used for long goes back to the zones. Cost: a
     /// look at each of its lists, and an eighth of those that were made larger.
     pub fn tick(&self) {
+        let Some(at_hand) = self.cpu_caches.enter(self.machine.cpu(), self.machine) else { return };
         for cell in self.zones {
-            let cache = self.cpu_caches.of(self.machine.cpu(), cell.id);
-            let Some(at_hand) = cache.and_then(|cache| cache.enter(self.machine)) else { continue };
-            for (list, habit) in at_hand.lists() {
+            for (list, habit) in at_hand.of(cell.id).into_iter().flat_map(|cache| cache.lists()) {
                 let many = habit.age(list);
                 if many > 0 {
                     self.with_buddy(cell, |buddy| Self::drain_list(buddy, list, Count(many)));

@@ -46,7 +46,7 @@ impl<M: Machine> PageAllocator<'_, M> {
         let mut outcome = Ok(());
         let mut left = heads;
         while !left.is_empty() {
-            let Count(freed) = self.put_at_hand(left);
+            let Count(freed) = self.put_all_at_hand(left);
             left = &left[freed as usize..];
             if let [first, rest @ ..] = left {
                 // SAFETY: the caller's promise.

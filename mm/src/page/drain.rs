@@ -2,7 +2,7 @@
 //!
 //! One at a time, with interrupts off: every CPU is shut out of what it has at hand, all of that goes to its zones, and the
 //! work is done before any CPU may refill. So what was free at that moment can be had, wherever it was (FREE-3). One thing
-//! only is out of reach: what a CPU was amid taking or putting when the handler that asks interrupted it.
+//! only is out of reach: what its own CPU has at hand, for a handler that interrupted it amid its lists.
 //!
 //! Invariants: PCP-1, GATE-1. Cost: a barrier on every CPU, a look at each of their lists, and freeing what is in them.
 
@@ -83,15 +83,12 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let mut pages = 0;
         let mut outcome = Ok(());
         for list in closed.lists(cell.id) {
-            for page in list.iter() {
-                let pfn = page.number_at_hand();
+            for pfn in list.iter() {
                 let broken = |what| Err(Violation::of(Invariant::Pcp1, Some(pfn), what));
-                if page.word() != list.word().when_cached() {
-                    outcome = Err(Violation::of(Invariant::Pcp1, None, "a CPU's list has a block that says otherwise"));
-                } else if !page.mark(pfn) {
-                    outcome = broken("a block is at hand twice");
-                } else if !self.map.get(pfn).is_some_and(|found| core::ptr::eq(found, page)) {
-                    outcome = broken("a block at hand has another's number");
+                match self.map.get(pfn).filter(|page| page.word() == list.word().when_cached()) {
+                    None => outcome = broken("a CPU's list has a block that says otherwise"),
+                    Some(page) if !page.mark() => outcome = broken("a block is at hand twice"),
+                    Some(_) => {}
                 }
             }
             pages += list.len() * list.word().order().pages();
@@ -99,6 +96,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         closed
             .lists(cell.id)
             .flat_map(List::iter)
+            .filter_map(|pfn| self.map.get(pfn))
             .filter(|page| page.word().is(PageState::Cached))
             .for_each(Page::unmark);
         outcome.map(|()| pages)

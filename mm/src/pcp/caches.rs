@@ -1,14 +1,16 @@
 //! Every CPU's lists of every zone.
 //!
-//! Cost: 3 KiB for each CPU and zone, and eight bytes for each block that a list may ever hold: all CPUs together, one in
+//! Cost: 3 KiB for each CPU and zone, and sixteen bytes for each block that a list may ever hold: all CPUs together, one in
 //! sixteen of a zone's pages for each migratetype at most (`MetadataBytes::cpu_caches`).
-#![expect(unsafe_code, reason = "a CPU's row is found by its number alone")]
+#![expect(unsafe_code, reason = "a CPU's row is found by its number alone, and leads to one of its lists")]
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
 
 use super::gate::{Busy, Gate};
-use super::list::{Habit, List, capacity};
+use super::list::{Habit, List, Slot, capacity};
 use crate::boot_map::{BootMap, CarveError};
 use crate::desc::allocator_word::AllocatorWord;
-use crate::desc::word::Page;
 use crate::early::{MetadataBytes, carve_slice};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
@@ -24,7 +26,6 @@ const TYPE_SHIFT: usize = 4;
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct CpuCache<'m> {
-    gate: Gate,
     /// Allocations out of the lists by whom no other zone would have served sooner. Only the CPU itself writes.
     served: AtomicU64,
     lists: [List<'m>; LISTS],
@@ -33,7 +34,7 @@ pub(crate) struct CpuCache<'m> {
 
 impl<'m> CpuCache<'m> {
     /// Lists of a zone of which the CPU has so many pages to itself, in slots from the front of `slots`.
-    fn new<G: Geometry>(zone: ZoneId, pages: u32, slots: &mut &'m [AtomicPtr<Page>]) -> Self {
+    fn new<G: Geometry>(zone: ZoneId, pages: u32, slots: &mut &'m [Slot]) -> Self {
         let mut list = |number: usize| {
             let (migratetype, order) = (number >> TYPE_SHIFT, number % (1 << TYPE_SHIFT));
             let kept = migratetype < Migratetype::REQUESTED.len() && order <= G::MAX_ORDER.index();
@@ -52,17 +53,10 @@ impl<'m> CpuCache<'m> {
             }
             list
         });
-        Self { gate: Gate::open(), served: AtomicU64::new(0), lists, habits }
+        Self { served: AtomicU64::new(0), lists, habits }
     }
 
-    /// The lists, for as long as the result lives; `None` if they are closed, or this is a handler that has interrupted who
-    /// uses them. Only the CPU itself may ask.
-    #[inline(always)]
-    pub(crate) fn enter(&self, machine: &impl Machine) -> Option<AtHand<'_, 'm>> {
-        Some(AtHand { _busy: self.gate.enter(machine)?, cache: self })
-    }
-
-    /// Allocations that were [served](AtHand::count_served), since ever.
+    /// Allocations that were [served](ZoneAtHand::count_served), since ever.
     pub(crate) fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
     }
@@ -80,33 +74,72 @@ impl<'m> CpuCache<'m> {
 
 /// The lists of a CPU that is busy with them.
 #[derive(Debug)]
-pub(crate) struct AtHand<'c, 'm> {
-    _busy: Busy<'c>,
-    cache: &'c CpuCache<'m>,
+pub(crate) struct AtHand<'m> {
+    _busy: Busy<'m>,
+    row: &'m Row<'m>,
 }
 
-impl<'c, 'm> AtHand<'c, 'm> {
+impl<'m> AtHand<'m> {
+    /// The list that a block was put into last: what comes next is likely of its like. Whoever compares what a block says with
+    /// what this one's do has the list before it is known what the block says, as far as the processor guesses right.
+    #[inline(always)]
+    pub(crate) fn hot(&self) -> &'m List<'m> {
+        // SAFETY: rows begin with a list there, and nothing but lists is stored.
+        let list = unsafe { NonNull::new_unchecked(self.row.hot.load(Ordering::Relaxed)) }.cast::<List<'m>>();
+        // SAFETY: as above, and all lists live as long as `'m`.
+        unsafe { list.as_ref() }
+    }
+
+    /// The list that an allocated block goes to which nobody is charged for, which is the hot one from now on; `None` if it is
+    /// no such block. Such lists are empty and full of whose like nothing is kept at hand.
+    // Not where it is called, which is short otherwise, and everywhere.
+    #[inline(never)]
+    pub(crate) fn list_for(&self, word: AllocatorWord) -> Option<&'m List<'m>> {
+        if !word.is_uncharged() {
+            return None;
+        }
+        let cache: &'m CpuCache<'m> = self.row.caches.get(word.zone().index())?;
+        let list = &cache.lists[word.list_at_hand() % LISTS];
+        self.row.hot.store(core::ptr::from_ref(list).cast_mut().cast(), Ordering::Relaxed);
+        Some(list)
+    }
+
+    /// What there is of a zone, if there is such a zone.
+    #[inline(always)]
+    pub(crate) fn of(&self, zone: ZoneId) -> Option<ZoneAtHand<'_, 'm>> {
+        Some(ZoneAtHand { cache: self.row.caches.get(zone.index())?, at_hand: PhantomData })
+    }
+
+    /// What there is of the zone that the CPU asks first for memory up to a kind.
+    #[inline(always)]
+    pub(crate) fn first(&self, highest: ZoneKind) -> Option<ZoneAtHand<'_, 'm>> {
+        Some(ZoneAtHand { cache: self.row.first[highest as usize]?, at_hand: PhantomData })
+    }
+}
+
+/// The lists of one zone, of a CPU that is busy with them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ZoneAtHand<'h, 'm> {
+    cache: &'m CpuCache<'m>,
+    at_hand: PhantomData<&'h AtHand<'m>>,
+}
+
+impl<'m> ZoneAtHand<'_, 'm> {
     /// The list of a migratetype and order; it is empty and full if no such blocks are kept at hand.
     #[inline(always)]
-    pub(crate) fn list(&self, migratetype: Migratetype, order: Order) -> &'c List<'m> {
+    pub(crate) fn list(&self, migratetype: Migratetype, order: Order) -> &'m List<'m> {
         &self.cache.lists[((migratetype as usize) << TYPE_SHIFT | order.index()) % LISTS]
     }
 
-    /// The list that an allocated block goes to.
-    #[inline(always)]
-    pub(crate) fn list_for(&self, word: AllocatorWord) -> &'c List<'m> {
-        &self.cache.lists[word.list_at_hand() % LISTS]
-    }
-
-    /// The same with its habit, if such blocks are kept at hand.
-    pub(crate) fn kept(&self, word: AllocatorWord) -> Option<(&'c List<'m>, &'c Habit)> {
+    /// The list that an allocated block goes to and its habit, if such blocks are kept at hand.
+    pub(crate) fn kept(&self, word: AllocatorWord) -> Option<(&'m List<'m>, &'m Habit)> {
         let number = word.list_at_hand() % LISTS;
         let habit = &self.cache.habits[number];
         habit.keeps_any().then_some((&self.cache.lists[number], habit))
     }
 
     /// All lists that may hold any.
-    pub(crate) fn lists(&self) -> impl Iterator<Item = (&'c List<'m>, &'c Habit)> {
+    pub(crate) fn lists(&self) -> impl Iterator<Item = (&'m List<'m>, &'m Habit)> + use<'m> {
         self.cache.lists()
     }
 
@@ -122,6 +155,9 @@ impl<'c, 'm> AtHand<'c, 'm> {
 #[derive(Debug)]
 #[repr(align(64))]
 struct Row<'m> {
+    gate: Gate,
+    /// A list, at first one that is of no block's like. Without its type, which would pin the lifetime.
+    hot: AtomicPtr<()>,
     /// By the highest kind of zone that would do: that of the zone that the CPU asks first.
     first: [Option<&'m CpuCache<'m>>; ZoneKind::ALL.len()],
     /// By zone.
@@ -152,9 +188,9 @@ impl<'m> CpuCaches<'m> {
         let orders = || (0..=M::Geometry::MAX_ORDER.index()).map(Order::of);
         let of_type = |pages| orders().map(|order| capacity::<M::Geometry>(order, share(pages))).sum::<u32>() as usize;
         let of_cpu = zones.clone().map(of_type).sum::<usize>() * Migratetype::REQUESTED.len();
-        let empty = |_| AtomicPtr::new(core::ptr::null_mut());
+        let empty = |_| Slot::empty();
         let (slots, slot_bytes) = carve_slice(machine, boot_map, NodeId(0), of_cpu * usize::from(cpus), empty)?;
-        let mut slots: &'m [AtomicPtr<Page>] = slots;
+        let mut slots: &'m [Slot] = slots;
         let count = zones.len();
         let cache = |index: usize| {
             #[expect(clippy::cast_possible_truncation, reason = "there are at most 256 zones")]
@@ -164,14 +200,18 @@ impl<'m> CpuCaches<'m> {
         };
         let (caches, cache_bytes) = carve_slice(machine, boot_map, NodeId(0), count * usize::from(cpus), cache)?;
         let caches: &'m [CpuCache<'m>] = caches;
+        let none = |_| List::new(&[], AllocatorWord::NO_BLOCK).0;
+        let (none, none_bytes) = carve_slice(machine, boot_map, NodeId(0), 1, none)?;
+        let none: &'m List<'m> = &none[0];
         let row = |cpu: usize| {
             let caches = &caches[cpu * count..(cpu + 1) * count];
             #[expect(clippy::cast_possible_truncation, reason = "a machine has fewer than 2^16 CPUs")]
             let cpu = CpuId(cpu as u16);
-            Row { first: ZoneKind::ALL.map(|highest| Some(&caches[first(cpu, highest)?.index()])), caches }
+            let first = ZoneKind::ALL.map(|highest| Some(&caches[first(cpu, highest)?.index()]));
+            Row { gate: Gate::open(), hot: AtomicPtr::new(core::ptr::from_ref(none).cast_mut().cast()), first, caches }
         };
         let (rows, row_bytes) = carve_slice(machine, boot_map, NodeId(0), usize::from(cpus), row)?;
-        bytes.cpu_caches += slot_bytes + cache_bytes + row_bytes;
+        bytes.cpu_caches += slot_bytes + cache_bytes + none_bytes + row_bytes;
         Ok(Self { rows })
     }
 
@@ -182,26 +222,22 @@ impl<'m> CpuCaches<'m> {
         unsafe { self.rows.get_unchecked(usize::from(cpu)) }
     }
 
-    /// What a CPU has at hand of a zone, if there is one.
-    #[inline(always)]
-    pub(crate) fn of(self, cpu: CpuId, zone: ZoneId) -> Option<&'m CpuCache<'m>> {
-        self.row(cpu).caches.get(zone.index())
-    }
-
-    /// What a CPU has at hand of the zone that it asks first for memory up to a kind.
-    #[inline(always)]
-    pub(crate) fn first(self, cpu: CpuId, highest: ZoneKind) -> Option<&'m CpuCache<'m>> {
-        self.row(cpu).first[highest as usize]
-    }
-
     /// What each CPU has at hand of a zone.
     pub(crate) fn of_zone(self, zone: ZoneId) -> impl Iterator<Item = &'m CpuCache<'m>> {
         self.rows.iter().filter_map(move |row| row.caches.get(zone.index()))
     }
 
+    /// A CPU's lists, for as long as the result lives; `None` if they are closed, or this is a handler that has interrupted who
+    /// uses them. Only the CPU itself may ask.
+    #[inline(always)]
+    pub(crate) fn enter(self, cpu: CpuId, machine: &impl Machine) -> Option<AtHand<'m>> {
+        let row = self.row(cpu);
+        Some(AtHand { _busy: row.gate.enter(machine)?, row })
+    }
+
     /// Whether this CPU is busy with lists: so this is a handler.
     pub(crate) fn is_busy(self, cpu: CpuId) -> bool {
-        self.row(cpu).caches.iter().any(|cache| cache.gate.is_busy())
+        self.row(cpu).gate.is_busy()
     }
 
     /// Shuts every CPU out, does some work on `cpu`, which is this one, and lets those in again that were. What this one is
@@ -213,10 +249,10 @@ impl<'m> CpuCaches<'m> {
         work: impl FnOnce(ClosedCaches<'m>) -> R,
     ) -> R {
         let closed = Closed(self);
-        self.each().for_each(|cache| cache.gate.close());
+        self.rows.iter().for_each(|row| row.gate.close());
         heavy_barrier();
         let others = self.rows.iter().enumerate().filter(|&(other, _)| other != usize::from(cpu.0));
-        others.flat_map(|(_, row)| row.caches).for_each(|cache| cache.gate.wait());
+        others.for_each(|(_, row)| row.gate.wait());
         let result = work(ClosedCaches { caches: self, cpu });
         drop(closed);
         result
@@ -224,16 +260,12 @@ impl<'m> CpuCaches<'m> {
 
     /// Shuts a CPU out for good. It is idle from the next time on that all are [closed](Self::close). Callers take turns.
     pub(crate) fn retire(self, cpu: CpuId) {
-        self.row(cpu).caches.iter().for_each(|cache| cache.gate.close());
+        self.row(cpu).gate.close();
     }
 
     /// Lets a CPU that was shut out for good in again. Callers take turns.
     pub(crate) fn admit(self, cpu: CpuId) {
-        self.row(cpu).caches.iter().for_each(|cache| cache.gate.reopen());
-    }
-
-    fn each(self) -> impl Iterator<Item = &'m CpuCache<'m>> {
-        self.rows.iter().flat_map(|row| row.caches)
+        self.row(cpu).gate.reopen();
     }
 }
 
@@ -242,7 +274,7 @@ struct Closed<'m>(CpuCaches<'m>);
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
-        self.0.each().for_each(|cache| cache.gate.reopen());
+        self.0.rows.iter().for_each(|row| row.gate.reopen());
     }
 }
 
@@ -256,10 +288,9 @@ pub(crate) struct ClosedCaches<'m> {
 impl<'m> ClosedCaches<'m> {
     /// Every list of a zone, but for those that this handler has found its CPU busy with.
     pub(crate) fn lists(&self, zone: ZoneId) -> impl Iterator<Item = &'m List<'m>> {
-        let own = self.caches.of(self.cpu, zone);
-        let interrupted =
-            move |cache: &CpuCache<'m>| cache.gate.is_busy() && own.is_some_and(|own| core::ptr::eq(own, cache));
-        let caches = self.caches.of_zone(zone).filter(move |&cache| !interrupted(cache));
+        let interrupted = self.caches.is_busy(self.cpu).then_some(usize::from(self.cpu.0));
+        let rows = self.caches.rows.iter().enumerate().filter(move |&(cpu, _)| Some(cpu) != interrupted);
+        let caches = rows.filter_map(move |(_, row)| row.caches.get(zone.index()));
         caches.flat_map(|cache| cache.lists().map(|(list, _)| list))
     }
 }

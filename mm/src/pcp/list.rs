@@ -1,6 +1,6 @@
-//! Blocks of one order and migratetype at hand of one CPU: a ring that leads to their heads' descriptors, used as a stack from
-//! above, so that what was freed last is handed out first, and drained from below. What it leads to and not frame numbers,
-//! as a descriptor is needed anyhow, and knows its number while it is at hand.
+//! Blocks of one order and migratetype at hand of one CPU: a ring, used as a stack from above, so that what was freed last is
+//! handed out first, and drained from below. A slot has both the number of a block's head and where its descriptor is: who
+//! frees a block knows both, who takes it needs both, and neither has to be found by way of the other.
 //!
 //! How much it holds follows what the CPU does. A list that runs full after it had run empty would have served: it may
 //! grow to twice its size. One that runs full again and again only takes, and one that runs empty only gives: those move
@@ -9,7 +9,7 @@
 //! Every field is an atomic that is read and written with plain accesses: GATE-1 says whose they are, and lengths can be
 //! read by anybody, exact while nobody allocates or frees.
 //!
-//! Cost: taking and putting touch half a line, one slot and the descriptor. The way to a zone costs one lock for a batch.
+//! Cost: taking and putting touch half a line and one slot, of sixteen bytes. The way to a zone costs one lock for a batch.
 #![expect(unsafe_code, reason = "slots and descriptors are reached through thin pointers")]
 
 use core::marker::PhantomData;
@@ -19,7 +19,7 @@ use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::machine::Geometry;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
-use crate::units::{Count, Order};
+use crate::units::{Count, Order, Pfn};
 
 /// Pages that move between a list and its zone under one lock, to begin with.
 const BATCH_PAGES: u32 = 64;
@@ -27,12 +27,31 @@ const BATCH_PAGES: u32 = 64;
 /// How often a batch may double.
 const MOST_DOUBLINGS: u32 = 3;
 
+/// A place for a block.
+#[derive(Debug)]
+pub(super) struct Slot {
+    page: AtomicPtr<Page>,
+    head: AtomicU32,
+}
+
+impl Slot {
+    /// One that nothing was put into.
+    pub(super) fn empty() -> Self {
+        Self { page: AtomicPtr::new(ptr::null_mut()), head: AtomicU32::new(0) }
+    }
+
+    #[inline(always)]
+    fn head(&self) -> Pfn {
+        Pfn::new(self.head.load(Ordering::Relaxed))
+    }
+}
+
 /// A list: half a line, so that two of a CPU share one.
 #[derive(Debug)]
 #[repr(align(32))]
 pub(crate) struct List<'m> {
     /// The ring: as many slots as a power of two, or none.
-    slots: NonNull<AtomicPtr<Page>>,
+    slots: NonNull<Slot>,
     /// What the heads of its blocks say once they are allocated.
     word: AllocatorWord,
     /// The slots less one.
@@ -43,7 +62,7 @@ pub(crate) struct List<'m> {
     bottom: AtomicU32,
     /// The list is full when the top gets here.
     limit: AtomicU32,
-    descriptors: PhantomData<&'m [AtomicPtr<Page>]>,
+    lifetime: PhantomData<(&'m [Slot], &'m Page)>,
 }
 
 #[cfg(not(loom))]
@@ -102,7 +121,7 @@ pub(super) fn capacity<G: Geometry>(order: Order, pages: u32) -> u32 {
 
 impl<'m> List<'m> {
     /// An empty list in these slots, of blocks whose heads say `word` once they are allocated.
-    pub(super) fn new(slots: &'m [AtomicPtr<Page>], word: AllocatorWord) -> (Self, Habit) {
+    pub(super) fn new(slots: &'m [Slot], word: AllocatorWord) -> (Self, Habit) {
         debug_assert!(slots.is_empty() || slots.len().is_power_of_two());
         #[expect(clippy::cast_possible_truncation, reason = "no ring has 2^32 slots")]
         let capacity = slots.len() as u32;
@@ -119,7 +138,7 @@ impl<'m> List<'m> {
             top: AtomicU32::new(0),
             bottom: AtomicU32::new(0),
             limit: AtomicU32::new(habit.lowest_high()),
-            descriptors: PhantomData,
+            lifetime: PhantomData,
         };
         (list, habit)
     }
@@ -142,57 +161,54 @@ impl<'m> List<'m> {
 
     /// The slot of a position, of a list that has slots.
     #[inline(always)]
-    fn slot(&self, position: u32) -> &'m AtomicPtr<Page> {
+    fn slot(&self, position: u32) -> &'m Slot {
         // SAFETY: the position is taken modulo the number of slots.
         let slot = unsafe { self.slots.add((position & self.mask) as usize) };
         // SAFETY: PCP-1, only lists with slots have a position that is neither empty nor full.
         unsafe { slot.as_ref() }
     }
 
-    /// The descriptor that a slot leads to.
+    /// Takes the newest block. Gives its head, and that's descriptor.
     #[inline(always)]
-    fn page(slot: &'m AtomicPtr<Page>) -> &'m Page {
-        // SAFETY: PCP-1, what stands in a list is the descriptor of a block's head: no null pointer.
-        let page = unsafe { NonNull::new_unchecked(slot.load(Ordering::Relaxed)) };
-        // SAFETY: PCP-1, as above, and those live as long as `'m`.
-        unsafe { page.as_ref() }
-    }
-
-    /// Takes the newest block.
-    #[inline(always)]
-    pub(crate) fn take(&self) -> Option<&'m Page> {
+    pub(crate) fn take(&self) -> Option<(&'m Page, Pfn)> {
         let top = self.top.load(Ordering::Relaxed);
         if top == self.bottom.load(Ordering::Relaxed) {
             return None;
         }
         let top = top.wrapping_sub(1);
         self.top.store(top, Ordering::Relaxed);
-        Some(Self::page(self.slot(top)))
+        let slot = self.slot(top);
+        // SAFETY: PCP-1, what stands in a list has a descriptor: no null pointer.
+        let page = unsafe { NonNull::new_unchecked(slot.page.load(Ordering::Relaxed)) };
+        // SAFETY: PCP-1, as above, and those live as long as `'m`.
+        Some((unsafe { page.as_ref() }, slot.head()))
     }
 
-    /// Puts the block whose head this is.
+    /// Puts the block that has this head and descriptor.
     ///
     /// # Errors
     /// The list is full.
     #[inline(always)]
-    pub(crate) fn put(&self, head: &'m Page) -> Result<(), Full> {
+    pub(crate) fn put(&self, page: &'m Page, head: Pfn) -> Result<(), Full> {
         let top = self.top.load(Ordering::Relaxed);
         if top == self.limit.load(Ordering::Relaxed) {
             return Err(Full);
         }
-        self.slot(top).store(ptr::from_ref(head).cast_mut(), Ordering::Relaxed);
+        let slot = self.slot(top);
+        slot.page.store(ptr::from_ref(page).cast_mut(), Ordering::Relaxed);
+        slot.head.store(head.number(), Ordering::Relaxed);
         self.top.store(top.wrapping_add(1), Ordering::Relaxed);
         Ok(())
     }
 
     /// Puts a block that the list wants.
-    pub(crate) fn put_wanted(&self, head: &'m Page) {
-        let put = self.put(head);
+    pub(crate) fn put_wanted(&self, page: &'m Page, head: Pfn) {
+        let put = self.put(page, head);
         debug_assert!(put.is_ok(), "invariant PCP-1 broken: a list got more blocks than it wants");
     }
 
-    /// Takes the oldest block.
-    pub(crate) fn take_oldest(&self) -> Option<&'m Page> {
+    /// Takes the oldest block. Gives its head.
+    pub(crate) fn take_oldest(&self) -> Option<Pfn> {
         let bottom = self.bottom.load(Ordering::Relaxed);
         if bottom == self.top.load(Ordering::Relaxed) {
             return None;
@@ -200,13 +216,13 @@ impl<'m> List<'m> {
         self.bottom.store(bottom.wrapping_add(1), Ordering::Relaxed);
         let limit = self.limit.load(Ordering::Relaxed);
         self.limit.store(limit.wrapping_add(1), Ordering::Relaxed);
-        Some(Self::page(self.slot(bottom)))
+        Some(self.slot(bottom).head())
     }
 
     /// The heads of the blocks in it, the oldest first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &'m Page> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Pfn> {
         let bottom = self.bottom.load(Ordering::Relaxed);
-        (0..self.len()).map(move |nth| Self::page(self.slot(bottom.wrapping_add(nth))))
+        (0..self.len()).map(move |nth| self.slot(bottom.wrapping_add(nth)).head())
     }
 
     fn set_high(&self, high: u32) {

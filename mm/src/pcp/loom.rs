@@ -13,16 +13,16 @@ use std::boxed::Box;
 use std::vec::Vec;
 
 use super::gate::Gate;
-use super::list::List;
+use super::list::{List, Slot};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::migratetype::Migratetype;
-use crate::sync::{AtomicPtr, Modelled, light_barrier};
+use crate::sync::{Modelled, light_barrier};
 use crate::units::{Order, Pfn, ZoneId};
 
 const WORD: AllocatorWord = AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZoneId(0));
 
-/// A block that was taken: its head and its number.
+/// A block that was taken: its head's descriptor and its number.
 type Block = (&'static Page, Pfn);
 
 /// A CPU's gate, and one list behind it.
@@ -42,12 +42,11 @@ unsafe impl Send for Side {}
 
 impl Side {
     fn with(blocks: u32) -> Arc<Self> {
-        let slots: Vec<_> = (0..4).map(|_| AtomicPtr::new(core::ptr::null_mut())).collect();
+        let slots: Vec<_> = (0..4).map(|_| Slot::empty()).collect();
         let (list, _) = List::new(Box::leak(slots.into_boxed_slice()), WORD);
         for block in 0..blocks {
-            let page: &'static Page = Box::leak(Box::new(Page::new(WORD)));
-            page.set_cached(Pfn::new(block), WORD);
-            list.put(page).expect("there is room");
+            let page = Box::leak(Box::new(Page::new(WORD)));
+            list.put(page, Pfn::new(block)).expect("there is room");
         }
         Arc::new(Self { gate: Gate::open(), list, inside: Cell::new(0), turn: Mutex::new(()) })
     }
@@ -60,17 +59,14 @@ impl Side {
     fn take(&self) -> Option<Block> {
         let _busy = self.gate.enter(&Modelled)?;
         self.touch();
-        let page = self.list.take()?;
-        Some((page, page.hand_out(WORD)))
+        self.list.take()
     }
 
     /// Puts a block, as the CPU does.
-    fn put(&self, (page, pfn): Block) -> Result<(), Pfn> {
-        let Some(_busy) = self.gate.enter(&Modelled) else { return Err(pfn) };
+    fn put(&self, (page, head): Block) -> Result<(), Pfn> {
+        let Some(_busy) = self.gate.enter(&Modelled) else { return Err(head) };
         self.touch();
-        self.list.put(page).map_err(|_| pfn)?;
-        page.set_cached(pfn, WORD);
-        Ok(())
+        self.list.put(page, head).map_err(|_| head)
     }
 
     /// Takes everything, as another CPU does.
@@ -80,7 +76,7 @@ impl Side {
         light_barrier();
         self.gate.wait();
         self.touch();
-        let taken = core::iter::from_fn(|| Some(self.list.take_oldest()?.number_at_hand())).collect();
+        let taken = core::iter::from_fn(|| self.list.take_oldest()).collect();
         self.gate.reopen();
         taken
     }

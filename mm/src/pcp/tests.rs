@@ -3,36 +3,31 @@
 use std::boxed::Box;
 use std::vec::Vec;
 
-use super::list::{Full, Habit, List, Relief, Supply};
+use super::list::{Full, Habit, List, Relief, Slot, Supply};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::migratetype::Migratetype;
-use crate::sync::AtomicPtr;
-use crate::units::{Count, Order, ZoneId};
+use crate::units::{Count, Order, Pfn, ZoneId};
 
 const WORD: AllocatorWord = AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZoneId(0));
 
-/// A list, its habit, and pages to put there, which tests know by their numbers.
+/// A list and its habit.
 struct Rig {
     list: List<'static>,
     habit: Habit,
-    pages: &'static [Page],
+    /// What all blocks of the test have for a descriptor.
+    page: &'static Page,
 }
 
 fn rig(capacity: usize) -> Rig {
-    let slots: Vec<_> = (0..capacity).map(|_| AtomicPtr::new(core::ptr::null_mut())).collect();
-    let pages: Vec<_> = (0..10_000).map(|_| Page::new(WORD)).collect();
+    let slots: Vec<_> = (0..capacity).map(|_| Slot::empty()).collect();
     let (list, habit) = List::new(Box::leak(slots.into_boxed_slice()), WORD);
-    Rig { list, habit, pages: Box::leak(pages.into_boxed_slice()) }
+    Rig { list, habit, page: Box::leak(Box::new(Page::new(WORD))) }
 }
 
 impl Rig {
-    fn number(&self, page: Option<&'static Page>) -> Option<usize> {
-        self.pages.iter().position(|known| page.is_some_and(|page| core::ptr::eq(page, known)))
-    }
-
     fn fill(&self) {
-        let _ = self.pages.iter().find(|page| self.list.put(page).is_err());
+        let _ = (0..).map(Pfn::new).find(|&head| self.list.put(self.page, head).is_err());
     }
 
     fn empty(&self) {
@@ -56,16 +51,17 @@ impl Rig {
 fn the_newest_is_taken_first_and_the_oldest_drained_first_also_where_the_ring_wraps() {
     let rig = rig(8);
     let mut next = 0;
+    let number = |head: Option<Pfn>| head.map(Pfn::number);
     for _ in 0..20 {
-        while rig.list.put(&rig.pages[next]).is_ok() {
+        while rig.list.put(rig.page, Pfn::new(next)).is_ok() {
             next += 1;
         }
-        assert_eq!(rig.number(rig.list.take()), Some(next - 1));
-        assert_eq!(rig.number(rig.list.take_oldest()), Some(next - 8));
+        assert_eq!(number(rig.list.take().map(|(_, head)| head)), Some(next - 1));
+        assert_eq!(number(rig.list.take_oldest()), Some(next - 8));
         assert_eq!(rig.list.len(), 6);
-        assert!(rig.list.iter().map(|page| rig.number(Some(page))).eq((next - 7..next - 1).map(Some)));
+        assert!(rig.list.iter().map(Pfn::number).eq(next - 7..next - 1));
         rig.drain(Count(5));
-        assert_eq!(rig.number(rig.list.take()), Some(next - 2));
+        assert_eq!(number(rig.list.take().map(|(_, head)| head)), Some(next - 2));
         assert!(rig.list.take().is_none() && rig.list.take_oldest().is_none());
     }
 }
@@ -73,7 +69,7 @@ fn the_newest_is_taken_first_and_the_oldest_drained_first_also_where_the_ring_wr
 #[test]
 fn a_list_without_slots_takes_nothing_and_has_nothing() {
     let rig = rig(0);
-    assert_eq!(rig.list.put(&rig.pages[0]), Err(Full));
+    assert_eq!(rig.list.put(rig.page, Pfn::new(0)), Err(Full));
     assert!(rig.list.take().is_none() && !rig.habit.keeps_any());
     assert_eq!((rig.list.len(), rig.list.high()), (0, 0));
 }

@@ -292,13 +292,13 @@ fn the_checker_names_a_block_at_hand_that_says_otherwise() {
     page.set_allocated(Migratetype::Movable, Order::ZERO, zone);
     assert_eq!(
         allocator.verify().map_err(|violation| (violation.invariant, violation.pfn)),
-        Err((Invariant::Pcp1, None))
+        Err((Invariant::Pcp1, Some(pfn)))
     );
-    page.set_cached(pfn, word(Order::ZERO));
+    page.set_cached(word(Order::ZERO));
     allocator.verify().expect("all is well again");
     // One that says it is at hand, and is not.
     let lost = allocator.alloc_raw(PAGE.with_order(Order::of(4))).expect("memory is free");
-    allocator.page(lost).expect("it is memory").set_cached(lost, word(Order::of(4)));
+    allocator.page(lost).expect("it is memory").set_cached(word(Order::of(4)));
     assert_eq!(allocator.verify().map_err(|violation| violation.invariant), Err(Invariant::Pcp1));
 }
 
