@@ -1,0 +1,37 @@
+//! `bitmap-allocator`: a tree of sixteen-bit words, first fit.
+
+use std::sync::Arc;
+
+use bitmap_allocator::{BitAlloc as _, BitAlloc1M};
+use mm::units::{Order, PAGE_SIZE};
+
+use super::{Pages, Place};
+use crate::memory::Memory;
+
+/// Its allocator for up to a million frames.
+pub(crate) struct Bitmap(Box<BitAlloc1M>);
+
+impl Pages for Bitmap {
+    fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
+        let mut bits = Box::new(BitAlloc1M::DEFAULT);
+        bits.insert(0..memory.len() / PAGE_SIZE);
+        Ok(Self(bits))
+    }
+
+    #[inline]
+    fn alloc(&mut self, order: Order) -> Option<Place> {
+        let frame = match order {
+            Order::ZERO => self.0.alloc(),
+            _ => self.0.alloc_contiguous(None, 1 << order.index(), order.index()),
+        };
+        frame.map(Place)
+    }
+
+    #[inline]
+    fn free(&mut self, Place(frame): Place, order: Order) {
+        match order {
+            Order::ZERO => self.0.dealloc(frame),
+            _ => self.0.dealloc_contiguous(frame, 1 << order.index()),
+        };
+    }
+}

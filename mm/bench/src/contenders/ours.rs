@@ -1,0 +1,86 @@
+//! `mm`, as a kernel calls it: bare blocks, every free checked, 16-byte descriptors, blocks at hand of each CPU.
+#![expect(unsafe_code, reason = "frees what it was given, and lends a machine that stays where it is")]
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use mm::MetadataBytes;
+use mm::boot_map::{BootMap, Region, RegionKind};
+use mm::page::{PageAllocator, Request};
+use mm::units::{NodeId, Order, Pfn, PhysAddr};
+
+use super::{Pages, Place, Shared};
+use crate::machine::Native;
+use crate::memory::Memory;
+
+/// The allocator and its machine.
+pub(crate) struct Ours {
+    // Dropped first, since it borrows the machine.
+    allocator: PageAllocator<'static, Native>,
+    machine: NonNull<Native>,
+}
+
+// SAFETY: both are `Send`, and the one that borrows goes with what it borrows.
+unsafe impl Send for Ours {}
+// SAFETY: both are `Sync`.
+unsafe impl Sync for Ours {}
+
+impl Ours {
+    /// What it spends on itself.
+    pub(crate) const fn metadata(&self) -> MetadataBytes {
+        self.allocator.metadata()
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        // SAFETY: it was leaked by `new`; the allocator has nothing to do when it goes, and is not used any more.
+        drop(unsafe { Box::from_raw(self.machine.as_ptr()) });
+    }
+}
+
+const fn request(order: Order) -> Request {
+    Request::movable(order)
+}
+
+impl Pages for Ours {
+    fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
+        let machine = NonNull::from(Box::leak(Box::new(Native::new(memory)?)));
+        // SAFETY: it stays until `drop`.
+        let borrowed: &'static Native = unsafe { machine.as_ref() };
+        let all = Region { start: PhysAddr(0), len: memory.len() as u64, kind: RegionKind::Usable, node: NodeId(0) };
+        let mut map: BootMap = BootMap::new(&[all]).context("the map is sound")?;
+        let allocator = PageAllocator::new(borrowed, &mut map)?;
+        Ok(Self { allocator, machine })
+    }
+
+    #[inline]
+    fn alloc(&mut self, order: Order) -> Option<Place> {
+        Shared::alloc(self, order)
+    }
+
+    #[inline]
+    fn free(&mut self, place: Place, order: Order) {
+        Shared::free(self, place, order);
+    }
+
+    fn settle(&mut self) {
+        self.allocator.drain();
+    }
+}
+
+impl Shared for Ours {
+    #[inline]
+    fn alloc(&self, order: Order) -> Option<Place> {
+        self.allocator.alloc_raw(request(order)).ok().map(|head| Place(head.index()))
+    }
+
+    #[inline]
+    fn free(&self, Place(head): Place, _: Order) {
+        #[expect(clippy::cast_possible_truncation, reason = "it came out of a frame number")]
+        // SAFETY: the block is the caller's, who gives it up.
+        let freed = unsafe { self.allocator.free_raw(Pfn::new(head as u32)) };
+        debug_assert_eq!(freed, Ok(()));
+    }
+}

@@ -1,0 +1,61 @@
+//! Memory for contenders: address space of this process that takes up what is touched of it.
+#![expect(unsafe_code, reason = "asks the operating system for memory, and lends it")]
+
+use std::io;
+use std::ptr::{self, NonNull};
+
+use mm::units::{Order, PAGE_SIZE};
+
+/// Zeroed memory, aligned to the largest block.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    mapped: NonNull<u8>,
+    mapped_len: usize,
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: it only keeps the mapping; who uses what part of it is the contenders' business.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Address space for so many bytes.
+    ///
+    /// # Errors
+    /// The operating system grants none.
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        let align = PAGE_SIZE << Order::LIMIT.index();
+        let mapped_len = len + align;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: asks for new memory anywhere.
+        let mapped =
+            unsafe { libc::mmap(ptr::null_mut(), mapped_len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let mapped: NonNull<u8> = NonNull::new(mapped.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: the mapping is longer by the alignment.
+        let start = unsafe { mapped.add(mapped.align_offset(align)) };
+        Ok(Self { mapped, mapped_len, start, len })
+    }
+
+    /// Its first byte.
+    pub(crate) const fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Its length in bytes.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped so, and whoever borrowed it is gone.
+        let unmapped = unsafe { libc::munmap(self.mapped.as_ptr().cast(), self.mapped_len) };
+        debug_assert_eq!(unmapped, 0, "what was mapped can be unmapped");
+    }
+}
