@@ -48,8 +48,9 @@ benchmark!("compact", fn per_block(sampler) {
     if allocator()?.free_pages() < 2 * PAGES {
         return Err(NotPassed::Skipped("too little memory to fragment".into()));
     }
-    // For folios: pages, descriptors, a tree, and page tables.
-    let _others = all_but(PAGES + PAGES / 16)?;
+    // For folios: pages, descriptors, a tree, and page tables; below its watermarks a zone would ask for them back.
+    let left_alone: u32 = allocator()?.zones().map(|zone| zone.watermarks.high).sum();
+    let _others = all_but(PAGES + PAGES / 16 + left_alone)?;
     let cache = PageCache::new(owners()?, None)?;
     let tables = ProcessorTables::new(space::kernel().ok_or("page tables have no owners")?);
     let spaces = Spaces::new(&cache, &tables);
