@@ -9,6 +9,7 @@ use mm::machine::{Geometry, Machine};
 use mm::page::{Block, Request};
 use mm::space::{AddressRange, PageProtection, Sharing, Spaces};
 use mm::units::{Count, Order, PAGE_SIZE, PageIndex, VirtualAddress};
+use mm::zone::{Watermarks, ZoneKind};
 use x86_64::VirtAddr;
 
 use super::folio::owners;
@@ -48,8 +49,9 @@ benchmark!("compact", fn per_block(sampler) {
     if allocator()?.free_pages() < 2 * PAGES {
         return Err(NotPassed::Skipped("too little memory to fragment".into()));
     }
-    // For folios: pages, descriptors, a tree, and page tables; below its watermarks a zone would ask for them back.
-    let left_alone: u32 = allocator()?.zones().map(|zone| zone.watermarks.high).sum();
+    // For folios: pages, descriptors, a tree, and page tables; what zones keep from requests that highmem could serve is none.
+    let kept = |marks: Watermarks| marks.high + marks.protection[ZoneKind::Highmem as usize];
+    let left_alone: u32 = allocator()?.zones().map(|zone| kept(zone.watermarks).min(zone.free)).sum();
     let _others = all_but(PAGES + PAGES / 16 + left_alone)?;
     let cache = PageCache::new(owners()?, None)?;
     let tables = ProcessorTables::new(space::kernel().ok_or("page tables have no owners")?);
