@@ -83,12 +83,14 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let mut pages = 0;
         let mut outcome = Ok(());
         for list in closed.lists(cell.id) {
-            for pfn in list.iter() {
+            for (page, pfn) in list.iter() {
                 let broken = |what| Err(Violation::of(Invariant::Pcp1, Some(pfn), what));
-                match self.map.get(pfn).filter(|page| page.word() == list.word().when_cached()) {
-                    None => outcome = broken("a CPU's list has a block that says otherwise"),
-                    Some(page) if !page.mark() => outcome = broken("a block is at hand twice"),
-                    Some(_) => {}
+                if page.word() != list.word().when_cached() {
+                    outcome = broken("a CPU's list has a block that says otherwise");
+                } else if !page.mark() {
+                    outcome = broken("a block is at hand twice");
+                } else if !self.map.get(pfn).is_some_and(|found| core::ptr::eq(found, page)) {
+                    outcome = broken("a block at hand has another's number");
                 }
             }
             pages += list.len() * list.word().order().pages();
@@ -96,7 +98,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         closed
             .lists(cell.id)
             .flat_map(List::iter)
-            .filter_map(|pfn| self.map.get(pfn))
+            .map(|(page, _)| page)
             .filter(|page| page.word().is(PageState::Cached))
             .for_each(Page::unmark);
         outcome.map(|()| pages)

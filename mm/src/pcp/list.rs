@@ -168,7 +168,17 @@ impl<'m> List<'m> {
         unsafe { slot.as_ref() }
     }
 
-    /// Takes the newest block. Gives its head, and that's descriptor.
+    /// The block at a position, of which there is one: its head's descriptor and number.
+    #[inline(always)]
+    fn at(&self, position: u32) -> (&'m Page, Pfn) {
+        let slot = self.slot(position);
+        // SAFETY: PCP-1, what stands in a list has a descriptor: no null pointer.
+        let page = unsafe { NonNull::new_unchecked(slot.page.load(Ordering::Relaxed)) };
+        // SAFETY: PCP-1, as above, and those live as long as `'m`.
+        (unsafe { page.as_ref() }, slot.head())
+    }
+
+    /// Takes the newest block. Gives its head's descriptor and number.
     #[inline(always)]
     pub(crate) fn take(&self) -> Option<(&'m Page, Pfn)> {
         let top = self.top.load(Ordering::Relaxed);
@@ -177,11 +187,7 @@ impl<'m> List<'m> {
         }
         let top = top.wrapping_sub(1);
         self.top.store(top, Ordering::Relaxed);
-        let slot = self.slot(top);
-        // SAFETY: PCP-1, what stands in a list has a descriptor: no null pointer.
-        let page = unsafe { NonNull::new_unchecked(slot.page.load(Ordering::Relaxed)) };
-        // SAFETY: PCP-1, as above, and those live as long as `'m`.
-        Some((unsafe { page.as_ref() }, slot.head()))
+        Some(self.at(top))
     }
 
     /// Puts the block that has this head and descriptor.
@@ -220,9 +226,9 @@ impl<'m> List<'m> {
     }
 
     /// The heads of the blocks in it, the oldest first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Pfn> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'m Page, Pfn)> {
         let bottom = self.bottom.load(Ordering::Relaxed);
-        (0..self.len()).map(move |nth| self.slot(bottom.wrapping_add(nth)).head())
+        (0..self.len()).map(move |nth| self.at(bottom.wrapping_add(nth)))
     }
 
     fn set_high(&self, high: u32) {

@@ -59,7 +59,7 @@ fn the_newest_is_taken_first_and_the_oldest_drained_first_also_where_the_ring_wr
         assert_eq!(number(rig.list.take().map(|(_, head)| head)), Some(next - 1));
         assert_eq!(number(rig.list.take_oldest()), Some(next - 8));
         assert_eq!(rig.list.len(), 6);
-        assert!(rig.list.iter().map(Pfn::number).eq(next - 7..next - 1));
+        assert!(rig.list.iter().map(|(_, head)| head.number()).eq(next - 7..next - 1));
         rig.drain(Count(5));
         assert_eq!(number(rig.list.take().map(|(_, head)| head)), Some(next - 2));
         assert!(rig.list.take().is_none() && rig.list.take_oldest().is_none());
