@@ -22,15 +22,15 @@ impl FreeBlock {
         Self { head, order }
     }
 
-    /// The fewest aligned blocks that make up a run of frames in one zone, which the caller has taken.
+    /// The fewest aligned blocks that make up a run of frames in one zone, which the caller has taken; the highest first, so
+    /// that who puts them on lists finds the lowest on top.
     pub(crate) fn claim_all<G: Geometry>(range: PfnRange) -> impl Iterator<Item = Self> {
-        let mut at = range.start;
+        let mut end = range.end.number();
         core::iter::from_fn(move || {
-            let fits = PfnRange::new(at, range.end).pages().checked_ilog2()?;
-            let order = at.number().trailing_zeros().min(fits).min(u32::from(G::MAX_ORDER.number()));
-            let block = Self::claim(at, Order::of(order as usize));
-            at = block.range().end;
-            Some(block)
+            let fits = end.checked_sub(range.start.number())?.checked_ilog2()?;
+            let order = end.trailing_zeros().min(fits).min(u32::from(G::MAX_ORDER.number()));
+            end -= 1 << order;
+            Some(Self::claim(Pfn::new(end), Order::of(order as usize)))
         })
     }
 

@@ -38,7 +38,6 @@ use crate::desc::map::PageMap;
 use crate::desc::word::Page;
 use crate::freelist::{ListContext, Nodes, Released};
 use crate::machine::Machine;
-use crate::migratetype::Migratetype;
 use crate::units::{Order, Pfn};
 use crate::zone::{Zone, ZoneReport};
 
@@ -89,13 +88,13 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
         FreeBlock::claim(head, list.order())
     }
 
-    /// Takes the block that is next in turn on a list that is not empty.
+    /// Takes the block that came last to the end of a list that is not empty there.
     #[inline(always)]
-    fn pop(&mut self, migratetype: Migratetype, order: Order) -> FreeBlock {
+    fn pop(&mut self, list: ListId) -> FreeBlock {
         let context = self.context();
         let Zone { lists, nodes, pending, .. } = &mut *self.zone;
-        let head = lists.pop(&context, migratetype, order, &mut Released { pending, nodes });
-        FreeBlock::claim(head, order)
+        let head = lists.pop(&context, list, &mut Released { pending, nodes });
+        FreeBlock::claim(head, list.order())
     }
 
     /// Lets a block wait until those smaller than it are placed.

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!    far end                                                             near end
-//!   <── stack of blocks whose merge is likely ──┤├── stack of blocks still warm ──>
-//!       on a tree of nodes (`stack`, `node`)          on a tree of nodes
+//!   <── stack of blocks above the zone's pivot ──┤├── stack of blocks below it ──>
+//!       on a tree of nodes (`stack`, `node`)           on a tree of nodes
 //! ```
 //!
-//! A list is two stacks, bottom to bottom. Blocks still warm go to the near end, where allocation takes from; blocks
-//! that will probably merge soon go to the far end and have the longest time to wait for it. Which end a block stands
+//! A list is two stacks, bottom to bottom. Allocation takes from the near ends of all orders before it touches a far one, and
+//! from both what came last: so what stands on far ends is left alone for as long as can be, and merges. Which blocks go to
+//! which end, the zone's pivot says (`Zone::end_for`). Which end a block stands
 //! on is in its first word, its position there in the second: so any block can leave from the middle, and the top of
 //! its stack takes its place. This file keeps the descriptors' side of that; which entry stands where, the stacks do.
 //!
@@ -69,13 +70,13 @@ pub(crate) struct NeedsNode;
 #[derive(Debug)]
 pub(crate) struct Freelists<G> {
     stacks: [Stack<G>; ListId::COUNT],
-    /// A bit for each list that is not empty, sixteen orders a migratetype.
-    occupied: u64,
+    /// By end, a bit for each list that is not empty there, sixteen orders a migratetype.
+    occupied: [u64; 2],
 }
 
 impl<G: Geometry> Freelists<G> {
     pub(crate) const fn new() -> Self {
-        Self { stacks: [const { Stack::new() }; ListId::COUNT], occupied: 0 }
+        Self { stacks: [const { Stack::new() }; ListId::COUNT], occupied: [0; 2] }
     }
 
     /// Blocks on a list, both ends together.
@@ -104,7 +105,7 @@ impl<G: Geometry> Freelists<G> {
         // INVARIANT: FREE-1, the block learns its position as it enters.
         page.set_free(list, context.zone, position);
         if position == Position(0) {
-            self.occupied |= list.occupied_bit();
+            self.occupied[list.end() as usize] |= list.occupied_bit();
         }
         Ok(())
     }
@@ -121,18 +122,14 @@ impl<G: Geometry> Freelists<G> {
         Ok(())
     }
 
-    /// Takes a head of a list that [`smallest`](Self::smallest) or [`largest`](Self::largest) found: from the near
-    /// end, or from the far one when nothing else is left.
+    /// Takes the head that came last of those on a list's end, of which there is one.
     #[inline(always)]
     pub(crate) fn pop<M: Machine<Geometry = G>>(
         &mut self,
         context: &ListContext<'_, '_, M>,
-        migratetype: Migratetype,
-        order: Order,
+        list: ListId,
         released: &mut Released<'_>,
     ) -> Pfn {
-        let near = ListId::new(migratetype, order, End::Near);
-        let list = if self.stacks[near.index()].len() > 0 { near } else { near.other_end() };
         let head = self.stacks[list.index()].pop(context, released);
         self.note_if_empty(list);
         head
@@ -156,8 +153,8 @@ impl<G: Geometry> Freelists<G> {
 
     #[inline(always)]
     fn note_if_empty(&mut self, list: ListId) {
-        if self.stacks[list.index()].len() == 0 && self.stacks[list.other_end().index()].len() == 0 {
-            self.occupied &= !list.occupied_bit();
+        if self.stacks[list.index()].len() == 0 {
+            self.occupied[list.end() as usize] &= !list.occupied_bit();
         }
     }
 
@@ -200,29 +197,59 @@ impl<G: Geometry> Freelists<G> {
         })
     }
 
-    /// A bit for each order from `order` up that has a block of `migratetype`.
+    /// The head that has been longest on a list's end that is not empty.
+    pub(crate) fn oldest<M: Machine<Geometry = G>>(&self, nodes: Nodes<'_, M>, list: ListId) -> Pfn {
+        self.stacks[list.index()].get(nodes, Position(0))
+    }
+
+    /// A bit for each order from `order` up that has a block of `migratetype`, where `occupied` has one for each list.
     #[inline(always)]
-    fn orders_from(&self, migratetype: Migratetype, order: Order) -> u32 {
+    fn orders_from(occupied: u64, migratetype: Migratetype, order: Order) -> u32 {
         let lowest = ListId::new(migratetype, Order::ZERO, End::Near).occupied_bit();
-        ((self.occupied >> lowest.trailing_zeros()) & 0xffff) as u32 & (u32::MAX << order.index())
+        ((occupied >> lowest.trailing_zeros()) & 0xffff) as u32 & (u32::MAX << order.index())
     }
 
-    /// The smallest order from `order` up that has a block of `migratetype`.
+    /// The same for both ends together.
     #[inline(always)]
-    pub(crate) fn smallest(&self, migratetype: Migratetype, order: Order) -> Option<Order> {
-        let orders = self.orders_from(migratetype, order);
-        (orders != 0).then(|| Order::of(orders.trailing_zeros() as usize))
+    fn orders_of_both(&self, migratetype: Migratetype, order: Order) -> u32 {
+        let [near, far] = self.occupied;
+        Self::orders_from(near | far, migratetype, order)
     }
 
-    /// The largest order from `order` up that has a block of `migratetype`.
-    pub(crate) fn largest(&self, migratetype: Migratetype, order: Order) -> Option<Order> {
-        let orders = self.orders_from(migratetype, order);
-        orders.checked_ilog2().map(|largest| Order::of(largest as usize))
+    /// The list that a block of at least `order` is to be taken from: the smallest that will do at the near end, whatever
+    /// there is at the far one.
+    #[inline(always)]
+    pub(crate) fn next(&self, migratetype: Migratetype, order: Order) -> Option<ListId> {
+        let [near, far] = self.occupied;
+        let orders = Self::orders_from(near, migratetype, order);
+        if orders != 0 {
+            return Some(ListId::new(migratetype, Order::of(orders.trailing_zeros() as usize), End::Near));
+        }
+        let orders = Self::orders_from(far, migratetype, order);
+        (orders != 0).then(|| ListId::new(migratetype, Order::of(orders.trailing_zeros() as usize), End::Far))
+    }
+
+    /// The smallest blocks of `migratetype` from `order` up; those at the near end, if both have such.
+    pub(crate) fn smallest(&self, migratetype: Migratetype, order: Order) -> Option<ListId> {
+        let orders = self.orders_of_both(migratetype, order);
+        (orders != 0).then(|| self.nearer(migratetype, Order::of(orders.trailing_zeros() as usize)))
+    }
+
+    /// The largest blocks of `migratetype` from `order` up; those at the near end, if both have such.
+    pub(crate) fn largest(&self, migratetype: Migratetype, order: Order) -> Option<ListId> {
+        let orders = self.orders_of_both(migratetype, order);
+        orders.checked_ilog2().map(|largest| self.nearer(migratetype, Order::of(largest as usize)))
+    }
+
+    /// The near end of a list, if it has any.
+    fn nearer(&self, migratetype: Migratetype, order: Order) -> ListId {
+        let near = ListId::new(migratetype, order, End::Near);
+        if self.stacks[near.index()].len() > 0 { near } else { near.other_end() }
     }
 
     /// Pages in the free blocks of `migratetype`. Cost: two loads for each order that has one.
     pub(crate) fn pages(&self, migratetype: Migratetype) -> u32 {
-        let mut orders = self.orders_from(migratetype, Order::ZERO);
+        let mut orders = self.orders_of_both(migratetype, Order::ZERO);
         let mut pages = 0;
         while orders != 0 {
             let order = Order::of(orders.trailing_zeros() as usize);

@@ -100,13 +100,6 @@ impl Pfn {
         Self(self.0 ^ order.pages())
     }
 
-    /// The buddy of the parent of the block of `order` at this frame: what the two would merge with next.
-    #[must_use]
-    pub(crate) const fn aunt(self, order: Order) -> Self {
-        let pages = order.pages();
-        Self((self.0 & !pages) ^ (pages << 1))
-    }
-
     /// Whether a block of `order` may start here.
     pub const fn is_aligned(self, order: Order) -> bool {
         self.0 & (order.pages() - 1) == 0

@@ -158,8 +158,8 @@ pub(crate) fn set_up<P: Pages>(memory: &Arc<Memory>, times: u64) -> Duration {
 }
 
 /// How much of free memory can be had in blocks of 2 MiB, after so many turns of random churn with that share of memory in
-/// use: all of it was, pages go at random until only so many are left, and each turn frees half of those at random and
-/// allocates as many. `None` if an allocation fails before.
+/// use: all of it was, pages go at random until only so many are left, and each turn as many pages as there are go and come,
+/// one by one: one of those in use at random, and another for it. `None` if an allocation fails before.
 pub(crate) fn recoverable(pages: &mut impl Pages, percent: usize, turns: usize) -> Option<f64> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut held: Vec<_> = std::iter::from_fn(|| pages.alloc(Order::ZERO)).collect();
@@ -167,12 +167,10 @@ pub(crate) fn recoverable(pages: &mut impl Pages, percent: usize, turns: usize) 
     let target = all * percent / 100;
     random.shuffle(&mut held);
     held.drain(target..).for_each(|place| pages.free(place, Order::ZERO));
-    for _ in 0..turns {
-        random.shuffle(&mut held);
-        held.drain(target / 2..).for_each(|place| pages.free(place, Order::ZERO));
-        while held.len() < target {
-            held.push(pages.alloc(Order::ZERO)?);
-        }
+    for _ in 0..turns * target {
+        let place = &mut held[random.usize(..target)];
+        pages.free(*place, Order::ZERO);
+        *place = pages.alloc(Order::ZERO)?;
     }
     let share = share_of_whole(pages, all - target);
     held.into_iter().for_each(|place| pages.free(place, Order::ZERO));

@@ -2,11 +2,14 @@
 
 use super::Buddy;
 use crate::block::FreeBlock;
-use crate::desc::allocator_word::End;
+use crate::desc::allocator_word::{AllocatorWord, End};
 use crate::desc::map::Section;
-use crate::machine::Machine;
+use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Order, Pfn};
+
+/// Blocks that the pivot has left behind, which one allocation moves to their end.
+const MOVED_AT_ONCE: usize = 2;
 
 impl<M: Machine> Buddy<'_, '_, M> {
     /// Allocates a block and returns its head; `None` if the zone has no free block of that order or above.
@@ -14,8 +17,8 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// FREE-3: at order 0 that means that no page is free, as nodes exist only under lists that are not empty.
     #[inline(always)]
     pub(crate) fn alloc(&mut self, order: Order, migratetype: Migratetype) -> Option<Pfn> {
-        let block = match self.zone.lists.smallest(migratetype, order) {
-            Some(smallest) => self.pop(migratetype, smallest),
+        let block = match self.take(order, migratetype) {
+            Some(block) => block,
             None => self.take_from_others(order, migratetype)?,
         };
         let section = self.map.known_section(block.head());
@@ -25,9 +28,45 @@ impl<M: Machine> Buddy<'_, '_, M> {
             self.put_upper_halves(section, head, found, order);
         }
         section.page(head).set_allocated(migratetype, order, self.zone.id);
-        self.zone.free -= order.pages();
+        self.zone.lose(order.pages());
         self.drain();
         Some(head)
+    }
+
+    /// Takes a block of at least `order` off the lists of its migratetype. One from below the zone's pivot, if
+    /// there is any.
+    #[inline(always)]
+    pub(super) fn take(&mut self, order: Order, migratetype: Migratetype) -> Option<FreeBlock> {
+        let list = self.zone.lists.next(migratetype, order)?;
+        let block = self.pop(list);
+        if list.end() == End::Near && self.zone.end_for(block.head()) == End::Far {
+            return Some(self.take_lower(order, migratetype, block));
+        }
+        Some(block)
+    }
+
+    /// The first frame above the pivot, if there are blocks below for blocks like one that says `word` once it is allocated.
+    /// Blocks of a pageblock's size break none, wherever they are.
+    pub(crate) fn pivot_for(&self, word: AllocatorWord) -> Option<Pfn> {
+        let next = self.zone.lists.next(word.list().migratetype(), word.order())?;
+        (next.end() == End::Near && word.order() < M::Geometry::PAGEBLOCK_ORDER).then_some(self.zone.pivot)
+    }
+
+    /// Finds a block to be taken in place of one that the pivot has left behind, and puts that one where it belongs by now.
+    /// A few at a time: who has fewer pages in use than before has many of those.
+    #[cold]
+    fn take_lower(&mut self, order: Order, migratetype: Migratetype, mut block: FreeBlock) -> FreeBlock {
+        for _ in 0..MOVED_AT_ONCE {
+            let Some(list) = self.zone.lists.next(migratetype, order).filter(|list| list.end() == End::Near) else { break };
+            let next = self.pop(list);
+            let section = self.map.known_section(block.head());
+            self.put(&self.context(), section, section.list(block.head(), block.order(), End::Far), block);
+            block = next;
+            if self.zone.end_for(block.head()) == End::Near {
+                break;
+            }
+        }
+        block
     }
 
     /// Splits a block from one order down to another, and puts what is cut off on the lists of its pageblock, all of

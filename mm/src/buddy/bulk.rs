@@ -20,7 +20,7 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         let (migratetype, order) = (allocated.list().migratetype(), allocated.order());
         let mut left = want;
         while let Some(most) = left.checked_ilog2() {
-            let Some(smallest) = self.zone.lists.smallest(migratetype, order) else {
+            let Some(block) = self.take(order, migratetype) else {
                 if left == want
                     && let Some(block) = self.take_from_others(order, migratetype)
                 {
@@ -28,7 +28,6 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
                 }
                 return;
             };
-            let block = self.pop(migratetype, smallest);
             left -= self.give_pieces(block, allocated, most, &mut give);
         }
     }
@@ -49,7 +48,7 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         if found > kept {
             self.put_upper_halves(section, head, found, kept);
         }
-        self.zone.free -= kept.pages();
+        self.zone.lose(kept.pages());
         let pieces = kept.pages() >> order.number();
         for piece in (0..pieces).rev() {
             let pfn = head.plus(piece << order.number());

@@ -47,7 +47,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         self.check_free(range)?;
         self.pull_blocks(range);
         self.empty_nodes(range);
-        self.zone.free -= range.pages();
+        self.zone.lose(range.pages());
         self.drain();
         Ok(())
     }

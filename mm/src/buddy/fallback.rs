@@ -5,7 +5,7 @@
 
 use super::Buddy;
 use crate::block::FreeBlock;
-use crate::desc::allocator_word::PageState;
+use crate::desc::allocator_word::{ListId, PageState};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Order, PfnRange};
@@ -18,34 +18,37 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// taken, and the pageblock stays what it is. Cost: at most one pass over a pageblock.
     #[cold]
     pub(super) fn take_from_others(&mut self, order: Order, migratetype: Migratetype) -> Option<FreeBlock> {
-        let (largest, from) = self.largest_of_others(order, migratetype)?;
+        let from = self.largest_of_others(order, migratetype)?;
+        let largest = from.order();
         if largest >= M::Geometry::PAGEBLOCK_ORDER {
-            let block = self.pop(from, largest);
+            let block = self.pop(from);
             return Some(self.claim_pageblock(block, order, migratetype));
         }
         let stays = migratetype != Migratetype::Movable;
         if stays || largest.index() >= M::Geometry::PAGEBLOCK_ORDER.index() / 2 {
-            let head = self.zone.lists.heads(self.context().nodes, from, largest).next()?;
+            let head = self.zone.lists.heads(self.context().nodes, from.migratetype(), largest).next()?;
             let pageblock = head.align_down(M::Geometry::PAGEBLOCK_ORDER);
             let pages = M::Geometry::PAGEBLOCK_ORDER.pages();
             let pageblock = PfnRange::new(pageblock, pageblock.plus(pages));
             if self.free_pages_in(pageblock).is_some_and(|free| free >= pages / 2) {
                 self.convert(pageblock, migratetype);
-                if let Some(smallest) = self.zone.lists.smallest(migratetype, order) {
-                    return Some(self.pop(migratetype, smallest));
+                if let Some(block) = self.take(order, migratetype) {
+                    return Some(block);
                 }
             }
         }
-        let smallest = |&other: &Migratetype| Some((self.zone.lists.smallest(other, order)?, other));
-        let (smallest, from) = migratetype.fallbacks().iter().filter_map(smallest).min_by_key(|&(order, _)| order)?;
-        Some(self.pop(from, smallest))
+        let smallest = |&other: &Migratetype| self.zone.lists.smallest(other, order);
+        let smallest = migratetype.fallbacks().iter().filter_map(smallest).min_by_key(|list| list.order())?;
+        Some(self.pop(smallest))
     }
 
-    /// The largest block that the others have, of the one that is to be asked first.
-    fn largest_of_others(&self, order: Order, migratetype: Migratetype) -> Option<(Order, Migratetype)> {
-        let [first, second] = migratetype.fallbacks().map(|other| (self.zone.lists.largest(other, order), other));
-        let (largest, from) = if second.0 > first.0 { second } else { first };
-        Some((largest?, from))
+    /// The largest blocks that the others have, of the one that is to be asked first.
+    fn largest_of_others(&self, order: Order, migratetype: Migratetype) -> Option<ListId> {
+        let [first, second] = migratetype.fallbacks().map(|other| self.zone.lists.largest(other, order));
+        match (first, second) {
+            (Some(first), Some(second)) if second.order() <= first.order() => Some(first),
+            (first, second) => second.or(first),
+        }
     }
 
     /// Splits whole pageblocks off that the request does not need; what is left changes its type.

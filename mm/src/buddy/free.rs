@@ -2,7 +2,7 @@
 
 use super::Buddy;
 use crate::block::FreeBlock;
-use crate::desc::allocator_word::{AllocatorWord, End, ListId, Mergeable};
+use crate::desc::allocator_word::{AllocatorWord, ListId, Mergeable};
 use crate::desc::map::Section;
 use crate::freelist::{ListContext, NeedsNode};
 use crate::machine::{Geometry, Machine};
@@ -14,7 +14,7 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
     /// from here on.
     #[inline(always)]
     pub(crate) fn free(&mut self, section: &'m Section<'m, M::Geometry>, block: FreeBlock, wanted: Mergeable) {
-        self.zone.free += block.order().pages();
+        self.zone.gain(block.order().pages());
         self.settle(section, block, wanted);
         self.drain();
     }
@@ -62,8 +62,7 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         if self.might_be_cleared(in_the_way) {
             return self.settle_cleared(section, block);
         }
-        let end = Self::likely_end(section, &block, wanted);
-        self.place(section, block, end);
+        self.place(section, block);
     }
 
     /// Settles a block whose buddy is free.
@@ -73,8 +72,7 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         if self.might_be_cleared(in_the_way) {
             return self.settle_cleared(section, block);
         }
-        let end = Self::likely_end(section, &block, Mergeable::new(block.order(), self.zone.id));
-        self.place(section, block, end);
+        self.place(section, block);
     }
 
     /// Settles a block that could not merge, but might if nodes were moved.
@@ -83,8 +81,7 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         if self.holds_no_allocated_page(section, &block) {
             block = self.clear_the_way(section, block);
         }
-        let end = Self::likely_end(section, &block, Mergeable::new(block.order(), self.zone.id));
-        self.place(section, block, end);
+        self.place(section, block);
     }
 
     /// FREE-2: joins the block with its buddy while that is free. One masked compare says so: same state, order and
@@ -112,23 +109,13 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         (FreeBlock::claim(head, order), AllocatorWord::HOLE)
     }
 
-    /// The end for a block that was just freed: the far one if the next merge only waits for this block's buddy, as
-    /// its parent's buddy is free already. Linux's `buddy_merge_likely`.
+    /// Puts a block on its pageblock's list, at the end that the pivot says.
     #[inline(always)]
-    fn likely_end(section: &Section<'_, M::Geometry>, block: &FreeBlock, wanted: Mergeable) -> End {
-        if block.order().index() + 1 >= M::Geometry::MAX_ORDER.index() {
-            return End::Near;
-        }
-        let aunt = section.page(block.head().aunt(block.order()));
-        if aunt.word().is_mergeable(wanted.of_parent()) { End::Far } else { End::Near }
-    }
-
-    /// Puts a block on its pageblock's list.
-    #[inline(always)]
-    fn place(&mut self, section: &Section<'_, M::Geometry>, block: FreeBlock, end: End) {
+    fn place(&mut self, section: &Section<'_, M::Geometry>, block: FreeBlock) {
         if block.order() > M::Geometry::PAGEBLOCK_ORDER {
             Self::set_migratetype(section, &block, section.migratetype(block.head()));
         }
+        let end = self.zone.end_for(block.head());
         self.put(&self.context(), section, section.list(block.head(), block.order(), end), block);
     }
 
@@ -180,9 +167,8 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
     /// Takes the smallest free block below `order`, of whatever migratetype.
     fn pop_below(&mut self, order: Order) -> Option<FreeBlock> {
         let lists = &self.zone.lists;
-        let smallest = |migratetype| Some((lists.smallest(migratetype, Order::ZERO)?, migratetype));
-        let (smallest, migratetype) =
-            Migratetype::ALL.into_iter().filter_map(smallest).min_by_key(|&(order, _)| order)?;
-        (smallest < order).then(|| self.pop(migratetype, smallest))
+        let smallest = |migratetype| lists.smallest(migratetype, Order::ZERO);
+        let smallest = Migratetype::ALL.into_iter().filter_map(smallest).min_by_key(|list| list.order())?;
+        (smallest.order() < order).then(|| self.pop(smallest))
     }
 }

@@ -80,9 +80,11 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         let largest = M::Geometry::MAX_ORDER;
         while self.zone.highatomic.len() < self.zone.highatomic_wanted() {
             let kinds = [Migratetype::Movable, Migratetype::Reclaimable, Migratetype::Unmovable];
-            let has_block = |&kind: &Migratetype| self.zone.lists.largest(kind, largest).is_some();
-            let Some(kind) = kinds.into_iter().find(has_block) else { break };
-            let block = self.pop(kind, largest);
+            let blocks = |kind| self.zone.lists.largest(kind, largest);
+            let Some(list) = kinds.into_iter().find_map(blocks) else { break };
+            // The longest on its end: when the machine has just booted, the highest, where nothing will be in use for long.
+            let head = self.zone.lists.oldest(self.context().nodes, list);
+            let block = self.unlist(self.map.page(head), head);
             self.zone.highatomic.push(block.head());
             let section = self.map.known_section(block.head());
             Self::set_migratetype(section, &block, Migratetype::HighAtomic);

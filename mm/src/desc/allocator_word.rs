@@ -78,9 +78,9 @@ impl PageState {
 /// An end of a freelist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
-    /// Where allocation takes from: blocks still warm in the cache.
+    /// Where allocation takes from.
     Near,
-    /// Where blocks wait that will probably merge soon.
+    /// Where blocks are left alone for as long as can be.
     Far,
 }
 
@@ -132,7 +132,7 @@ impl ListId {
         Self(self.0 - (1 << 1))
     }
 
-    /// The list's bit, whatever the end, among those of a zone that are not empty.
+    /// The list's bit among those of a zone that are not empty at its end.
     pub(crate) const fn occupied_bit(self) -> u64 {
         1 << (self.0 >> 1 & 0x3f)
     }

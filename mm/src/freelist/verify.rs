@@ -9,7 +9,8 @@ use crate::machine::{Geometry, Machine};
 use crate::units::Pfn;
 
 impl<G: Geometry> Freelists<G> {
-    /// Checks one end: FREE-1 for every entry, FREE-4 and HIGH-1 for every node. Returns how many nodes there are.
+    /// Checks one end: FREE-1 for every entry, FREE-3 (that it can be found), FREE-4 and HIGH-1 for every node. Returns how many
+    /// nodes there are.
     ///
     /// # Errors
     /// The first violation found.
@@ -25,6 +26,9 @@ impl<G: Geometry> Freelists<G> {
                 None,
                 "a list's tree does not have the shape its length demands",
             ));
+        }
+        if (self.occupied[list.end() as usize] & list.occupied_bit() != 0) != (stack.len() > 0) {
+            return Err(Violation::of(Invariant::Free3, None, "a list's bit does not say if it is empty"));
         }
         let mut nodes = 0;
         let mut fault = None;

@@ -127,13 +127,17 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             page.hand_out(word);
             Some(head)
         };
-        kept.and_then(|(list, _)| take(list)).or_else(|| {
+        kept.and_then(take).or_else(|| {
             self.with_buddy_undisturbed(interrupts, cell, |buddy| {
-                let refilled = kept.and_then(|(list, habit)| {
-                    let want = habit.wants(list, supply(buddy.zone()));
-                    // INVARIANT: PCP-1, the list is empty and wants no more than it may hold.
-                    buddy.alloc_bulk_for(demand, word, want, |page, head| list.put_wanted(page, head));
-                    take(list)
+                let refilled = kept.and_then(|list| {
+                    list.set_pivot(buddy.pivot_for(word));
+                    take(list).or_else(|| {
+                        Self::drain_list(buddy, list, list.above_pivot());
+                        let want = list.wants(supply(buddy.zone()));
+                        // INVARIANT: PCP-1, the list is empty and wants no more than it may hold.
+                        buddy.alloc_bulk_for(demand, word, want, |page, head| list.put_wanted(page, head));
+                        take(list)
+                    })
                 });
                 refilled.or_else(|| buddy.alloc_for(demand, migratetype))
             })
@@ -150,12 +154,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         }
         let cell = self.zones.get(word.zone().index())?;
         let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
-        let (list, habit) = at_hand.of(cell.id)?.kept(word)?;
+        let list = at_hand.of(cell.id)?.kept(word)?;
         if list.len() < list.high() {
             return Some(page);
         }
         self.with_buddy(cell, |buddy| {
-            if let Relief::Drain(most) = habit.relieve(list, supply(buddy.zone())) {
+            list.set_pivot(buddy.pivot_for(word));
+            if let Relief::Drain(most) = list.relieve(supply(buddy.zone())) {
                 Self::drain_list(buddy, list, most);
             }
         });
@@ -176,8 +181,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     pub fn tick(&self) {
         let Some(at_hand) = self.cpu_caches.enter(self.machine.cpu(), self.machine) else { return };
         for cell in self.zones {
-            for (list, habit) in at_hand.of(cell.id).into_iter().flat_map(|cache| cache.lists()) {
-                let many = habit.age(list);
+            for list in at_hand.of(cell.id).into_iter().flat_map(|cache| cache.lists()) {
+                let many = list.age();
                 if many > 0 {
                     self.with_buddy(cell, |buddy| Self::drain_list(buddy, list, Count(many)));
                 }

@@ -57,7 +57,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             let frames = cell.kind.frames(machine.direct_map_end());
             // The smallest blocks first, so that no whole one is broken for the first nodes.
             for order in (0..=M::Geometry::MAX_ORDER.index()).map(Order::of) {
-                for (range, _) in boot_map.usable().filter(|&(_, node)| node == cell.node) {
+                for (range, _) in boot_map.usable().rev().filter(|&(_, node)| node == cell.node) {
                     allocator.with_buddy(cell, |buddy| buddy.adopt(range.intersection(frames), order));
                 }
             }

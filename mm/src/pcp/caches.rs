@@ -1,6 +1,6 @@
 //! Every CPU's lists of every zone.
 //!
-//! Cost: 3 KiB for each CPU and zone, and sixteen bytes for each block that a list may ever hold: all CPUs together, one in
+//! Cost: 4 KiB for each CPU and zone, and sixteen bytes for each block that a list may ever hold: all CPUs together, one in
 //! sixteen of a zone's pages for each migratetype at most (`MetadataBytes::cpu_caches`).
 #![expect(unsafe_code, reason = "a CPU's row is found by its number alone, and leads to one of its lists")]
 
@@ -8,7 +8,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use super::gate::{Busy, Gate};
-use super::list::{Habit, List, Slot, capacity};
+use super::list::{List, Slot, capacity};
 use crate::boot_map::{BootMap, CarveError};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::early::{MetadataBytes, carve_slice};
@@ -29,13 +29,12 @@ pub(crate) struct CpuCache<'m> {
     /// Allocations out of the lists by whom no other zone would have served sooner. Only the CPU itself writes.
     served: AtomicU64,
     lists: [List<'m>; LISTS],
-    habits: [Habit; LISTS],
 }
 
 impl<'m> CpuCache<'m> {
     /// Lists of a zone of which the CPU has so many pages to itself, in slots from the front of `slots`.
     fn new<G: Geometry>(zone: ZoneId, pages: u32, slots: &mut &'m [Slot]) -> Self {
-        let mut list = |number: usize| {
+        let list = |number: usize| {
             let (migratetype, order) = (number >> TYPE_SHIFT, number % (1 << TYPE_SHIFT));
             let kept = migratetype < Migratetype::REQUESTED.len() && order <= G::MAX_ORDER.index();
             let order = Order::of(if kept { order } else { 0 });
@@ -44,16 +43,7 @@ impl<'m> CpuCache<'m> {
             *slots = rest;
             List::new(ours, AllocatorWord::allocated(Migratetype::ALL[migratetype % 4], order, zone))
         };
-        let both: [(List<'m>, Habit); LISTS] = core::array::from_fn(&mut list);
-        let mut habits: [Habit; LISTS] = core::array::from_fn(|_| Habit::none());
-        let mut each = habits.iter_mut();
-        let lists = both.map(|(list, habit)| {
-            if let Some(place) = each.next() {
-                *place = habit;
-            }
-            list
-        });
-        Self { served: AtomicU64::new(0), lists, habits }
+        Self { served: AtomicU64::new(0), lists: core::array::from_fn(list) }
     }
 
     /// Allocations that were [served](ZoneAtHand::count_served), since ever.
@@ -63,12 +53,12 @@ impl<'m> CpuCache<'m> {
 
     /// Pages in all lists, as of now.
     pub(crate) fn pages(&self) -> u32 {
-        self.lists().map(|(list, _)| list.len() * list.word().order().pages()).sum()
+        self.lists().map(|list| list.len() * list.word().order().pages()).sum()
     }
 
     /// Every list that may hold any.
-    fn lists(&self) -> impl Iterator<Item = (&List<'m>, &Habit)> {
-        self.lists.iter().zip(&self.habits).filter(|(_, habit)| habit.keeps_any())
+    fn lists(&self) -> impl Iterator<Item = &List<'m>> {
+        self.lists.iter().filter(|list| list.keeps_any())
     }
 }
 
@@ -131,15 +121,14 @@ impl<'m> ZoneAtHand<'_, 'm> {
         &self.cache.lists[((migratetype as usize) << TYPE_SHIFT | order.index()) % LISTS]
     }
 
-    /// The list that an allocated block goes to and its habit, if such blocks are kept at hand.
-    pub(crate) fn kept(&self, word: AllocatorWord) -> Option<(&'m List<'m>, &'m Habit)> {
-        let number = word.list_at_hand() % LISTS;
-        let habit = &self.cache.habits[number];
-        habit.keeps_any().then_some((&self.cache.lists[number], habit))
+    /// The list that an allocated block goes to, if such blocks are kept at hand.
+    pub(crate) fn kept(&self, word: AllocatorWord) -> Option<&'m List<'m>> {
+        let list = &self.cache.lists[word.list_at_hand() % LISTS];
+        list.keeps_any().then_some(list)
     }
 
     /// All lists that may hold any.
-    pub(crate) fn lists(&self) -> impl Iterator<Item = (&'m List<'m>, &'m Habit)> + use<'m> {
+    pub(crate) fn lists(&self) -> impl Iterator<Item = &'m List<'m>> + use<'m> {
         self.cache.lists()
     }
 
@@ -200,7 +189,7 @@ impl<'m> CpuCaches<'m> {
         };
         let (caches, cache_bytes) = carve_slice(machine, boot_map, NodeId(0), count * usize::from(cpus), cache)?;
         let caches: &'m [CpuCache<'m>] = caches;
-        let none = |_| List::new(&[], AllocatorWord::NO_BLOCK).0;
+        let none = |_| List::new(&[], AllocatorWord::NO_BLOCK);
         let (none, none_bytes) = carve_slice(machine, boot_map, NodeId(0), 1, none)?;
         let none: &'m List<'m> = &none[0];
         let row = |cpu: usize| {
@@ -291,6 +280,6 @@ impl<'m> ClosedCaches<'m> {
         let interrupted = self.caches.is_busy(self.cpu).then_some(usize::from(self.cpu.0));
         let rows = self.caches.rows.iter().enumerate().filter(move |&(cpu, _)| Some(cpu) != interrupted);
         let caches = rows.filter_map(move |(_, row)| row.caches.get(zone.index()));
-        caches.flat_map(|cache| cache.lists().map(|(list, _)| list))
+        caches.flat_map(CpuCache::lists)
     }
 }

@@ -2,6 +2,15 @@
 //! handed out first, and drained from below. A slot has both the number of a block's head and where its descriptor is: who
 //! frees a block knows both, who takes it needs both, and neither has to be found by way of the other.
 //!
+//! ```text
+//!     bottom          near                 top            limit
+//!       │ above pivot   │   to be handed out │ free slots   │
+//!       └── to the zone first                └── taken from, put to
+//! ```
+//!
+//! What is freed above the zone's pivot, where memory is to come together, goes below all others, and is not handed out while the
+//! zone has blocks from below it: else a CPU that frees and allocates in turns would keep using what it should leave alone.
+//!
 //! How much it holds follows what the CPU does. A list that runs full after it had run empty would have served: it may
 //! grow to twice its size. One that runs full again and again only takes, and one that runs empty only gives: those move
 //! ever larger batches. A zone that is short of pages makes its lists small.
@@ -9,7 +18,7 @@
 //! Every field is an atomic that is read and written with plain accesses: GATE-1 says whose they are, and lengths can be
 //! read by anybody, exact while nobody allocates or frees.
 //!
-//! Cost: taking and putting touch half a line and one slot, of sixteen bytes. The way to a zone costs one lock for a batch.
+//! Cost: taking and putting touch one line and one slot, of sixteen bytes. The way to a zone costs one lock for a batch.
 #![expect(unsafe_code, reason = "slots and descriptors are reached through thin pointers")]
 
 use core::marker::PhantomData;
@@ -46,36 +55,25 @@ impl Slot {
     }
 }
 
-/// A list: half a line, so that two of a CPU share one.
+/// A list: one line.
 #[derive(Debug)]
-#[repr(align(32))]
+#[repr(align(64))]
 pub(crate) struct List<'m> {
     /// The ring: as many slots as a power of two, or none.
     slots: NonNull<Slot>,
     /// What the heads of its blocks say once they are allocated.
     word: AllocatorWord,
-    /// The slots less one.
     mask: u32,
-    /// Positions count on for ever, and mean slots modulo the ring's size: behind the newest block.
+    /// The position that is put to next.
     top: AtomicU32,
-    /// The oldest block's.
-    bottom: AtomicU32,
+    /// The position of the oldest block that is to be handed out.
+    near: AtomicU32,
     /// The list is full when the top gets here.
     limit: AtomicU32,
-    lifetime: PhantomData<(&'m [Slot], &'m Page)>,
-}
-
-#[cfg(not(loom))]
-const _: () = assert!(size_of::<List<'_>>() == 32);
-
-// SAFETY: a list is a shared reference to atomics that lead to descriptors, which are atomics.
-unsafe impl Sync for List<'_> {}
-// SAFETY: as above.
-unsafe impl Send for List<'_> {}
-
-/// What a list has been used for lately.
-#[derive(Debug)]
-pub(crate) struct Habit {
+    /// The first frame that is above the pivot.
+    pivot: AtomicU32,
+    /// The position of the block that leaves for the zone next.
+    bottom: AtomicU32,
     /// How often the batch has doubled.
     doublings: AtomicU32,
     /// Which end it last came to.
@@ -84,7 +82,16 @@ pub(crate) struct Habit {
     capacity: u32,
     /// Blocks in a batch that has not doubled.
     batch: u32,
+    lifetime: PhantomData<(&'m [Slot], &'m Page)>,
 }
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<List<'_>>() == 64);
+
+// SAFETY: a list is a shared reference to atomics that lead to descriptors, which are atomics.
+unsafe impl Sync for List<'_> {}
+// SAFETY: as above.
+unsafe impl Send for List<'_> {}
 
 const RAN_EMPTY: u32 = 1;
 const RAN_FULL: u32 = 2;
@@ -121,32 +128,37 @@ pub(super) fn capacity<G: Geometry>(order: Order, pages: u32) -> u32 {
 
 impl<'m> List<'m> {
     /// An empty list in these slots, of blocks whose heads say `word` once they are allocated.
-    pub(super) fn new(slots: &'m [Slot], word: AllocatorWord) -> (Self, Habit) {
+    pub(super) fn new(slots: &'m [Slot], word: AllocatorWord) -> Self {
         debug_assert!(slots.is_empty() || slots.len().is_power_of_two());
         #[expect(clippy::cast_possible_truncation, reason = "no ring has 2^32 slots")]
         let capacity = slots.len() as u32;
-        let habit = Habit {
-            doublings: AtomicU32::new(0),
-            last: AtomicU32::new(0),
-            capacity,
-            batch: (BATCH_PAGES >> word.order().number()).clamp(1, (capacity / 4).max(1)),
-        };
-        let list = Self {
+        let batch = (BATCH_PAGES >> word.order().number()).clamp(1, (capacity / 4).max(1));
+        Self {
             slots: NonNull::from(slots).cast(),
             word,
             mask: capacity.saturating_sub(1),
             top: AtomicU32::new(0),
+            near: AtomicU32::new(0),
+            limit: AtomicU32::new(lowest_high(capacity, batch)),
+            pivot: AtomicU32::new(Pfn::LIMIT.number()),
             bottom: AtomicU32::new(0),
-            limit: AtomicU32::new(habit.lowest_high()),
+            doublings: AtomicU32::new(0),
+            last: AtomicU32::new(0),
+            capacity,
+            batch,
             lifetime: PhantomData,
-        };
-        (list, habit)
+        }
     }
 
     /// What the heads of its blocks say once they are allocated.
     #[inline(always)]
     pub(crate) const fn word(&self) -> AllocatorWord {
         self.word
+    }
+
+    /// Whether such blocks are kept at hand at all.
+    pub(crate) const fn keeps_any(&self) -> bool {
+        self.capacity > 0
     }
 
     /// Blocks in it.
@@ -178,11 +190,11 @@ impl<'m> List<'m> {
         (unsafe { page.as_ref() }, slot.head())
     }
 
-    /// Takes the newest block. Gives its head's descriptor and number.
+    /// Takes the newest block of those that are to be handed out. Gives its head's descriptor and number.
     #[inline(always)]
     pub(crate) fn take(&self) -> Option<(&'m Page, Pfn)> {
         let top = self.top.load(Ordering::Relaxed);
-        if top == self.bottom.load(Ordering::Relaxed) {
+        if top == self.near.load(Ordering::Relaxed) {
             return None;
         }
         let top = top.wrapping_sub(1);
@@ -200,29 +212,69 @@ impl<'m> List<'m> {
         if top == self.limit.load(Ordering::Relaxed) {
             return Err(Full);
         }
-        let slot = self.slot(top);
-        slot.page.store(ptr::from_ref(page).cast_mut(), Ordering::Relaxed);
-        slot.head.store(head.number(), Ordering::Relaxed);
-        self.top.store(top.wrapping_add(1), Ordering::Relaxed);
+        if head.number() >= self.pivot.load(Ordering::Relaxed) {
+            self.put_below_all(page, head);
+        } else {
+            self.write(top, page, head);
+            self.top.store(top.wrapping_add(1), Ordering::Relaxed);
+        }
         Ok(())
     }
 
-    /// Puts a block that the list wants.
-    pub(crate) fn put_wanted(&self, page: &'m Page, head: Pfn) {
-        let put = self.put(page, head);
-        debug_assert!(put.is_ok(), "invariant PCP-1 broken: a list got more blocks than it wants");
+    #[inline(always)]
+    fn write(&self, position: u32, page: &'m Page, head: Pfn) {
+        let slot = self.slot(position);
+        slot.page.store(ptr::from_ref(page).cast_mut(), Ordering::Relaxed);
+        slot.head.store(head.number(), Ordering::Relaxed);
     }
 
-    /// Takes the oldest block. Gives its head.
+    /// Puts a block where it leaves for the zone next, of a list that is not full.
+    #[inline(never)]
+    fn put_below_all(&self, page: &'m Page, head: Pfn) {
+        let bottom = self.bottom.load(Ordering::Relaxed).wrapping_sub(1);
+        self.write(bottom, page, head);
+        self.bottom.store(bottom, Ordering::Relaxed);
+        self.limit.store(self.limit.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// Puts a block that the list wants, wherever it stands.
+    pub(crate) fn put_wanted(&self, page: &'m Page, head: Pfn) {
+        let top = self.top.load(Ordering::Relaxed);
+        debug_assert!(
+            top != self.limit.load(Ordering::Relaxed),
+            "invariant PCP-1 broken: a list got more blocks than it wants"
+        );
+        self.write(top, page, head);
+        self.top.store(top.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Takes the block that leaves for the zone next. Gives its head.
     pub(crate) fn take_oldest(&self) -> Option<Pfn> {
         let bottom = self.bottom.load(Ordering::Relaxed);
         if bottom == self.top.load(Ordering::Relaxed) {
             return None;
         }
-        self.bottom.store(bottom.wrapping_add(1), Ordering::Relaxed);
+        let above = bottom.wrapping_add(1);
+        self.bottom.store(above, Ordering::Relaxed);
+        if bottom == self.near.load(Ordering::Relaxed) {
+            self.near.store(above, Ordering::Relaxed);
+        }
         let limit = self.limit.load(Ordering::Relaxed);
         self.limit.store(limit.wrapping_add(1), Ordering::Relaxed);
         Some(self.slot(bottom).head())
+    }
+
+    /// Learns where the pivot is; `None` if blocks from below it are not to be had, so that one is as good as another.
+    pub(crate) fn set_pivot(&self, pivot: Option<Pfn>) {
+        self.pivot.store(pivot.unwrap_or(Pfn::LIMIT).number(), Ordering::Relaxed);
+        if pivot.is_none() {
+            self.near.store(self.bottom.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Blocks that are not to be handed out.
+    pub(crate) fn above_pivot(&self) -> Count {
+        Count(self.near.load(Ordering::Relaxed).wrapping_sub(self.bottom.load(Ordering::Relaxed)))
     }
 
     /// The heads of the blocks in it, the oldest first.
@@ -234,60 +286,39 @@ impl<'m> List<'m> {
     fn set_high(&self, high: u32) {
         self.limit.store(self.bottom.load(Ordering::Relaxed).wrapping_add(high), Ordering::Relaxed);
     }
-}
-
-/// A list has no room.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Full;
-
-impl Habit {
-    /// That of a list that holds nothing.
-    pub(super) fn none() -> Self {
-        Self { doublings: AtomicU32::new(0), last: AtomicU32::new(0), capacity: 0, batch: 1 }
-    }
-
-    /// The smallest that the list becomes by itself.
-    const fn lowest_high(&self) -> u32 {
-        if self.capacity < 4 * self.batch { self.capacity } else { 4 * self.batch }
-    }
-
-    /// Whether such blocks are kept at hand at all.
-    pub(crate) const fn keeps_any(&self) -> bool {
-        self.capacity > 0
-    }
 
     /// How many blocks the list wants, now that it has run empty.
-    pub(crate) fn wants(&self, list: &List<'_>, supply: Supply) -> u32 {
+    pub(crate) fn wants(&self, supply: Supply) -> u32 {
         let again = self.last.load(Ordering::Relaxed) == RAN_EMPTY;
         self.last.store(RAN_EMPTY, Ordering::Relaxed);
         if supply == Supply::Short {
-            self.become_small(list);
+            self.become_small();
             return (self.batch / 4).max(1);
         }
-        list.high().min(self.next_batch(again))
+        self.high().min(self.next_batch(again))
     }
 
     /// What becomes of a list that has run full.
-    pub(crate) fn relieve(&self, list: &List<'_>, supply: Supply) -> Relief {
+    pub(crate) fn relieve(&self, supply: Supply) -> Relief {
         let again = self.last.load(Ordering::Relaxed) == RAN_FULL;
         self.last.store(RAN_FULL, Ordering::Relaxed);
-        let len = list.len();
+        let len = self.len();
         if supply == Supply::Short {
-            self.become_small(list);
+            self.become_small();
             return Relief::Drain(Count((len + 1).saturating_sub(self.batch / 2).min(len)));
         }
-        let high = list.high();
+        let high = self.high();
         if !again && high < self.capacity {
             self.doublings.store(0, Ordering::Relaxed);
-            list.set_high(self.capacity.min(2 * high));
+            self.set_high(self.capacity.min(2 * high));
             return Relief::Grown;
         }
         Relief::Drain(Count((len / 2).max(1).min(self.next_batch(again))))
     }
 
-    fn become_small(&self, list: &List<'_>) {
+    fn become_small(&self) {
         self.doublings.store(0, Ordering::Relaxed);
-        list.set_high(self.batch.min(self.capacity));
+        self.set_high(self.batch.min(self.capacity));
     }
 
     /// A batch, doubled once more if the list came to the same end again.
@@ -298,9 +329,18 @@ impl Habit {
     }
 
     /// Makes the list an eighth smaller, down to what it began with. Says how many blocks are too many then.
-    pub(crate) fn age(&self, list: &List<'_>) -> u32 {
-        let high = list.high();
-        list.set_high((high - high / 8).max(self.lowest_high()));
-        list.len().saturating_sub(list.high())
+    pub(crate) fn age(&self) -> u32 {
+        let high = self.high();
+        self.set_high((high - high / 8).max(lowest_high(self.capacity, self.batch)));
+        self.len().saturating_sub(self.high())
     }
 }
+
+/// The smallest that a list becomes by itself.
+const fn lowest_high(capacity: u32, batch: u32) -> u32 {
+    if capacity < 4 * batch { capacity } else { 4 * batch }
+}
+
+/// A list has no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Full;

@@ -43,7 +43,7 @@ unsafe impl Send for Side {}
 impl Side {
     fn with(blocks: u32) -> Arc<Self> {
         let slots: Vec<_> = (0..4).map(|_| Slot::empty()).collect();
-        let (list, _) = List::new(Box::leak(slots.into_boxed_slice()), WORD);
+        let list = List::new(Box::leak(slots.into_boxed_slice()), WORD);
         for block in 0..blocks {
             let page = Box::leak(Box::new(Page::new(WORD)));
             list.put(page, Pfn::new(block)).expect("there is room");

@@ -3,7 +3,7 @@
 use std::boxed::Box;
 use std::vec::Vec;
 
-use super::list::{Full, Habit, List, Relief, Slot, Supply};
+use super::list::{Full, List, Relief, Slot, Supply};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::migratetype::Migratetype;
@@ -11,18 +11,17 @@ use crate::units::{Count, Order, Pfn, ZoneId};
 
 const WORD: AllocatorWord = AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZoneId(0));
 
-/// A list and its habit.
+/// A list.
 struct Rig {
     list: List<'static>,
-    habit: Habit,
     /// What all blocks of the test have for a descriptor.
     page: &'static Page,
 }
 
 fn rig(capacity: usize) -> Rig {
     let slots: Vec<_> = (0..capacity).map(|_| Slot::empty()).collect();
-    let (list, habit) = List::new(Box::leak(slots.into_boxed_slice()), WORD);
-    Rig { list, habit, page: Box::leak(Box::new(Page::new(WORD))) }
+    let list = List::new(Box::leak(slots.into_boxed_slice()), WORD);
+    Rig { list, page: Box::leak(Box::new(Page::new(WORD))) }
 }
 
 impl Rig {
@@ -35,11 +34,11 @@ impl Rig {
     }
 
     fn wants(&self, supply: Supply) -> u32 {
-        self.habit.wants(&self.list, supply)
+        self.list.wants(supply)
     }
 
     fn relieve(&self, supply: Supply) -> Relief {
-        self.habit.relieve(&self.list, supply)
+        self.list.relieve(supply)
     }
 
     fn drain(&self, Count(count): Count) {
@@ -67,10 +66,35 @@ fn the_newest_is_taken_first_and_the_oldest_drained_first_also_where_the_ring_wr
 }
 
 #[test]
+fn blocks_above_the_pivot_are_drained_first_and_handed_out_only_when_one_is_as_good_as_another() {
+    let rig = rig(16);
+    let number = |head: Option<Pfn>| head.map(Pfn::number);
+    let put = |heads: &[u32]| heads.iter().for_each(|&head| rig.list.put(rig.page, Pfn::new(head)).expect("it has room"));
+    let take = || number(rig.list.take().map(|(_, head)| head));
+    for _ in 0..10 {
+        rig.list.set_pivot(Some(Pfn::new(100)));
+        put(&[1, 100, 2, 101, 3, 102]);
+        assert_eq!((rig.list.len(), rig.list.above_pivot(), rig.list.high()), (6, Count(3), 16));
+        assert!(rig.list.iter().map(|(_, head)| head.number()).eq([102, 101, 100, 1, 2, 3]));
+        assert_eq!((number(rig.list.take_oldest()), take()), (Some(102), Some(3)));
+        put(&[103, 4, 5, 6, 7, 8, 104, 9, 10, 11, 12, 13]);
+        assert_eq!(rig.list.put(rig.page, Pfn::new(105)), Err(Full), "both kinds take up room");
+        assert!((4..=13).rev().chain([2, 1]).all(|head| take() == Some(head)));
+        assert_eq!((take(), rig.list.len()), (None, 4));
+        rig.list.set_pivot(None);
+        assert_eq!((take(), take()), (Some(100), Some(101)));
+        put(&[200]);
+        assert_eq!((take(), rig.list.above_pivot()), (Some(200), Count(0)), "there is no pivot to be above of");
+        rig.drain(Count(2));
+        assert_eq!((take(), rig.list.len(), rig.list.high()), (None, 0, 16));
+    }
+}
+
+#[test]
 fn a_list_without_slots_takes_nothing_and_has_nothing() {
     let rig = rig(0);
     assert_eq!(rig.list.put(rig.page, Pfn::new(0)), Err(Full));
-    assert!(rig.list.take().is_none() && !rig.habit.keeps_any());
+    assert!(rig.list.take().is_none() && !rig.list.keeps_any());
     assert_eq!((rig.list.len(), rig.list.high()), (0, 0));
 }
 
@@ -140,7 +164,7 @@ fn a_list_that_has_grown_shrinks_with_time_to_what_it_began_with() {
     rig.fill();
     let ticks = (0..).find(|_| {
         let before = rig.list.high();
-        let many = rig.habit.age(&rig.list);
+        let many = rig.list.age();
         rig.drain(Count(many));
         assert!(rig.list.len() <= rig.list.high() && rig.list.high() <= before);
         rig.list.high() == begun

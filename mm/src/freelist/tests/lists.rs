@@ -84,32 +84,32 @@ fn a_refused_block_leaves_the_list_as_it_was() {
 }
 
 #[test]
-fn warm_blocks_are_taken_last_in_first_out_and_those_about_to_merge_after_all_of_them() {
+fn near_blocks_are_taken_last_in_first_out_and_far_ones_after_all_of_them() {
     with_pages::<Mid>(80, 40, |context, pool| {
         let mut lists = Freelists::<Mid>::new();
         let mut pool = pool.into_iter();
         let blocks: Vec<_> = pool.by_ref().take(40).collect();
-        let (warm, merging) = blocks.split_at(20);
+        let (near, far) = blocks.split_at(20);
         let mut nodes = 0;
-        for (&warm, &merging) in warm.iter().zip(merging) {
-            nodes += push(&mut lists, context, end(End::Near), warm, &mut pool);
-            nodes += push(&mut lists, context, end(End::Far), merging, &mut pool);
+        for (&near, &far) in near.iter().zip(far) {
+            nodes += push(&mut lists, context, end(End::Near), near, &mut pool);
+            nodes += push(&mut lists, context, end(End::Far), far, &mut pool);
         }
-        let expected: Vec<_> = warm.iter().rev().chain(merging.iter().rev()).copied().collect();
+        let expected: Vec<_> = near.iter().rev().chain(far.iter().rev()).copied().collect();
         assert_eq!(lists.heads(context.nodes, KIND, Order::ZERO).collect::<Vec<_>>(), expected);
         let mut pending = Pending::new();
         for block in expected {
-            assert_eq!(lists.smallest(KIND, Order::ZERO), Some(Order::ZERO));
+            let list = lists.next(KIND, Order::ZERO).expect("there are more");
             let released = &mut Released { pending: &mut pending, nodes: &mut nodes };
-            assert_eq!(lists.pop(context, KIND, Order::ZERO, released), block);
+            assert_eq!(lists.pop(context, list, released), block);
         }
         assert_eq!((lists.len(KIND, Order::ZERO), nodes), (0, 0));
-        assert_eq!(lists.smallest(KIND, Order::ZERO), None);
+        assert_eq!(lists.next(KIND, Order::ZERO), None);
     });
 }
 
 #[test]
-fn the_smallest_and_the_largest_order_are_those_of_the_migratetype_that_was_asked_for() {
+fn the_smallest_the_largest_and_the_next_block_are_of_the_migratetype_that_was_asked_for() {
     with_pages::<Mid>(32, 32, |context, pool| {
         let mut lists = Freelists::<Mid>::new();
         let mut pool = pool.into_iter();
@@ -117,21 +117,22 @@ fn the_smallest_and_the_largest_order_are_those_of_the_migratetype_that_was_aske
         let heads = blocks.map(|(kind, order, end)| {
             let (list, pfn) = (ListId::new(kind, Order::of(order), end), pool.next().expect("a page"));
             push(&mut lists, context, list, pfn, &mut pool);
-            (kind, Order::of(order), pfn)
+            (list, pfn)
         });
         let found = |lists: &Freelists<Mid>, from| {
-            let (smallest, largest) = (lists.smallest(KIND, Order::of(from)), lists.largest(KIND, Order::of(from)));
-            [smallest, largest].map(|order| order.map(Order::index))
+            let order = Order::of(from);
+            let lists = [lists.smallest(KIND, order), lists.largest(KIND, order), lists.next(KIND, order)];
+            lists.map(|list| list.map(|list| list.order().index()))
         };
-        assert_eq!(found(&lists, 0), [Some(1), Some(3)]);
-        assert_eq!(found(&lists, 2), [Some(3), Some(3)]);
-        assert_eq!(found(&lists, 4), [None, None]);
+        assert_eq!(found(&lists, 0), [Some(1), Some(3), Some(3)], "what is at the near end is next, whatever its size");
+        assert_eq!(found(&lists, 2), [Some(3), Some(3), Some(3)]);
+        assert_eq!(found(&lists, 4), [None, None, None]);
         assert_eq!(lists.smallest(Migratetype::Reclaimable, Order::ZERO), None);
         let (mut pending, mut nodes) = (Pending::new(), 0);
-        for (kind, order, pfn) in heads {
+        for (list, pfn) in heads {
             let released = &mut Released { pending: &mut pending, nodes: &mut nodes };
-            assert_eq!(lists.pop(context, kind, order, released), pfn);
+            assert_eq!(lists.pop(context, list, released), pfn);
         }
-        assert_eq!(found(&lists, 0), [None, None]);
+        assert_eq!(found(&lists, 0), [None, None, None]);
     });
 }
