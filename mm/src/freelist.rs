@@ -217,7 +217,8 @@ impl<G: Geometry> Freelists<G> {
     }
 
     /// The list that a block of at least `order` is to be taken from: the smallest that will do at the near end, whatever
-    /// there is at the far one.
+    /// there is at the far one. Of far ones the smallest or the largest, whichever is lower: the first one goes on with what is
+    /// broken already, the other does not let the pivot wait for it.
     #[inline(always)]
     pub(crate) fn next(&self, migratetype: Migratetype, order: Order) -> Option<ListId> {
         let [near, far] = self.occupied;
@@ -226,7 +227,11 @@ impl<G: Geometry> Freelists<G> {
             return Some(ListId::new(migratetype, Order::of(orders.trailing_zeros() as usize), End::Near));
         }
         let orders = Self::orders_from(far, migratetype, order);
-        (orders != 0).then(|| ListId::new(migratetype, Order::of(orders.trailing_zeros() as usize), End::Far))
+        let list = |order: u32| ListId::new(migratetype, Order::of(order as usize), End::Far);
+        let largest = list(orders.checked_ilog2()?);
+        let smallest = list(orders.trailing_zeros());
+        let top = |list: ListId| self.stacks[list.index()].top();
+        Some(if top(largest) < top(smallest) { largest } else { smallest })
     }
 
     /// The smallest blocks of `migratetype` from `order` up; those at the near end, if both have such.

@@ -22,10 +22,6 @@ pub use watermark::Watermarks;
 /// The most largest blocks that a zone sets aside for large requests that cannot wait.
 const HIGHATOMIC_BLOCKS: usize = 8;
 
-/// Below the pivot one frame in so many is more than what is in use: less leaves allocation short of blocks there, more leaves
-/// fewer that come together above. Measured by `mm-bench recoverable`.
-const PIVOT_ROOM: u64 = 512;
-
 /// What a zone's memory can be used for. A later kind serves fewer requests, and is tried first by those it serves.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ZoneKind {
@@ -78,7 +74,8 @@ pub(crate) struct Zone<G> {
     pub(crate) managed: u32,
     /// Pages that are free, those that serve as nodes among them, those that CPUs have at hand not.
     pub(crate) free: u32,
-    /// Where its pages in use would end, did they stand one behind the other from its start, and a little above.
+    /// Where its pages in use would end, did they stand one behind the other from its start, and one largest block behind: who
+    /// breaks a block is to go on with the rest of it.
     pub(crate) pivot: Pfn,
     /// Frames up to the pivot for each page in use, in 65536ths.
     spread: u64,
@@ -123,10 +120,10 @@ impl<G: Geometry> Zone<G> {
         }
     }
 
-    /// Lets the pivot take account of holes, as if they were spread evenly, and of the room that allocation needs below it.
+    /// Lets the pivot take account of holes, as if they were spread evenly.
     fn spread_over_span(&mut self) {
         let frames = u64::from(self.span.pages());
-        self.spread = ((frames + frames / PIVOT_ROOM) << 16).checked_div(self.managed.into()).unwrap_or(0);
+        self.spread = (frames << 16).checked_div(self.managed.into()).unwrap_or(0);
         self.move_pivot();
     }
 
@@ -149,7 +146,7 @@ impl<G: Geometry> Zone<G> {
         let used = u64::from(self.managed.wrapping_sub(self.free));
         #[expect(clippy::cast_possible_truncation, reason = "less than the span, and a little")]
         let frames = (used * self.spread >> 16) as u32;
-        self.pivot = self.span.start.plus(frames);
+        self.pivot = self.span.start.plus(frames).plus(G::MAX_ORDER.pages());
     }
 
     /// The end of its list that a free block belongs to: below the pivot, where memory is to be used, it is the near one. What

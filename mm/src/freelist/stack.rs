@@ -204,6 +204,11 @@ impl<G: Geometry> Stack<G> {
         }
     }
 
+    /// The top entry, if there is any.
+    pub(super) fn top(&self) -> Option<Pfn> {
+        self.len.checked_sub(1).map(|position| Pfn::new(self.ring[Self::ring_slot(position)]))
+    }
+
     /// Takes the top entry of a stack that has one. The pages of nodes that are no longer needed go to `released`.
     #[inline(always)]
     pub(super) fn pop<M: Machine<Geometry = G>>(

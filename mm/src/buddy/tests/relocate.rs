@@ -19,7 +19,7 @@ impl<const MAX_ORDER: usize> Geometry for Tiny<MAX_ORDER> {
 }
 
 /// All of the first block of eight is free but page 1, and page 0 is the node of the list on which the single pages
-/// `outside` stand.
+/// `outside` stand. Enough others are in use for all of them to be below the pivot.
 fn node_beside_the_last_page<const MAX_ORDER: usize>(bench: &Bench<'_, Tiny<MAX_ORDER>>, outside: &[u32]) {
     bench.take_all(Movable);
     let (before, after) = outside.split_at(2);
@@ -32,8 +32,8 @@ fn node_beside_the_last_page<const MAX_ORDER: usize>(bench: &Bench<'_, Tiny<MAX_
 
 #[test]
 fn a_node_beside_the_last_allocated_page_moves_out_and_the_block_comes_whole() {
-    for lowmem in [0, 16] {
-        with_memory::<Tiny<3>>(16, lowmem, |bench| {
+    for lowmem in [0, 32] {
+        with_memory::<Tiny<3>>(32, lowmem, |bench| {
             node_beside_the_last_page(bench, &[8, 10, 12]);
             bench.free(1);
             assert_eq!(bench.free_order(0), Some(3));
@@ -46,7 +46,7 @@ fn a_node_beside_the_last_allocated_page_moves_out_and_the_block_comes_whole() {
 
 #[test]
 fn a_node_that_is_needless_once_its_new_page_is_off_the_list_just_goes() {
-    with_memory::<Tiny<3>>(16, 16, |bench| {
+    with_memory::<Tiny<3>>(32, 32, |bench| {
         node_beside_the_last_page(bench, &[8, 10]);
         bench.free(1);
         assert_eq!((bench.free_order(0), bench.nodes(), bench.free_pages()), (Some(3), 0, 8 + 2));
@@ -56,7 +56,7 @@ fn a_node_that_is_needless_once_its_new_page_is_off_the_list_just_goes() {
 
 #[test]
 fn a_node_stays_when_nothing_outside_is_smaller_than_what_would_come_of_it() {
-    with_memory::<Tiny<1>>(12, 12, |bench| {
+    with_memory::<Tiny<1>>(24, 24, |bench| {
         bench.take_all(Movable);
         // Two pairs fill the ring; the third takes the only single page for its node.
         bench.free_each([2, 3, 4, 5, 0, 6, 7]);
@@ -104,8 +104,8 @@ fn nodes_of_two_lists_make_way_for_the_last_page_of_a_block() {
 
 #[test]
 fn a_node_moves_out_of_a_range_that_is_wanted() {
-    for lowmem in [0, 16] {
-        with_memory::<Tiny<3>>(16, lowmem, |bench| {
+    for lowmem in [0, 32] {
+        with_memory::<Tiny<3>>(32, lowmem, |bench| {
             node_beside_the_last_page(bench, &[8, 10, 12]);
             let wanted = bench.allocator.alloc_contig(bench.range(0..1)).expect("one free page, which is a node");
             bench.verify();
@@ -118,7 +118,7 @@ fn a_node_moves_out_of_a_range_that_is_wanted() {
 
 #[test]
 fn a_range_with_a_page_in_use_is_refused_and_nothing_changes() {
-    with_memory::<Tiny<3>>(16, 16, |bench| {
+    with_memory::<Tiny<3>>(32, 32, |bench| {
         node_beside_the_last_page(bench, &[8, 10, 12]);
         let before = bench.allocator.fingerprint(bench.frames);
         for pages in [0..2, 0..8, 1..2, 1..9, 7..10, 8..16] {
