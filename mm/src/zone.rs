@@ -4,8 +4,9 @@
 //! the end of the direct map, above which a page has no address of its own. Blocks never straddle a zone: every head
 //! names its zone, and merging compares it (ZONE-1).
 //!
-//! `watermark` is how low a zone may fall, and for whom.
+//! `watermark` is how low a zone may fall, and for whom; `pivot` where its memory is to be used.
 
+pub(crate) mod pivot;
 pub(crate) mod watermark;
 
 use arrayvec::ArrayVec;
@@ -16,6 +17,7 @@ use crate::freelist::Freelists;
 use crate::machine::Geometry;
 use crate::migratetype::Migratetype;
 use crate::units::{Count, NodeId, Order, Pfn, PfnRange, PhysAddr, ZoneId};
+use pivot::Pivot;
 use watermark::Demand;
 pub use watermark::Watermarks;
 
@@ -74,11 +76,8 @@ pub(crate) struct Zone<G> {
     pub(crate) managed: u32,
     /// Pages that are free, those that serve as nodes among them, those that CPUs have at hand not.
     pub(crate) free: u32,
-    /// Where its pages in use would end, did they stand one behind the other from its start, and one largest block behind: who
-    /// breaks a block is to go on with the rest of it.
-    pub(crate) pivot: Pfn,
-    /// Frames up to the pivot for each page in use, in 65536ths.
-    spread: u64,
+    /// Which end of its list a free block belongs to.
+    pub(crate) pivot: Pivot,
     /// Free pages that serve as nodes.
     pub(crate) nodes: u32,
     /// The most pages that ever served as nodes at once.
@@ -107,8 +106,7 @@ impl<G: Geometry> Zone<G> {
             present,
             managed: 0,
             free: 0,
-            pivot: span.start,
-            spread: 0,
+            pivot: Pivot::new(G::MAX_ORDER),
             nodes: 0,
             peak_nodes: 0,
             acquisitions: 0,
@@ -120,40 +118,25 @@ impl<G: Geometry> Zone<G> {
         }
     }
 
-    /// Lets the pivot take account of holes, as if they were spread evenly.
-    fn spread_over_span(&mut self) {
-        let frames = u64::from(self.span.pages());
-        self.spread = (frames << 16).checked_div(self.managed.into()).unwrap_or(0);
-        self.move_pivot();
-    }
-
     /// Pages of it are free.
     #[inline(always)]
     pub(crate) fn gain(&mut self, pages: u32) {
         self.free += pages;
-        self.move_pivot();
+        self.pivot.follow(self.managed - self.free);
     }
 
     /// Pages of it are free no longer.
     #[inline(always)]
     pub(crate) fn lose(&mut self, pages: u32) {
         self.free -= pages;
-        self.move_pivot();
-    }
-
-    #[inline(always)]
-    fn move_pivot(&mut self) {
-        let used = u64::from(self.managed.wrapping_sub(self.free));
-        #[expect(clippy::cast_possible_truncation, reason = "less than the span, and a little")]
-        let frames = (used * self.spread >> 16) as u32;
-        self.pivot = self.span.start.plus(frames).plus(G::MAX_ORDER.pages());
+        self.pivot.follow(self.managed - self.free);
     }
 
     /// The end of its list that a free block belongs to: below the pivot, where memory is to be used, it is the near one. What
     /// is above drains, as it is allocated last, and comes together.
     #[inline(always)]
     pub(crate) fn end_for(&self, head: Pfn) -> End {
-        if head < self.pivot { End::Near } else { End::Far }
+        if head < self.pivot.at() { End::Near } else { End::Far }
     }
 
     /// Works out how low the zone may fall, on a machine with `lowmem` managed pages in its direct map and a node with
@@ -161,7 +144,6 @@ impl<G: Geometry> Zone<G> {
     pub(crate) fn set_watermarks(&mut self, lowmem: u32, of_node: [u32; ZoneKind::ALL.len()]) {
         let marks = Watermarks::new(self.kind, self.managed, lowmem, G::RESERVE_SHARE);
         self.watermarks = if G::RESERVE_SHARE == 0 { marks } else { marks.protected(self.kind, of_node) };
-        self.spread_over_span();
     }
 
     /// Free pages that such a demand might be given: what is set aside for large blocks counts only for those whom it may

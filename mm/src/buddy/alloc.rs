@@ -8,8 +8,8 @@ use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Order, Pfn};
 
-/// Blocks that the pivot has left behind, which one allocation moves to their end.
-const MOVED_AT_ONCE: usize = 2;
+/// The most blocks left behind by the pivot that one allocation moves to their end.
+const MOVED_AT_ONCE: usize = 32;
 
 impl<M: Machine> Buddy<'_, '_, M> {
     /// Allocates a block and returns its head; `None` if the zone has no free block of that order or above.
@@ -49,11 +49,11 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// Blocks of a pageblock's size break none, wherever they are.
     pub(crate) fn pivot_for(&self, word: AllocatorWord) -> Option<Pfn> {
         let next = self.zone.lists.next(word.list().migratetype(), word.order())?;
-        (next.end() == End::Near && word.order() < M::Geometry::PAGEBLOCK_ORDER).then_some(self.zone.pivot)
+        (next.end() == End::Near && word.order() < M::Geometry::PAGEBLOCK_ORDER).then(|| self.zone.pivot.at())
     }
 
     /// Finds a block to be taken in place of one that the pivot has left behind, and puts that one where it belongs by now.
-    /// A few at a time: who has fewer pages in use than before has many of those.
+    /// Each is moved once for each time that it was freed; not all at once, as there are many when much was freed (FREE-5).
     #[cold]
     fn take_lower(&mut self, order: Order, migratetype: Migratetype, mut block: FreeBlock) -> FreeBlock {
         for _ in 0..MOVED_AT_ONCE {

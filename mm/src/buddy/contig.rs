@@ -72,6 +72,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         self.zone.present += range.pages() - range.intersection(*span).pages();
         *span = PfnRange::new(span.start.min(range.start), span.end.max(range.end));
         self.zone.managed += range.pages();
+        self.zone.pivot.cover(range);
         Ok(())
     }
 

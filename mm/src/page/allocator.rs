@@ -314,13 +314,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         operation(&mut Buddy::new(self.machine, &self.map, &mut zone))
     }
 
-    /// Frees a block that is charged, for which there is no room at hand, of which the like are not kept there, or that is
+    /// Frees a block that is charged, that cannot simply be put at hand, of which the like are not kept there, or that is
     /// none: what is not the head of an allocated block comes back as the word that says so.
     #[cold]
     #[inline(never)]
     fn free_slowly(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
         self.uncharge(pfn);
-        if self.make_room_for(pfn).and_then(|page| self.free_at_hand(page, pfn)).is_some() {
+        if self.free_at_hand_slowly(pfn).is_some() {
             return Ok(());
         }
         self.free_to_zone(pfn)

@@ -12,7 +12,7 @@
 use super::allocator::{PageAllocator, ZoneCell};
 use super::request::Request;
 use crate::buddy::Buddy;
-use crate::desc::allocator_word::{AllocatorWord, PageState};
+use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
@@ -61,7 +61,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 
     /// Puts the allocated block that `page`, the descriptor of frame `pfn`, heads at hand; `None` if somebody owns it or is
-    /// charged for it, it is no such block, there is no room, or its like are not kept at hand.
+    /// charged for it, it is no such block, its like are not kept at hand, or it cannot [simply](Self::free_at_hand_slowly) be put.
     #[inline(always)]
     pub(super) fn free_at_hand(&self, page: &'m Page, pfn: Pfn) -> Option<()> {
         let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
@@ -144,27 +144,28 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         })
     }
 
-    /// Makes sure that an allocated block can be put at hand, and gives its head's descriptor; `None` if its like are not kept
-    /// there, or it is none.
-    pub(super) fn make_room_for(&self, pfn: Pfn) -> Option<&'m Page> {
+    /// Puts the allocated block that frame `pfn` heads at hand, on the side of the pivot that it belongs to, and makes room for
+    /// it first if need be; `None` if somebody owns it or is charged for it, its like are not kept there, or it is no such block.
+    pub(super) fn free_at_hand_slowly(&self, pfn: Pfn) -> Option<()> {
         let page = self.map.get(pfn)?;
         let word = page.word();
-        if !word.is(PageState::Allocated) {
+        if !word.is_uncharged() || page.owner().is_owned() {
             return None;
         }
         let cell = self.zones.get(word.zone().index())?;
         let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
         let list = at_hand.of(cell.id)?.kept(word)?;
-        if list.len() < list.high() {
-            return Some(page);
+        if list.is_full() {
+            self.with_buddy(cell, |buddy| {
+                list.set_pivot(buddy.pivot_for(word));
+                if let Relief::Drain(most) = list.relieve(supply(buddy.zone())) {
+                    Self::drain_list(buddy, list, most);
+                }
+            });
         }
-        self.with_buddy(cell, |buddy| {
-            list.set_pivot(buddy.pivot_for(word));
-            if let Relief::Drain(most) = list.relieve(supply(buddy.zone())) {
-                Self::drain_list(buddy, list, most);
-            }
-        });
-        Some(page)
+        list.put_by_pivot(page, pfn);
+        page.keep_at_hand(list.word());
+        Some(())
     }
 
     /// Gives up to so many of a list's oldest blocks back to their zone.

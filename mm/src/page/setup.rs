@@ -55,11 +55,14 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             Self { machine, map, zones, zonelists, cpu_caches, draining, numa, reclaim, groups, metadata, gate };
         for cell in allocator.zones {
             let frames = cell.kind.frames(machine.direct_map_end());
+            let ranges = || {
+                let of_node = boot_map.usable().rev().filter(|&(_, node)| node == cell.node);
+                of_node.map(|(range, _)| range.intersection(frames)).filter(|range| !range.is_empty())
+            };
+            allocator.with_buddy(cell, |buddy| ranges().for_each(|range| buddy.zone().pivot.cover(range)));
             // The smallest blocks first, so that no whole one is broken for the first nodes.
             for order in (0..=M::Geometry::MAX_ORDER.index()).map(Order::of) {
-                for (range, _) in boot_map.usable().rev().filter(|&(_, node)| node == cell.node) {
-                    allocator.with_buddy(cell, |buddy| buddy.adopt(range.intersection(frames), order));
-                }
+                allocator.with_buddy(cell, |buddy| ranges().for_each(|range| buddy.adopt(range, order)));
             }
             allocator.with_buddy(cell, |buddy| {
                 buddy.set_aside();

@@ -166,6 +166,11 @@ impl<'m> List<'m> {
         self.top.load(Ordering::Relaxed).wrapping_sub(self.bottom.load(Ordering::Relaxed))
     }
 
+    /// Whether it has no room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.top.load(Ordering::Relaxed) == self.limit.load(Ordering::Relaxed)
+    }
+
     /// Blocks that it may hold at present.
     pub(crate) fn high(&self) -> u32 {
         self.limit.load(Ordering::Relaxed).wrapping_sub(self.bottom.load(Ordering::Relaxed))
@@ -202,23 +207,26 @@ impl<'m> List<'m> {
         Some(self.at(top))
     }
 
-    /// Puts the block that has this head and descriptor.
+    /// Puts the block that has this head and descriptor where it is handed out next.
     ///
     /// # Errors
-    /// The list is full.
+    /// The list is full, or the block is [another one's](Self::put_by_pivot) to put, as it is above the pivot.
     #[inline(always)]
-    pub(crate) fn put(&self, page: &'m Page, head: Pfn) -> Result<(), Full> {
+    pub(crate) fn put(&self, page: &'m Page, head: Pfn) -> Result<(), NotPut> {
         let top = self.top.load(Ordering::Relaxed);
-        if top == self.limit.load(Ordering::Relaxed) {
-            return Err(Full);
+        if top == self.limit.load(Ordering::Relaxed) || head.number() >= self.pivot.load(Ordering::Relaxed) {
+            return Err(NotPut);
         }
-        if head.number() >= self.pivot.load(Ordering::Relaxed) {
-            self.put_below_all(page, head);
-        } else {
-            self.write(top, page, head);
-            self.top.store(top.wrapping_add(1), Ordering::Relaxed);
-        }
+        self.write(top, page, head);
+        self.top.store(top.wrapping_add(1), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Puts the block that has this head and descriptor on the side of the pivot that it belongs to, of a list that is not full.
+    pub(crate) fn put_by_pivot(&self, page: &'m Page, head: Pfn) {
+        if let Err(NotPut) = self.put(page, head) {
+            self.put_below_all(page, head);
+        }
     }
 
     #[inline(always)]
@@ -229,7 +237,6 @@ impl<'m> List<'m> {
     }
 
     /// Puts a block where it leaves for the zone next, of a list that is not full.
-    #[inline(never)]
     fn put_below_all(&self, page: &'m Page, head: Pfn) {
         let bottom = self.bottom.load(Ordering::Relaxed).wrapping_sub(1);
         self.write(bottom, page, head);
@@ -237,13 +244,14 @@ impl<'m> List<'m> {
         self.limit.store(self.limit.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
     }
 
-    /// Puts a block that the list wants, wherever it stands.
+    /// Puts a block that the list wants, wherever in memory it is: nothing lower was to be had, and it is to be handed out
+    /// again when it is freed.
     pub(crate) fn put_wanted(&self, page: &'m Page, head: Pfn) {
         let top = self.top.load(Ordering::Relaxed);
-        debug_assert!(
-            top != self.limit.load(Ordering::Relaxed),
-            "invariant PCP-1 broken: a list got more blocks than it wants"
-        );
+        if head.number() >= self.pivot.load(Ordering::Relaxed) {
+            self.pivot.store(head.plus(1).number(), Ordering::Relaxed);
+        }
+        debug_assert!(!self.is_full(), "invariant PCP-1 broken: a list got more blocks than it wants");
         self.write(top, page, head);
         self.top.store(top.wrapping_add(1), Ordering::Relaxed);
     }
@@ -341,6 +349,6 @@ const fn lowest_high(capacity: u32, batch: u32) -> u32 {
     if capacity < 4 * batch { capacity } else { 4 * batch }
 }
 
-/// A list has no room.
+/// A block cannot simply be put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Full;
+pub(crate) struct NotPut;
