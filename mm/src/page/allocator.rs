@@ -181,10 +181,12 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 
     // In one call, so that the short way needs no registers saved for it.
-    #[cold]
     #[inline(never)]
     fn free_raw_slowly(&self, pfn: Pfn) -> Result<(), FreeError> {
-        self.free_slowly(pfn).map_err(|word| self.why_not_allocated(pfn, word))
+        match self.free_at_hand_slowly(pfn) {
+            Some(()) => Ok(()),
+            None => self.free_elsewhere(pfn).map_err(|word| self.why_not_allocated(pfn, word)),
+        }
     }
 
     /// Takes ownership of the block that `pfn` heads.
@@ -314,16 +316,15 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         operation(&mut Buddy::new(self.machine, &self.map, &mut zone))
     }
 
-    /// Frees a block that is charged, that cannot simply be put at hand, of which the like are not kept there, or that is
-    /// none: what is not the head of an allocated block comes back as the word that says so.
+    /// Frees a block that is charged, of which the like are not kept at hand, or that is none: what is not the head of an
+    /// allocated block comes back as the word that says so.
     #[cold]
     #[inline(never)]
-    fn free_slowly(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
-        self.uncharge(pfn);
-        if self.free_at_hand_slowly(pfn).is_some() {
-            return Ok(());
+    fn free_elsewhere(&self, pfn: Pfn) -> Result<(), AllocatorWord> {
+        match self.uncharge(pfn).and_then(|()| self.free_at_hand_slowly(pfn)) {
+            Some(()) => Ok(()),
+            None => self.free_to_zone(pfn),
         }
-        self.free_to_zone(pfn)
     }
 
     /// Frees a block to its zone. In one place, so that it is inlined into nothing and all of it into this.
@@ -367,10 +368,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 
     /// Frees a block that its owner gives up, and that cannot simply be put at hand.
-    #[cold]
     #[inline(never)]
     pub(super) fn free_owned_slowly(&self, head: Pfn) {
-        if let Err(word) = self.free_slowly(head) {
+        if self.free_at_hand_slowly(head).is_none()
+            && let Err(word) = self.free_elsewhere(head)
+        {
             self.panic_not_freed(head, word);
         }
     }

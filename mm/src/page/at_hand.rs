@@ -60,16 +60,23 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         Count(had)
     }
 
-    /// Puts the allocated block that `page`, the descriptor of frame `pfn`, heads at hand; `None` if somebody owns it or is
-    /// charged for it, it is no such block, its like are not kept at hand, or it cannot [simply](Self::free_at_hand_slowly) be put.
+    /// Puts the allocated block that `page`, the descriptor of frame `pfn`, heads at hand, where one of its like was put last;
+    /// `None` if it is not of that like, has an owner, or cannot [simply](Self::free_at_hand_slowly) be put.
     #[inline(always)]
     pub(super) fn free_at_hand(&self, page: &'m Page, pfn: Pfn) -> Option<()> {
         let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
         let hot = at_hand.hot();
-        Self::put_at_hand(&at_hand, &mut (hot, hot.word()), page, pfn)
+        let word = hot.word();
+        if page.word() != word || page.owner().is_owned() {
+            return None;
+        }
+        hot.put(page, pfn).ok()?;
+        page.keep_at_hand(word);
+        Some(())
     }
 
-    /// The same with the list that the block likely goes to, and what the heads of that list's blocks say.
+    /// Puts the allocated block that `page`, the descriptor of frame `pfn`, heads at hand, in the list that is likely its own,
+    /// whose blocks' heads say the word that goes with it, or else in its own, which takes its place.
     #[inline(always)]
     fn put_at_hand(
         at_hand: &AtHand<'m>,
@@ -90,7 +97,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         Some(())
     }
 
-    /// Puts blocks at hand, each as [`free_at_hand`](Self::free_at_hand) does, up to the first that it cannot. Says how many.
+    /// Puts blocks at hand, up to the first that cannot [simply](Self::free_at_hand_slowly) be put. Says how many.
     // On its own, so that the loop has the registers.
     #[inline(never)]
     pub(super) fn put_all_at_hand(&self, heads: &[Pfn]) -> Count {
@@ -146,26 +153,34 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
 
     /// Puts the allocated block that frame `pfn` heads at hand, on the side of the pivot that it belongs to, and makes room for
     /// it first if need be; `None` if somebody owns it or is charged for it, its like are not kept there, or it is no such block.
+    #[inline]
     pub(super) fn free_at_hand_slowly(&self, pfn: Pfn) -> Option<()> {
         let page = self.map.get(pfn)?;
-        let word = page.word();
-        if !word.is_uncharged() || page.owner().is_owned() {
+        let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
+        let list = at_hand.list_for(page.word())?;
+        if page.owner().is_owned() || !list.keeps_any() {
             return None;
         }
-        let cell = self.zones.get(word.zone().index())?;
-        let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
-        let list = at_hand.of(cell.id)?.kept(word)?;
         if list.is_full() {
-            self.with_buddy(cell, |buddy| {
-                list.set_pivot(buddy.pivot_for(word));
-                if let Relief::Drain(most) = list.relieve(supply(buddy.zone())) {
-                    Self::drain_list(buddy, list, most);
-                }
-            });
+            self.relieve(list);
         }
         list.put_by_pivot(page, pfn);
         page.keep_at_hand(list.word());
         Some(())
+    }
+
+    /// Makes room in a list that is full.
+    #[cold]
+    #[inline(never)]
+    fn relieve(&self, list: &List<'m>) {
+        let word = list.word();
+        let Some(cell) = self.zones.get(word.zone().index()) else { return };
+        self.with_buddy(cell, |buddy| {
+            list.set_pivot(buddy.pivot_for(word));
+            if let Relief::Drain(most) = list.relieve(supply(buddy.zone())) {
+                Self::drain_list(buddy, list, most);
+            }
+        });
     }
 
     /// Gives up to so many of a list's oldest blocks back to their zone.

@@ -82,8 +82,7 @@ impl<'m> AtHand<'m> {
 
     /// The list that an allocated block goes to which nobody is charged for, which is the hot one from now on; `None` if it is
     /// no such block. Such lists are empty and full of whose like nothing is kept at hand.
-    // Not where it is called, which is short otherwise, and everywhere.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn list_for(&self, word: AllocatorWord) -> Option<&'m List<'m>> {
         if !word.is_uncharged() {
             return None;
