@@ -7,10 +7,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use mm::MetadataBytes;
 use mm::boot_map::{BootMap, Region, RegionKind};
+use mm::migratetype::Migratetype;
 use mm::page::{PageAllocator, Request};
 use mm::units::{NodeId, Order, Pfn, PhysAddr};
 
-use super::{Pages, Place, Shared};
+use super::{Contender, Place, Shared};
 use crate::machine::Native;
 use crate::memory::Memory;
 
@@ -27,6 +28,11 @@ unsafe impl Send for Ours {}
 unsafe impl Sync for Ours {}
 
 impl Ours {
+    /// The allocator itself, for what is built on it.
+    pub(crate) const fn allocator(&self) -> &PageAllocator<'_, Native> {
+        &self.allocator
+    }
+
     /// What it spends on itself.
     pub(crate) const fn metadata(&self) -> MetadataBytes {
         self.allocator.metadata()
@@ -40,11 +46,15 @@ impl Drop for Ours {
     }
 }
 
-const fn request(order: Order) -> Request {
-    Request::movable(order)
+#[inline]
+const fn request(order: Order, migratetype: Migratetype) -> Request {
+    match migratetype {
+        Migratetype::Movable => Request::movable(order),
+        _ => Request::new(order).with_migratetype(migratetype),
+    }
 }
 
-impl Pages for Ours {
+impl Contender for Ours {
     fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
         let machine = NonNull::from(Box::leak(Box::new(Native::new(memory)?)));
         // SAFETY: it stays until `drop`.
@@ -54,26 +64,12 @@ impl Pages for Ours {
         let allocator = PageAllocator::new(borrowed, &mut map)?;
         Ok(Self { allocator, machine })
     }
-
-    #[inline]
-    fn alloc(&mut self, order: Order) -> Option<Place> {
-        Shared::alloc(self, order)
-    }
-
-    #[inline]
-    fn free(&mut self, place: Place, order: Order) {
-        Shared::free(self, place, order);
-    }
-
-    fn settle(&mut self) {
-        self.allocator.drain();
-    }
 }
 
 impl Shared for Ours {
     #[inline]
-    fn alloc(&self, order: Order) -> Option<Place> {
-        self.allocator.alloc_raw(request(order)).ok().map(|head| Place(head.index()))
+    fn alloc(&self, order: Order, migratetype: Migratetype) -> Option<Place> {
+        self.allocator.alloc_raw(request(order, migratetype)).ok().map(|head| Place(head.index()))
     }
 
     #[inline]
@@ -82,5 +78,9 @@ impl Shared for Ours {
         // SAFETY: the block is the caller's, who gives it up.
         let freed = unsafe { self.allocator.free_raw(Pfn::new(head as u32)) };
         debug_assert_eq!(freed, Ok(()));
+    }
+
+    fn settle(&self) {
+        self.allocator.drain();
     }
 }
