@@ -31,6 +31,11 @@ pub(crate) struct Place(pub(crate) usize);
 pub(crate) trait Contender: Sized {
     /// Takes over memory, of which some may be lost to what it needs itself.
     fn new(memory: &Arc<Memory>) -> anyhow::Result<Self>;
+
+    /// Bytes of its memory that it spends on itself, if it knows.
+    fn metadata(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A page allocator that one thread at a time uses.

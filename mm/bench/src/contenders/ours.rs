@@ -5,7 +5,6 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use mm::MetadataBytes;
 use mm::boot_map::{BootMap, Region, RegionKind};
 use mm::migratetype::Migratetype;
 use mm::page::{PageAllocator, Request};
@@ -31,11 +30,6 @@ impl Ours {
     /// The allocator itself, for what is built on it.
     pub(crate) const fn allocator(&self) -> &PageAllocator<'_, Native> {
         &self.allocator
-    }
-
-    /// What it spends on itself.
-    pub(crate) const fn metadata(&self) -> MetadataBytes {
-        self.allocator.metadata()
     }
 }
 
@@ -63,6 +57,10 @@ impl Contender for Ours {
         let mut map: BootMap = BootMap::new(&[all]).context("the map is sound")?;
         let allocator = PageAllocator::new(borrowed, &mut map)?;
         Ok(Self { allocator, machine })
+    }
+
+    fn metadata(&self) -> Option<u64> {
+        Some(self.allocator.metadata().total())
     }
 }
 

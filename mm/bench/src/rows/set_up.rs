@@ -4,6 +4,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+
 use crate::contenders::{Bitmap, BuddySlab, BuddySystem, Contender, Depot, Ours, Stack};
 use crate::figures::{Row, Section, Unit};
 use crate::memory::Memory;
@@ -26,8 +28,8 @@ pub(crate) fn measure(suite: &mut Suite) -> anyhow::Result<()> {
     }
     let row = Row::new(Section::Pages, "metadata", Unit::KibPerGib);
     if suite.wants(&row.name) {
-        let kib = Ours::new(&suite.memory()?)?.metadata().total() as f64 / 1024.0;
-        suite.record(&row, OURS, kib / gibibytes(suite.bytes()));
+        let bytes = Ours::new(&suite.memory()?)?.metadata().context("ours knows")?;
+        suite.record(&row, OURS, bytes as f64 / 1024.0 / gibibytes(suite.bytes()));
     }
     Ok(())
 }

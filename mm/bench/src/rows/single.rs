@@ -1,9 +1,9 @@
 //! Single operations, each timed alone: the median, the hundredth part that takes longest, and the worst.
 //!
-//! Every contender does the same several times over, each time made anew in the same memory, and of each operation the
-//! quickest time counts: what is left is what the allocator does for it, not what an interrupt or the first touch of a page
-//! of the machine's adds. Alone means fenced, so that nothing overlaps as it does in a loop: a median here and a mean
-//! elsewhere are two things.
+//! Every contender does the same several times over, each time made anew in the same memory; an operation's time is the
+//! mean of those that nothing came between (`clock`). So what is left is what the allocator does for it, and not what an
+//! interrupt adds, or the machine when a page is touched first. Alone means fenced: nothing overlaps as it does in a loop, so
+//! a median here and a mean elsewhere are two things.
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::suite::Suite;
 use crate::{FLOOR, OURS};
 
 /// Times that every contender does everything.
-const TIMES: usize = 5;
+const TIMES: usize = 16;
 
 /// Operations of a script that is made up.
 const OPERATIONS: usize = 1 << 18;
@@ -94,25 +94,25 @@ impl Rows {
         clock: Clock,
     ) -> anyhow::Result<()> {
         let memory = suite.memory()?;
-        let mut quickest = vec![Ticks::MAX; script.operations.len()];
+        let mut times = Vec::with_capacity(TIMES);
         for _ in 0..TIMES {
-            time_each(&mut C::new(&memory)?, script, clock, &mut quickest);
+            times.push(time_each(&mut C::new(&memory)?, script, clock));
         }
         let (mut allocs, mut frees) = (Vec::new(), Vec::new());
-        for (operation, ticks) in script.operations.iter().zip(quickest) {
+        for (nth, operation) in script.operations.iter().enumerate() {
+            // Where there was nothing to free, since it was refused, nothing was timed.
+            let spent = clock.nanoseconds(times.iter().filter_map(|times| times[nth]));
             match operation {
-                Operation::Alloc(..) => allocs.push(ticks),
-                // Where there was nothing to free, since it was refused, nothing was timed.
-                Operation::Free(..) if ticks == Ticks::MAX => {}
-                Operation::Free(..) => frees.push(ticks),
+                Operation::Alloc(..) => allocs.extend(spent),
+                Operation::Free(..) => frees.extend(spent),
             }
         }
-        for (rows, mut ticks) in [(&self.alloc, allocs), (&self.free, frees)] {
-            ticks.sort_unstable();
-            let Some(last) = ticks.len().checked_sub(1) else { continue };
+        for (rows, mut spent) in [(&self.alloc, allocs), (&self.free, frees)] {
+            spent.sort_unstable_by(f64::total_cmp);
+            let Some(last) = spent.len().checked_sub(1) else { continue };
             for (row, (_, percent)) in rows.iter().zip(SHARES) {
                 if suite.wants(&row.name) {
-                    suite.record(row, contender, clock.nanoseconds(ticks[last * percent / 100]));
+                    suite.record(row, contender, spent[last * percent / 100]);
                 }
             }
         }
@@ -120,24 +120,24 @@ impl Rows {
     }
 }
 
-/// Does what is written down, and notes what each operation took if it took longer before.
-fn time_each(pages: &mut impl Pages, script: &Script, clock: Clock, quickest: &mut [Ticks]) {
+/// Does what is written down, and says what each operation took that there was.
+fn time_each(pages: &mut impl Pages, script: &Script, clock: Clock) -> Vec<Option<Ticks>> {
+    let mut times = Vec::with_capacity(script.operations.len());
     let mut blocks = script.table();
     blocks.run(pages, &script.filling);
-    for (&operation, quickest) in script.operations.iter().zip(quickest) {
-        match operation {
+    for &operation in &script.operations {
+        times.push(match operation {
             Operation::Alloc(block, order, migratetype) => {
                 let (ticks, place) = clock.time(|| black_box(pages.alloc(order, migratetype)));
-                *quickest = ticks.min(*quickest);
                 blocks.put(block, place, order);
+                Some(ticks)
             }
-            Operation::Free(block, order) => {
-                if let Some((place, _)) = black_box(blocks.take(block)) {
-                    let (ticks, ()) = clock.time(|| pages.free(place, order));
-                    *quickest = ticks.min(*quickest);
-                }
-            }
-        }
+            Operation::Free(block, order) => black_box(blocks.take(block)).map(|(place, _)| {
+                let (ticks, ()) = clock.time(|| pages.free(place, order));
+                ticks
+            }),
+        });
     }
     blocks.finish(pages);
+    times
 }

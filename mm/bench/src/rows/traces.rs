@@ -68,14 +68,15 @@ struct Replayed {
 
 impl Replayed {
     /// Replays a trace, and stops here and there to see what can be had in blocks of 2 MiB: they are allocated until there
-    /// are no more, and freed. Spent is what of memory cannot be had in pages, and what the allocator has on the process's heap.
+    /// are no more, and freed. Spent is what the allocator says, or else what of memory cannot be had in pages, and what it has
+    /// on the process's heap.
     fn replay<C: Contender + Pages>(&self, suite: &mut Suite, contender: &str, script: &Script) -> anyhow::Result<()> {
         let memory = suite.memory()?;
         let all = every_page(&mut C::new(&memory)?);
-        let lost_bytes = suite.bytes() - all * PAGE_SIZE;
         let mut blocks = script.table();
         let heap_before = heap_bytes();
         let mut pages = C::new(&memory)?;
+        let metadata = pages.metadata();
         let (mut shares, mut most_heap) = (Vec::with_capacity(POINTS), 0);
         for operations in script.operations.chunks(script.operations.len().div_ceil(POINTS)) {
             blocks.run(&mut pages, operations);
@@ -87,7 +88,8 @@ impl Replayed {
             let at = 100.0 * (nth + 1) as f64 / shares.len() as f64;
             suite.point(&self.chart, contender, (at, share));
         }
-        suite.record(&self.metadata, contender, (lost_bytes + most_heap) as f64 / 1024.0);
+        let spent = metadata.unwrap_or((suite.bytes() - all * PAGE_SIZE) as u64) + most_heap as u64;
+        suite.record(&self.metadata, contender, spent as f64 / 1024.0);
         suite.record(&self.mean, contender, shares.iter().sum::<f64>() / shares.len() as f64);
         suite.record(&self.end, contender, shares.last().copied().unwrap_or_default());
         Ok(())
