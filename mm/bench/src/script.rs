@@ -67,6 +67,19 @@ impl Script {
         Ok(Self { filling: Vec::new(), operations, blocks: header.blocks as usize })
     }
 
+    /// Pages in use when that is most.
+    pub(crate) fn peak(&self) -> usize {
+        let (mut used, mut peak) = (0, 0);
+        for operation in self.filling.iter().chain(&self.operations) {
+            match operation {
+                Operation::Alloc(_, order, _) => used += 1 << order.index(),
+                Operation::Free(_, order) => used -= 1 << order.index(),
+            }
+            peak = peak.max(used);
+        }
+        peak
+    }
+
     /// An empty table for a run.
     pub(crate) fn table(&self) -> Blocks {
         Blocks::new(self.blocks)

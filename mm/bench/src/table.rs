@@ -14,9 +14,12 @@ pub(crate) fn tables(results: &Results) -> String {
             writeln!(text, "{}", table(&figures)).expect("a string grows");
         }
     }
-    for LeftOut { row, contender, why } in &results.left_out {
-        let contender = contender.map_or(String::new(), |contender| format!(" {contender}"));
-        writeln!(text, "left out: {row}{contender}: {why}").expect("a string grows");
+    let reason = |left_out: &LeftOut| (left_out.contender, left_out.why.clone());
+    for (contender, why) in distinct(results.left_out.iter().map(reason)) {
+        let alike = results.left_out.iter().filter(|left_out| reason(left_out) == (contender, why.clone()));
+        let rows = alike.map(|left_out| left_out.row.as_str()).collect::<Vec<_>>().join(", ");
+        let contender = contender.map_or(String::new(), |contender| format!("{contender} from "));
+        writeln!(text, "left out: {contender}{rows}: {why}").expect("a string grows");
     }
     text
 }

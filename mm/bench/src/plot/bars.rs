@@ -3,15 +3,20 @@
 use std::path::Path;
 
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::SIZE;
+use super::{Colors, LEGEND, SIZE};
 use crate::figures::{Figure, Unit, distinct};
 
-/// Draws figures on a logarithmic scale if they are nanoseconds.
+/// Lines of a row's name, a word each.
+const NAME_LINES: i32 = 5;
+const LINE: i32 = 12;
+
+/// Draws figures, on a logarithmic scale if they are nanoseconds.
 ///
 /// # Errors
 /// The file cannot be written.
-pub(super) fn plot(file: &Path, title: &str, figures: &[&Figure]) -> anyhow::Result<()> {
+pub(super) fn plot(file: &Path, title: &str, figures: &[&Figure], colors: &Colors<'_>) -> anyhow::Result<()> {
     let rows = distinct(figures.iter().map(|figure| figure.row.name.as_str()));
     let contenders = distinct(figures.iter().map(|figure| figure.contender.as_str()));
     let logarithmic = figures.iter().any(|figure| figure.row.unit == Unit::Nanoseconds);
@@ -23,34 +28,36 @@ pub(super) fn plot(file: &Path, title: &str, figures: &[&Figure]) -> anyhow::Res
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 18))
         .margin(10)
-        .x_label_area_size(30)
+        .margin_right(LEGEND)
+        .x_label_area_size(LINE * NAME_LINES)
         .y_label_area_size(50)
         .build_cartesian_2d(0.0..rows.len() as f64, 0.0..top)?;
-    let row_at = |x: f64| (0_i32..).zip(&rows).take_while(|&(nth, _)| f64::from(nth) <= x).last();
-    let row_name = |x: &f64| row_at(*x).map_or_else(String::new, |(_, name)| (*name).to_owned());
     let amount = |y: &f64| if logarithmic { format!("{:.0}", 10_f64.powf(*y)) } else { format!("{y:.0}") };
     chart
         .configure_mesh()
         .disable_x_mesh()
-        .x_labels(rows.len())
-        .x_label_offset(i32::try_from(SIZE.0 as usize / (2 * rows.len()))?)
-        .x_label_formatter(&row_name)
+        .x_labels(0)
+        .light_line_style(TRANSPARENT)
         .y_label_formatter(&amount)
         .draw()?;
+    let centered = ("sans-serif", 12).into_font().color(&BLACK).pos(Pos::new(HPos::Center, VPos::Top));
+    for (nth, row) in rows.iter().enumerate() {
+        let (x, y) = chart.backend_coord(&(nth as f64 + 0.5, 0.0));
+        for (line, word) in (0..).zip(row.split('_')) {
+            area.draw(&Text::new(word, (x, y + 4 + line * LINE), &centered))?;
+        }
+    }
     let width = 0.9 / contenders.len() as f64;
     for (nth, contender) in contenders.iter().enumerate() {
-        let color = Palette99::pick(nth).mix(0.9);
+        let color = colors.of(contender);
         let bars = figures.iter().filter(|figure| figure.contender == *contender).filter_map(|figure| {
             let row = rows.iter().position(|row| *row == figure.row.name)? as f64;
             let left = row + 0.05 + width * nth as f64;
             Some(Rectangle::new([(left, 0.0), (left + width * 0.9, scale(figure.value))], color.filled()))
         });
-        chart
-            .draw_series(bars)?
-            .label(*contender)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], color.filled()));
+        chart.draw_series(bars)?;
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+    super::legend(&area, &contenders, colors)?;
     area.present()?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::SIZE;
+use super::{Colors, LEGEND, SIZE};
 use crate::figures::{Chart, Curve};
 
 /// How a kind of chart is drawn.
@@ -82,14 +82,14 @@ pub(super) fn file_name(chart: &Chart) -> String {
 ///
 /// # Errors
 /// The file cannot be written.
-pub(super) fn plot(file: &Path, chart: &Chart, curves: &[&Curve]) -> anyhow::Result<()> {
+pub(super) fn plot(file: &Path, chart: &Chart, curves: &[&Curve], colors: &Colors<'_>) -> anyhow::Result<()> {
     let Axes { title, x, y, x_scale, y_scale } = Axes::of(chart, curves);
     let area = SVGBackend::new(file, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 18))
         .margin(10)
-        .margin_right(30)
+        .margin_right(LEGEND)
         .x_label_area_size(30)
         .y_label_area_size(50)
         .build_cartesian_2d(x, y)?;
@@ -99,15 +99,12 @@ pub(super) fn plot(file: &Path, chart: &Chart, curves: &[&Curve]) -> anyhow::Res
         .x_label_formatter(&|x| x_scale.label(*x))
         .y_label_formatter(&|y| y_scale.label(*y))
         .draw()?;
-    for (nth, curve) in curves.iter().enumerate() {
-        let color = Palette99::pick(nth).mix(0.9);
+    for curve in curves {
+        let color = colors.of(&curve.contender);
         let points = curve.points.iter().map(|&(x, y)| (x_scale.position(x), y_scale.position(y)));
-        chart
-            .draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(2))?
-            .label(&curve.contender)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], color.filled()));
+        chart.draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(2))?;
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+    super::legend(&area, &curves.iter().map(|curve| curve.contender.as_str()).collect::<Vec<_>>(), colors)?;
     area.present()?;
     Ok(())
 }

@@ -29,11 +29,14 @@ pub(crate) fn measure(suite: &mut Suite) -> anyhow::Result<()> {
         if wanted.is_empty() {
             continue;
         }
-        let Ok(mut counter) = Builder::new(event).build() else {
-            for row in wanted {
-                suite.leave_out(&row.name, None, &format!("this machine counts no {what}"));
+        let mut counter = match Builder::new(event).build() {
+            Ok(counter) => counter,
+            Err(why) => {
+                for row in wanted {
+                    suite.leave_out(&row.name, None, &format!("this machine counts no {what} ({why})"));
+                }
+                continue;
             }
-            continue;
         };
         if wanted.contains(&&pair) {
             pairs::<Ours>(suite, &pair, OURS, &mut counter)?;

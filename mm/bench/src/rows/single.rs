@@ -34,9 +34,9 @@ pub(crate) fn measure(suite: &mut Suite, recorded: &[PathBuf]) -> anyhow::Result
     let order0 = Rows::new("order0");
     if order0.any_wanted(suite) {
         let script = Script::pairs(OPERATIONS / 2);
-        order0.time::<Stack>(suite, FLOOR, &script, clock)?;
-        order0.time::<Bitmap>(suite, "bitmap", &script, clock)?;
         order0.time_all(suite, &script, clock)?;
+        order0.time::<Bitmap>(suite, "bitmap", &script, clock)?;
+        order0.time::<Stack>(suite, FLOOR, &script, clock)?;
     }
     for (name, percent) in MIXES {
         let rows = Rows::new(name);

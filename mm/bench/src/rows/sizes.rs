@@ -68,10 +68,17 @@ fn mix(suite: &mut Suite, size: Size) -> anyhow::Result<()> {
     cell.mix::<Depot>(suite, "frame-alloc")?;
     cell.mix::<BuddySlab>(suite, "buddy-slab")?;
     cell.mix::<BuddySystem>(suite, "buddy_system")?;
-    suite.leave_out(&cell.row.name, Some("bitmap"), "a search for a middle order takes microseconds");
-    suite.leave_out(&cell.row.name, Some("talc"), "it writes into every block, and memory is not all there");
+    cell.mix::<Bitmap>(suite, "bitmap")?;
+    if size.bytes <= WRITABLE {
+        cell.mix::<Talc>(suite, "talc")?;
+    } else {
+        suite.leave_out(&cell.row.name, Some("talc"), "it writes into every block, and not all of memory is there");
+    }
     Ok(())
 }
+
+/// As much memory as may be written to all over.
+const WRITABLE: usize = 8 << 30;
 
 /// A kind of work in an amount of memory.
 struct Cell {
@@ -92,38 +99,29 @@ impl Cell {
         contender: &'static str,
         order: Order,
     ) -> anyhow::Result<()> {
-        self.time::<C>(suite, contender, |pages, pairs| hot_pair(pages, order, pairs))
+        let Some(mut pages) = self.made::<C>(suite, contender) else { return Ok(()) };
+        self.sample(suite, contender, |pairs| hot_pair(&mut pages, order, pairs))
     }
 
     /// Half of memory stays in use from one sample to the next.
     fn mix<C: Contender + Pages>(&self, suite: &mut Suite, contender: &'static str) -> anyhow::Result<()> {
+        let Some(mut pages) = self.made::<C>(suite, contender) else { return Ok(()) };
         let mut mix = Mix::new(self.size.bytes / PAGE_SIZE / 2, LARGEST, Victim::Oldest, 50);
         let filling = mix.filling();
         let mut blocks = Blocks::new(mix.blocks());
-        let mut is_filled = false;
-        self.time::<C>(suite, contender, |pages, operations| {
-            if !is_filled {
-                blocks.run(pages, &filling);
-                is_filled = true;
-            }
-            mixed(pages, &mut blocks, &mut mix, operations)
-        })
+        blocks.run(&mut pages, &filling);
+        self.sample(suite, contender, |operations| mixed(&mut pages, &mut blocks, &mut mix, operations))
     }
 
-    fn time<C: Contender>(
-        &self,
-        suite: &mut Suite,
-        contender: &'static str,
-        mut work: impl FnMut(&mut C, u64) -> Duration,
-    ) -> anyhow::Result<()> {
+    /// The contender, if it can be made of so much memory.
+    fn made<C: Contender>(&self, suite: &mut Suite, contender: &'static str) -> Option<C> {
         let made = Memory::new(self.size.bytes).map_err(Into::into).and_then(|memory| C::new(&Arc::new(memory)));
-        match made {
-            Ok(mut pages) => {
-                let value = suite.sample(&self.row, contender, |operations| work(&mut pages, operations))?;
-                suite.point(&self.chart, contender, (self.size.bytes as f64 / f64::from(1 << 30), value));
-            }
-            Err(why) => suite.leave_out(&self.row.name, Some(contender), &why.to_string()),
-        }
+        made.inspect_err(|why| suite.leave_out(&self.row.name, Some(contender), &why.to_string())).ok()
+    }
+
+    fn sample(&self, suite: &mut Suite, contender: &str, work: impl FnMut(u64) -> Duration) -> anyhow::Result<()> {
+        let value = suite.sample(&self.row, contender, work)?;
+        suite.point(&self.chart, contender, (self.size.bytes as f64 / f64::from(1 << 30), value));
         Ok(())
     }
 }

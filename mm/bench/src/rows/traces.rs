@@ -1,6 +1,7 @@
 //! Recorded traces replayed: what an operation costs, what is spent on the way, and what is left whole.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mm::migratetype::Migratetype;
 use mm::units::{Order, PAGE_SIZE};
@@ -11,7 +12,7 @@ use super::mixes::scripted;
 use crate::OURS;
 use crate::contenders::{Bitmap, BuddySlab, BuddySystem, Contender, Depot, Locked, Ours, Pages, Talc};
 use crate::figures::{Chart, Row, Section, Unit};
-use crate::memory::heap_bytes;
+use crate::memory::{Memory, heap_bytes};
 use crate::script::Script;
 use crate::suite::Suite;
 
@@ -55,6 +56,9 @@ pub(super) fn name(file: &Path) -> String {
     format!("trace_{}", name.split('.').next().unwrap_or_default())
 }
 
+/// Memory of a replay, in percent of what the trace has in use when that is most: where there is plenty, anything is whole.
+const ROOM: usize = 125;
+
 /// Where a replay stops to look around.
 const POINTS: usize = 100;
 
@@ -71,7 +75,8 @@ impl Replayed {
     /// are no more, and freed. Spent is what the allocator says, or else what of memory cannot be had in pages, and what it has
     /// on the process's heap.
     fn replay<C: Contender + Pages>(&self, suite: &mut Suite, contender: &str, script: &Script) -> anyhow::Result<()> {
-        let memory = suite.memory()?;
+        let bytes = (script.peak() * PAGE_SIZE * ROOM / 100).next_multiple_of(PAGE_SIZE << Order::LIMIT.index());
+        let memory = Arc::new(Memory::new(bytes)?);
         let all = every_page(&mut C::new(&memory)?);
         let mut blocks = script.table();
         let heap_before = heap_bytes();
@@ -88,7 +93,7 @@ impl Replayed {
             let at = 100.0 * (nth + 1) as f64 / shares.len() as f64;
             suite.point(&self.chart, contender, (at, share));
         }
-        let spent = metadata.unwrap_or((suite.bytes() - all * PAGE_SIZE) as u64) + most_heap as u64;
+        let spent = metadata.unwrap_or((bytes - all * PAGE_SIZE) as u64) + most_heap as u64;
         suite.record(&self.metadata, contender, spent as f64 / 1024.0);
         suite.record(&self.mean, contender, shares.iter().sum::<f64>() / shares.len() as f64);
         suite.record(&self.end, contender, shares.last().copied().unwrap_or_default());
