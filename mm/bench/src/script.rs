@@ -47,7 +47,7 @@ impl Script {
     /// What a running Linux asked for, as recorded.
     ///
     /// # Errors
-    /// The file cannot be read, or is no trace.
+    /// The file cannot be read, is no trace, or is empty.
     pub(crate) fn recorded(path: &Path) -> anyhow::Result<Self> {
         let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let mut bytes = Vec::new();
@@ -64,16 +64,18 @@ impl Script {
         });
         let operations = operations.collect::<anyhow::Result<Vec<_>>>()?;
         decoder.finish()?;
+        anyhow::ensure!(!operations.is_empty(), "there is nothing in {}", path.display());
         Ok(Self { filling: Vec::new(), operations, blocks: header.blocks as usize })
     }
 
     /// Pages in use when that is most.
     pub(crate) fn peak(&self) -> usize {
-        let (mut used, mut peak) = (0, 0);
+        let (mut used, mut peak) = (0_usize, 0);
         for operation in self.filling.iter().chain(&self.operations) {
             match operation {
                 Operation::Alloc(_, order, _) => used += 1 << order.index(),
-                Operation::Free(_, order) => used -= 1 << order.index(),
+                // Nobody has checked that what a trace frees was allocated.
+                Operation::Free(_, order) => used = used.saturating_sub(1 << order.index()),
             }
             peak = peak.max(used);
         }
