@@ -18,6 +18,7 @@ pub(crate) use stack::Stack;
 
 use std::sync::Arc;
 
+use mm::migratetype::Migratetype;
 use mm::units::Order;
 
 use crate::memory::Memory;
@@ -26,15 +27,21 @@ use crate::memory::Memory;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Place(pub(crate) usize);
 
+/// A page allocator that can be made here.
+pub(crate) trait Contender: Sized {
+    /// Takes over memory, of which some may be lost to what it needs itself.
+    fn new(memory: &Arc<Memory>) -> anyhow::Result<Self>;
+
+    /// Bytes of its memory that it spends on itself, if it knows.
+    fn metadata(&self) -> Option<u64> {
+        None
+    }
+}
+
 /// A page allocator that one thread at a time uses.
 pub(crate) trait Pages {
-    /// Takes over memory, of which some may be lost to what it needs itself.
-    fn new(memory: &Arc<Memory>) -> anyhow::Result<Self>
-    where
-        Self: Sized;
-
-    /// A block of 2^order pages, aligned to its size.
-    fn alloc(&mut self, order: Order) -> Option<Place>;
+    /// A block of 2^order pages, aligned to its size. Only ours asks what its pages can do.
+    fn alloc(&mut self, order: Order, migratetype: Migratetype) -> Option<Place>;
 
     /// Gives one back.
     fn free(&mut self, place: Place, order: Order);
@@ -46,44 +53,70 @@ pub(crate) trait Pages {
 /// A page allocator that threads share.
 pub(crate) trait Shared: Sync {
     /// See [`Pages::alloc`].
-    fn alloc(&self, order: Order) -> Option<Place>;
+    fn alloc(&self, order: Order, migratetype: Migratetype) -> Option<Place>;
 
     /// See [`Pages::free`].
     fn free(&self, place: Place, order: Order);
+
+    /// See [`Pages::settle`].
+    fn settle(&self) {}
 }
 
-/// A page allocator behind a spin lock.
+/// What threads share, one can use.
+impl<S: Shared> Pages for S {
+    #[inline]
+    fn alloc(&mut self, order: Order, migratetype: Migratetype) -> Option<Place> {
+        Shared::alloc(self, order, migratetype)
+    }
+
+    #[inline]
+    fn free(&mut self, place: Place, order: Order) {
+        Shared::free(self, place, order);
+    }
+
+    fn settle(&mut self) {
+        Shared::settle(self);
+    }
+}
+
+/// A thread's share of it.
+impl<S: Shared> Shared for &S {
+    #[inline]
+    fn alloc(&self, order: Order, migratetype: Migratetype) -> Option<Place> {
+        S::alloc(self, order, migratetype)
+    }
+
+    #[inline]
+    fn free(&self, place: Place, order: Order) {
+        S::free(self, place, order);
+    }
+
+    fn settle(&self) {
+        S::settle(self);
+    }
+}
+
+/// A page allocator behind a spin lock, which one thread takes though nobody else wants it.
 pub(crate) struct Locked<P>(spin::Mutex<P>);
+
+impl<C: Contender> Contender for Locked<C> {
+    fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
+        Ok(Self(spin::Mutex::new(C::new(memory)?)))
+    }
+}
 
 impl<P: Pages + Send> Shared for Locked<P> {
     #[inline]
-    fn alloc(&self, order: Order) -> Option<Place> {
-        self.0.lock().alloc(order)
+    fn alloc(&self, order: Order, migratetype: Migratetype) -> Option<Place> {
+        self.0.lock().alloc(order, migratetype)
     }
 
     #[inline]
     fn free(&self, place: Place, order: Order) {
         self.0.lock().free(place, order);
     }
-}
 
-/// The same for one thread, which takes the lock though nobody else wants it.
-impl<P: Pages> Pages for Locked<P> {
-    fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
-        Ok(Self(spin::Mutex::new(P::new(memory)?)))
-    }
-
-    #[inline]
-    fn alloc(&mut self, order: Order) -> Option<Place> {
-        self.0.lock().alloc(order)
-    }
-
-    #[inline]
-    fn free(&mut self, place: Place, order: Order) {
-        self.0.lock().free(place, order);
-    }
-
-    fn settle(&mut self) {
+    fn settle(&self) {
         self.0.lock().settle();
     }
 }

@@ -3,26 +3,24 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use serde::Serialize;
 
 /// What a figure counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unit {
     /// Nanoseconds an operation.
-    #[serde(rename = "ns")]
     Nanoseconds,
     /// Microseconds for each gibibyte.
-    #[serde(rename = "us/GiB")]
     MicrosecondsPerGib,
     /// Million operations a second.
-    #[serde(rename = "M/s")]
     MillionsPerSecond,
     /// Percent.
-    #[serde(rename = "%")]
     Percent,
     /// KiB for each gibibyte.
-    #[serde(rename = "KiB/GiB")]
     KibPerGib,
+    /// KiB.
+    Kib,
+    /// Things that the processor counts, an operation.
+    Events,
 }
 
 impl Unit {
@@ -34,6 +32,8 @@ impl Unit {
             Self::MillionsPerSecond => "M/s",
             Self::Percent => "%",
             Self::KibPerGib => "KiB/GiB",
+            Self::Kib => "KiB",
+            Self::Events => "events",
         }
     }
 
@@ -43,16 +43,92 @@ impl Unit {
     }
 }
 
-/// One contender's figure in one row.
-#[derive(Clone, PartialEq, Debug, Serialize)]
-pub(crate) struct Figure {
-    pub(crate) row: String,
-    pub(crate) contender: String,
+/// Rows that are read together: a table each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Section {
+    /// What pages cost, by the mean of many operations; what is left whole; what is spent.
+    Pages,
+    /// What one operation costs.
+    Single,
+    /// What an operation costs in how much memory.
+    Size,
+    /// What objects smaller than a page cost.
+    Slab,
+}
+
+impl Section {
+    /// Every section, in the order in which they are shown.
+    pub(crate) const ALL: [Self; 4] = [Self::Pages, Self::Single, Self::Size, Self::Slab];
+}
+
+/// What is measured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Row {
+    pub(crate) section: Section,
+    pub(crate) name: String,
     pub(crate) unit: Unit,
+}
+
+impl Row {
+    /// A row of that name.
+    pub(crate) fn new(section: Section, name: impl Into<String>, unit: Unit) -> Self {
+        Self { section, name: name.into(), unit }
+    }
+}
+
+/// One contender's figure in one row.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Figure {
+    pub(crate) row: Row,
+    pub(crate) contender: String,
     /// The median of all samples.
     pub(crate) value: f64,
     /// The smallest and the largest sample.
     pub(crate) range: [f64; 2],
+}
+
+/// What is drawn as lines, a picture each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Chart {
+    /// Nanoseconds of that operation, by GiB of memory.
+    CostBySize(&'static str),
+    /// Percent of free memory that can be had in blocks of 2 MiB, by percent of that trace.
+    WholeOverTime(String),
+}
+
+/// One contender's line in a chart.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Curve {
+    pub(crate) chart: Chart,
+    pub(crate) contender: String,
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+/// A contender that is not in a row, or a row that has none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct LeftOut {
+    pub(crate) row: String,
+    pub(crate) contender: Option<&'static str>,
+    pub(crate) why: String,
+}
+
+/// All that a run has shown.
+#[derive(Default, Debug)]
+pub(crate) struct Results {
+    pub(crate) figures: Vec<Figure>,
+    pub(crate) curves: Vec<Curve>,
+    pub(crate) left_out: Vec<LeftOut>,
+}
+
+/// Each once, in the order in which they came.
+pub(crate) fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut known = Vec::new();
+    for one in all {
+        if !known.contains(&one) {
+            known.push(one);
+        }
+    }
+    known
 }
 
 /// What our figure in a row is to come to.
@@ -81,12 +157,25 @@ pub(crate) const BARS: &[Bar] = &[
     bar("recoverable_50", 85.0),
     bar("recoverable_90", 62.0),
     bar("set_up", 200.0),
+    bar("order0_pair_instructions", 90.0),
+    // As large as memory is, a pair is a pair.
+    bar("size_order0_512M", 6.0),
+    bar("size_order0_8G", 6.0),
+    bar("size_order0_64G", 6.0),
+    bar("size_order0_1T", 6.0),
+    bar("size_order9_512M", 10.0),
+    bar("size_order9_8G", 10.0),
+    bar("size_order9_64G", 10.0),
+    bar("size_order9_1T", 10.0),
+    bar("slab_pair", 5.0),
+    bar("slab_alloc", 4.0),
+    bar("slab_free", 3.0),
 ];
 
 impl Bar {
     /// Whether a figure clears it.
     pub(crate) fn is_cleared_by(&self, figure: &Figure) -> bool {
-        if figure.unit.more_is_better() { figure.value >= self.value } else { figure.value <= self.value }
+        if figure.row.unit.more_is_better() { figure.value >= self.value } else { figure.value <= self.value }
     }
 }
 
@@ -101,10 +190,10 @@ struct Samples {
 ///
 /// # Errors
 /// There is no such file, or it has other contents.
-pub(crate) fn sampled(file: &Path, row: &str, contender: &str, unit: Unit) -> anyhow::Result<Figure> {
+pub(crate) fn sampled(file: &Path, row: &Row, contender: &str) -> anyhow::Result<Figure> {
     let text = std::fs::read(file).with_context(|| format!("no samples in {}", file.display()))?;
     let Samples { iters, times } = serde_json::from_slice(&text)?;
-    let in_unit = |nanoseconds: f64| match unit {
+    let in_unit = |nanoseconds: f64| match row.unit {
         Unit::MillionsPerSecond => 1000.0 / nanoseconds,
         Unit::MicrosecondsPerGib => nanoseconds / 1000.0,
         _ => nanoseconds,
@@ -113,5 +202,5 @@ pub(crate) fn sampled(file: &Path, row: &str, contender: &str, unit: Unit) -> an
     each.sort_by(f64::total_cmp);
     let (Some(&first), Some(&last)) = (each.first(), each.last()) else { anyhow::bail!("no samples") };
     let value = each[each.len() / 2];
-    Ok(Figure { row: row.into(), contender: contender.into(), unit, value, range: [first, last] })
+    Ok(Figure { row: row.clone(), contender: contender.into(), value, range: [first, last] })
 }

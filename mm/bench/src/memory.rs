@@ -1,4 +1,4 @@
-//! Memory for contenders: address space of this process that takes up what is touched of it.
+//! Memory for contenders: address space of this process that takes up what is touched of it; and the heap that some use.
 #![expect(unsafe_code, reason = "asks the operating system for memory, and lends it")]
 
 use std::io;
@@ -58,4 +58,11 @@ impl Drop for Memory {
         let unmapped = unsafe { libc::munmap(self.mapped.as_ptr().cast(), self.mapped_len) };
         debug_assert_eq!(unmapped, 0, "what was mapped can be unmapped");
     }
+}
+
+/// Bytes of the process's heap that are allocated, by this thread if it is the first.
+pub(crate) fn heap_bytes() -> usize {
+    // SAFETY: the call takes no memory.
+    let heap = unsafe { libc::mallinfo2() };
+    heap.uordblks + heap.hblkhd
 }

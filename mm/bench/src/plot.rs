@@ -1,82 +1,102 @@
-//! The figures as pictures: one for each unit, bars by contender for each row.
+//! The results as pictures: figures as bars, what goes along an axis as lines.
+
+mod bars;
+mod lines;
 
 use std::path::Path;
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::figures::{Figure, Unit};
+use crate::figures::{Figure, Results, Row, Section, Unit, distinct};
 
 const SIZE: (u32, u32) = (1100, 420);
+/// Beside what is drawn, for the names of contenders.
+const LEGEND: i32 = 150;
 
-/// Writes a plot of each unit's rows into a directory.
+/// A colour for each contender, the same in all pictures.
+struct Colors<'r>(Vec<&'r str>);
+
+impl Colors<'_> {
+    fn of(&self, contender: &str) -> RGBAColor {
+        let nth = self.0.iter().position(|known| *known == contender).unwrap_or_default();
+        Palette99::pick(nth).mix(0.9)
+    }
+}
+
+/// What is in a picture of bars.
+struct Picture {
+    file: &'static str,
+    title: &'static str,
+    shows: fn(&Row) -> bool,
+}
+
+const PICTURES: [Picture; 7] = [
+    Picture {
+        file: "nanoseconds.svg",
+        title: "nanoseconds an operation, one thread (less is better, logarithmic)",
+        shows: |row| row.section == Section::Pages && row.unit == Unit::Nanoseconds,
+    },
+    Picture {
+        file: "two-threads.svg",
+        title: "million operations a second, two threads (more is better)",
+        shows: |row| row.unit == Unit::MillionsPerSecond,
+    },
+    Picture {
+        file: "recoverable.svg",
+        title: "percent of free memory that is whole 2 MiB blocks, after churn and in traces",
+        shows: |row| row.unit == Unit::Percent,
+    },
+    Picture {
+        file: "single-median.svg",
+        title: "nanoseconds of single operations, median (less is better, logarithmic)",
+        shows: |row| row.section == Section::Single && row.name.ends_with("median"),
+    },
+    Picture {
+        file: "single-p99.svg",
+        title: "nanoseconds that 99 % of single operations take at most (less is better, logarithmic)",
+        shows: |row| row.section == Section::Single && row.name.ends_with("p99"),
+    },
+    Picture {
+        file: "single-worst.svg",
+        title: "nanoseconds of the worst single operation (less is better, logarithmic)",
+        shows: |row| row.section == Section::Single && row.name.ends_with("worst"),
+    },
+    Picture {
+        file: "slab.svg",
+        title: "nanoseconds of objects of 64 bytes (less is better, logarithmic)",
+        shows: |row| row.section == Section::Slab,
+    },
+];
+
+/// Writes a picture of each kind of result into a directory.
 ///
 /// # Errors
 /// The directory cannot be written.
-pub(crate) fn plots(directory: &Path, figures: &[Figure]) -> anyhow::Result<()> {
+pub(crate) fn plots(directory: &Path, results: &Results) -> anyhow::Result<()> {
     std::fs::create_dir_all(directory)?;
-    for (unit, name, title) in [
-        (Unit::Nanoseconds, "nanoseconds.svg", "nanoseconds an operation, one thread (less is better, logarithmic)"),
-        (Unit::MillionsPerSecond, "two-threads.svg", "million operations a second, two threads (more is better)"),
-        (Unit::Percent, "recoverable.svg", "percent of free memory that is whole 2 MiB blocks after churn"),
-    ] {
-        let shown: Vec<_> = figures.iter().filter(|figure| figure.unit == unit).collect();
+    let colors = Colors(distinct(results.figures.iter().map(|figure| figure.contender.as_str())));
+    for Picture { file, title, shows } in PICTURES {
+        let shown: Vec<&Figure> = results.figures.iter().filter(|figure| shows(&figure.row)).collect();
         if !shown.is_empty() {
-            plot(&directory.join(name), title, &shown)?;
+            bars::plot(&directory.join(file), title, &shown, &colors)?;
         }
+    }
+    for chart in distinct(results.curves.iter().map(|curve| &curve.chart)) {
+        let curves: Vec<_> = results.curves.iter().filter(|curve| curve.chart == *chart).collect();
+        lines::plot(&directory.join(lines::file_name(chart)), chart, &curves, &colors)?;
     }
     Ok(())
 }
 
-fn positions<'f>(names: impl Iterator<Item = &'f str>) -> Vec<&'f str> {
-    let mut known = Vec::new();
-    for name in names {
-        if !known.contains(&name) {
-            known.push(name);
-        }
+/// Writes contenders' names in their colours beside what is drawn.
+fn legend(area: &DrawingArea<SVGBackend<'_>, Shift>, contenders: &[&str], colors: &Colors<'_>) -> anyhow::Result<()> {
+    let (width, _) = SIZE;
+    let left = i32::try_from(width)? - LEGEND + 30;
+    for (nth, contender) in (0..).zip(contenders) {
+        let top = 60 + nth * 18;
+        area.draw(&Rectangle::new([(left, top), (left + 10, top + 10)], colors.of(contender).filled()))?;
+        area.draw(&Text::new(*contender, (left + 16, top), ("sans-serif", 12)))?;
     }
-    known
-}
-
-fn plot(file: &Path, title: &str, figures: &[&Figure]) -> anyhow::Result<()> {
-    let rows = positions(figures.iter().map(|figure| figure.row.as_str()));
-    let contenders = positions(figures.iter().map(|figure| figure.contender.as_str()));
-    let logarithmic = figures.iter().any(|figure| figure.unit == Unit::Nanoseconds);
-    let scale = |value: f64| if logarithmic { value.max(1.0).log10() } else { value };
-    let top = figures.iter().map(|figure| scale(figure.value)).fold(0.0, f64::max) * 1.1;
-
-    let area = SVGBackend::new(file, SIZE).into_drawing_area();
-    area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&area)
-        .caption(title, ("sans-serif", 18))
-        .margin(10)
-        .x_label_area_size(30)
-        .y_label_area_size(50)
-        .build_cartesian_2d(0.0..rows.len() as f64, 0.0..top)?;
-    let row_at = |x: f64| (0_i32..).zip(&rows).take_while(|&(nth, _)| f64::from(nth) <= x).last();
-    let row_name = |x: &f64| row_at(*x).map_or_else(String::new, |(_, name)| (*name).to_owned());
-    let amount = |y: &f64| if logarithmic { format!("{:.0}", 10_f64.powf(*y)) } else { format!("{y:.0}") };
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .x_labels(rows.len())
-        .x_label_offset(i32::try_from(SIZE.0 as usize / (2 * rows.len()))?)
-        .x_label_formatter(&row_name)
-        .y_label_formatter(&amount)
-        .draw()?;
-    let width = 0.9 / contenders.len() as f64;
-    for (nth, contender) in contenders.iter().enumerate() {
-        let color = Palette99::pick(nth).mix(0.9);
-        let bars = figures.iter().filter(|figure| figure.contender == *contender).filter_map(|figure| {
-            let row = rows.iter().position(|row| *row == figure.row)? as f64;
-            let left = row + 0.05 + width * nth as f64;
-            Some(Rectangle::new([(left, 0.0), (left + width * 0.9, scale(figure.value))], color.filled()))
-        });
-        chart
-            .draw_series(bars)?
-            .label(*contender)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], color.filled()));
-    }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
-    area.present()?;
     Ok(())
 }

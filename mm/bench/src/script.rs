@@ -1,19 +1,20 @@
 //! Operations written down beforehand, so that every contender does the same and choosing costs nothing while it is timed.
 
-use std::collections::TryReserveError;
 use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use mm::migratetype::Migratetype;
 use mm::trace::{Decoder, Event, Header};
 use mm::units::Order;
 
 use crate::contenders::{Pages, Place};
+use crate::mix::{Mix, Victim};
 
 /// An operation on the block of a number.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Operation {
-    Alloc(u32, Order),
+    Alloc(u32, Order, Migratetype),
     Free(u32, Order),
 }
 
@@ -28,51 +29,25 @@ pub(crate) struct Script {
 }
 
 impl Script {
+    /// A page allocated and freed, so many times.
+    pub(crate) fn pairs(pairs: usize) -> Self {
+        let pair = [Operation::Alloc(0, Order::ZERO, Migratetype::Movable), Operation::Free(0, Order::ZERO)];
+        Self { filling: Vec::new(), operations: pair.repeat(pairs), blocks: 1 }
+    }
+
     /// Blocks of random orders up to `largest`: allocated until `percent` of so many frames are in use, then allocated and
     /// freed at random around that.
     pub(crate) fn mix(frames: usize, percent: usize, largest: Order, operations: usize) -> Self {
-        let mut random = fastrand::Rng::with_seed(percent as u64);
-        let target = frames * percent / 100;
-        let (mut live, mut used, mut unused, mut blocks) = (Vec::new(), 0, Vec::new(), 0_u32);
-        let mut alloc = |random: &mut fastrand::Rng, live: &mut Vec<_>, unused: &mut Vec<u32>| {
-            let order = Order::of(random.usize(0..=largest.index()));
-            let block = unused.pop().unwrap_or_else(|| {
-                blocks += 1;
-                blocks - 1
-            });
-            live.push((block, order));
-            Operation::Alloc(block, order)
-        };
-        let mut filling = Vec::new();
-        while used < target {
-            let operation = alloc(&mut random, &mut live, &mut unused);
-            if let Operation::Alloc(_, order) = operation {
-                used += 1 << order.index();
-            }
-            filling.push(operation);
-        }
-        let mut mixed = Vec::with_capacity(operations);
-        while mixed.len() < operations {
-            if used < target {
-                let operation = alloc(&mut random, &mut live, &mut unused);
-                if let Operation::Alloc(_, order) = operation {
-                    used += 1 << order.index();
-                }
-                mixed.push(operation);
-            } else {
-                let (block, order) = live.swap_remove(random.usize(..live.len()));
-                used -= 1 << order.index();
-                unused.push(block);
-                mixed.push(Operation::Free(block, order));
-            }
-        }
-        Self { filling, operations: mixed, blocks: blocks as usize }
+        let mut mix = Mix::new(frames * percent / 100, largest, Victim::Random, percent as u64);
+        let filling = mix.filling();
+        let operations = mix.by_ref().take(operations).collect();
+        Self { filling, operations, blocks: mix.blocks() }
     }
 
     /// What a running Linux asked for, as recorded.
     ///
     /// # Errors
-    /// The file cannot be read, or is no trace.
+    /// The file cannot be read, is no trace, or is empty.
     pub(crate) fn recorded(path: &Path) -> anyhow::Result<Self> {
         let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let mut bytes = Vec::new();
@@ -81,21 +56,35 @@ impl Script {
         let mut decoder = Decoder::new(header);
         let operations = decoder.decode(rest).map(|event| {
             Ok(match event? {
-                Event::Alloc { id, order, .. } => Operation::Alloc(u32::try_from(id.index())?, order),
+                Event::Alloc { id, order, migratetype, .. } => {
+                    Operation::Alloc(u32::try_from(id.index())?, order, migratetype)
+                }
                 Event::Free { id, order, .. } => Operation::Free(u32::try_from(id.index())?, order),
             })
         });
         let operations = operations.collect::<anyhow::Result<Vec<_>>>()?;
         decoder.finish()?;
+        anyhow::ensure!(!operations.is_empty(), "there is nothing in {}", path.display());
         Ok(Self { filling: Vec::new(), operations, blocks: header.blocks as usize })
     }
 
+    /// Pages in use when that is most.
+    pub(crate) fn peak(&self) -> usize {
+        let (mut used, mut peak) = (0_usize, 0);
+        for operation in self.filling.iter().chain(&self.operations) {
+            match operation {
+                Operation::Alloc(_, order, _) => used += 1 << order.index(),
+                // Nobody has checked that what a trace frees was allocated.
+                Operation::Free(_, order) => used = used.saturating_sub(1 << order.index()),
+            }
+            peak = peak.max(used);
+        }
+        peak
+    }
+
     /// An empty table for a run.
-    pub(crate) fn table(&self) -> Result<Blocks, TryReserveError> {
-        let mut places = Vec::new();
-        places.try_reserve_exact(self.blocks)?;
-        places.resize(self.blocks, None);
-        Ok(Blocks { places, refused: 0 })
+    pub(crate) fn table(&self) -> Blocks {
+        Blocks::new(self.blocks)
     }
 }
 
@@ -103,34 +92,51 @@ impl Script {
 #[derive(Debug)]
 pub(crate) struct Blocks {
     places: Vec<Option<(Place, Order)>>,
-    /// Allocations that failed.
-    pub(crate) refused: usize,
 }
 
 impl Blocks {
+    /// None of so many.
+    pub(crate) fn new(blocks: usize) -> Self {
+        Self { places: vec![None; blocks] }
+    }
+
+    /// Makes room for so many.
+    pub(crate) fn grow(&mut self, blocks: usize) {
+        self.places.resize(blocks, None);
+    }
+
     /// Does what is written down. What was refused is not freed.
     #[inline]
     pub(crate) fn run(&mut self, pages: &mut impl Pages, operations: &[Operation]) {
         for &operation in operations {
-            self.step(pages, operation);
-        }
-    }
-
-    /// Does one thing.
-    #[inline]
-    pub(crate) fn step(&mut self, pages: &mut impl Pages, operation: Operation) {
-        match operation {
-            Operation::Alloc(block, order) => {
-                let place = pages.alloc(order);
-                self.refused += usize::from(place.is_none());
-                self.places[block as usize] = place.map(|place| (place, order));
-            }
-            Operation::Free(block, order) => {
-                if let Some((place, _)) = self.places[block as usize].take() {
-                    pages.free(place, order);
+            match operation {
+                Operation::Alloc(block, order, migratetype) => {
+                    self.put(block, pages.alloc(order, migratetype), order);
+                }
+                Operation::Free(block, order) => {
+                    if let Some((place, _)) = self.take(block) {
+                        pages.free(place, order);
+                    }
                 }
             }
         }
+    }
+
+    /// Notes where a block stands, if it does.
+    #[inline]
+    pub(crate) fn put(&mut self, block: u32, place: Option<Place>, order: Order) {
+        self.places[block as usize] = place.map(|place| (place, order));
+    }
+
+    /// Forgets a block.
+    #[inline]
+    pub(crate) fn take(&mut self, block: u32) -> Option<(Place, Order)> {
+        self.places[block as usize].take()
+    }
+
+    /// Pages of all blocks.
+    pub(crate) fn pages(&self) -> usize {
+        self.places.iter().flatten().map(|(_, order)| 1 << order.index()).sum()
     }
 
     /// Frees what is left.

@@ -5,13 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::Criterion;
-use serde::Serialize;
 
-use crate::OURS;
-use crate::contenders::{Ours, Pages};
-use crate::figures::{Figure, Unit, sampled};
+use crate::contenders::Contender;
+use crate::figures::{Chart, Curve, Figure, LeftOut, Results, Row, sampled};
 use crate::memory::Memory;
-use crate::rows;
 
 /// Rows, measured one after the other.
 pub(crate) struct Suite {
@@ -19,12 +16,12 @@ pub(crate) struct Suite {
     output: PathBuf,
     bytes: usize,
     only: Option<String>,
-    figures: Vec<Figure>,
+    results: Results,
 }
 
 impl Suite {
     /// A suite that gives each contender so many bytes of memory.
-    pub(crate) fn new(bytes: usize, only: Option<String>) -> anyhow::Result<Self> {
+    pub(crate) fn new(bytes: usize, only: Option<String>) -> Self {
         let output =
             PathBuf::from(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())).join("mm-bench");
         let criterion = Criterion::default()
@@ -33,7 +30,7 @@ impl Suite {
             .sample_size(20)
             .warm_up_time(Duration::from_millis(200))
             .measurement_time(Duration::from_millis(800));
-        Ok(Self { criterion, output, bytes, only, figures: Vec::new() })
+        Self { criterion, output, bytes, only, results: Results::default() }
     }
 
     /// Whether a row was asked for.
@@ -41,106 +38,72 @@ impl Suite {
         self.only.as_deref().is_none_or(|only| row.contains(only))
     }
 
-    /// Frames of a contender's memory.
-    pub(crate) const fn frames(&self) -> usize {
-        rows::frames(self.bytes)
+    /// Bytes of a contender's memory.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A contender's memory, which nobody has touched.
+    pub(crate) fn memory(&self) -> anyhow::Result<Arc<Memory>> {
+        Ok(Arc::new(Memory::new(self.bytes)?))
     }
 
     /// Measures one contender in one row: `work` does so many operations and says how long they took.
-    pub(crate) fn time<P: Pages>(
+    pub(crate) fn time<C: Contender>(
         &mut self,
-        row: &str,
+        row: &Row,
         contender: &str,
-        unit: Unit,
-        mut work: impl FnMut(&mut P, u64) -> Duration,
+        mut work: impl FnMut(&mut C, u64) -> Duration,
     ) -> anyhow::Result<()> {
-        let mut pages = P::new(&Arc::new(Memory::new(self.bytes)?))?;
-        self.sample(row, contender, unit, |operations| work(&mut pages, operations))
+        let mut pages = C::new(&self.memory()?)?;
+        self.sample(row, contender, |operations| work(&mut pages, operations)).map(drop)
     }
 
-    fn sample(
+    /// Measures whatever does so many operations and says how long they took. Gives the figure.
+    pub(crate) fn sample(
         &mut self,
-        row: &str,
+        row: &Row,
         contender: &str,
-        unit: Unit,
         mut work: impl FnMut(u64) -> Duration,
-    ) -> anyhow::Result<()> {
-        let mut group = self.criterion.benchmark_group(row);
+    ) -> anyhow::Result<f64> {
+        let mut group = self.criterion.benchmark_group(&row.name);
         group.bench_function(contender, |bencher| bencher.iter_custom(&mut work));
         group.finish();
         let directory = contender.replace(['/', '+', '(', ')', ' '], "_");
-        let places = [self.output.join(row).join(contender), self.output.join(row).join(directory)];
+        let row_output = self.output.join(&row.name);
+        let places = [row_output.join(contender), row_output.join(directory)];
         let place = places.iter().find(|place| place.is_dir()).unwrap_or(&places[0]);
-        self.figures.push(sampled(&place.join("new/sample.json"), row, contender, unit)?);
-        Ok(())
+        let figure = sampled(&place.join("new/sample.json"), row, contender)?;
+        let value = figure.value;
+        self.results.figures.push(figure);
+        Ok(value)
     }
 
-    /// How much of free memory one contender has left whole after churn.
-    pub(crate) fn share<P: Pages>(
-        &mut self,
-        row: &str,
-        contender: &str,
-        percent: usize,
-        turns: usize,
-    ) -> anyhow::Result<()> {
-        if self.wants(row) {
-            let mut pages = P::new(&Arc::new(Memory::new(self.bytes)?))?;
-            if let Some(share) = rows::recoverable(&mut pages, percent, turns) {
-                self.record(row, contender, Unit::Percent, share * 100.0);
+    /// Takes a figure that was found otherwise.
+    pub(crate) fn record(&mut self, row: &Row, contender: &str, value: f64) {
+        let figure = Figure { row: row.clone(), contender: contender.into(), value, range: [value; 2] };
+        self.results.figures.push(figure);
+    }
+
+    /// Adds a point to a contender's line in a chart.
+    pub(crate) fn point(&mut self, chart: &Chart, contender: &str, point: (f64, f64)) {
+        let mut curves = self.results.curves.iter_mut();
+        match curves.find(|curve| curve.chart == *chart && curve.contender == contender) {
+            Some(curve) => curve.points.push(point),
+            None => {
+                let (chart, contender) = (chart.clone(), contender.into());
+                self.results.curves.push(Curve { chart, contender, points: vec![point] });
             }
         }
-        Ok(())
     }
 
-    /// How long one contender takes to take memory over.
-    pub(crate) fn set_up<P: Pages>(&mut self, contender: &str) -> anyhow::Result<()> {
-        if self.wants("set_up") {
-            let gibibytes = self.bytes as f64 / f64::from(1 << 30);
-            let memory = Arc::new(Memory::new(self.bytes)?);
-            drop(P::new(&memory)?);
-            let work = |times| rows::set_up::<P>(&memory, times).div_f64(gibibytes);
-            self.sample("set_up", contender, Unit::MicrosecondsPerGib, work)?;
-        }
-        Ok(())
+    /// Leaves a contender, or the whole row, out.
+    pub(crate) fn leave_out(&mut self, row: &str, contender: Option<&'static str>, why: &str) {
+        self.results.left_out.push(LeftOut { row: row.into(), contender, why: why.into() });
     }
 
-    /// What ours spends on itself.
-    pub(crate) fn metadata(&mut self) {
-        if self.wants("metadata")
-            && let Ok(memory) = Memory::new(self.bytes)
-            && let Ok(ours) = Ours::new(&Arc::new(memory))
-        {
-            let kib = ours.metadata().total() as f64 / 1024.0;
-            self.record("metadata", OURS, Unit::KibPerGib, kib / (self.bytes as f64 / f64::from(1 << 30)));
-        }
+    /// All that was found.
+    pub(crate) fn finish(self) -> Results {
+        self.results
     }
-
-    fn record(&mut self, row: &str, contender: &str, unit: Unit, value: f64) {
-        self.figures.push(Figure { row: row.into(), contender: contender.into(), unit, value, range: [value; 2] });
-    }
-
-    /// All figures.
-    pub(crate) fn finish(self) -> Vec<Figure> {
-        self.figures
-    }
-}
-
-/// A figure as github-action-benchmark's `customSmallerIsBetter` and `customBiggerIsBetter` want it.
-#[derive(Serialize)]
-struct Entry<'f> {
-    name: String,
-    unit: &'f str,
-    value: f64,
-    range: String,
-}
-
-/// The figures as an array of entries.
-pub(crate) fn json(figures: &[Figure]) -> anyhow::Result<String> {
-    let entry = |figure: &Figure| Entry {
-        name: format!("{}/{}", figure.row, figure.contender),
-        unit: figure.unit.name(),
-        value: figure.value,
-        range: format!("{:.2} to {:.2}", figure.range[0], figure.range[1]),
-    };
-    Ok(serde_json::to_string_pretty(&figures.iter().map(entry).collect::<Vec<_>>())?)
 }

@@ -1,48 +1,47 @@
-//! The figures as text: a line a row, a column a contender.
+//! The figures as text: a table each section, a line a row, a column a contender; and what was left out.
 
 use std::fmt::Write as _;
 
 use crate::OURS;
-use crate::figures::{BARS, Figure};
+use crate::figures::{BARS, Figure, LeftOut, Results, Section, distinct};
 
-/// The rows in the order in which they were measured.
-fn rows(figures: &[Figure]) -> Vec<&str> {
-    let mut rows: Vec<&str> = Vec::new();
-    for figure in figures {
-        if !rows.contains(&figure.row.as_str()) {
-            rows.push(&figure.row);
+/// All that a run has shown.
+pub(crate) fn tables(results: &Results) -> String {
+    let mut text = String::new();
+    for section in Section::ALL {
+        let figures: Vec<_> = results.figures.iter().filter(|figure| figure.row.section == section).collect();
+        if !figures.is_empty() {
+            writeln!(text, "{}", table(&figures)).expect("a string grows");
         }
     }
-    rows
-}
-
-/// The contenders, ours first.
-fn contenders(figures: &[Figure]) -> Vec<&str> {
-    let mut contenders = vec![OURS];
-    for figure in figures {
-        if !contenders.contains(&figure.contender.as_str()) {
-            contenders.push(&figure.contender);
-        }
+    let reason = |left_out: &LeftOut| (left_out.contender, left_out.why.clone());
+    for (contender, why) in distinct(results.left_out.iter().map(reason)) {
+        let alike = results.left_out.iter().filter(|left_out| reason(left_out) == (contender, why.clone()));
+        let rows = alike.map(|left_out| left_out.row.as_str()).collect::<Vec<_>>().join(", ");
+        let contender = contender.map_or(String::new(), |contender| format!("{contender} from "));
+        writeln!(text, "left out: {contender}{rows}: {why}").expect("a string grows");
     }
-    contenders
+    text
 }
 
-/// All figures, and for each row our bar, whether we clear it, and how many times better than the best other we are.
-pub(crate) fn table(figures: &[Figure]) -> String {
-    let (rows, contenders) = (rows(figures), contenders(figures));
-    let find = |row: &str, contender: &str| figures.iter().find(|f| f.row == row && f.contender == contender);
-    let mut text = format!("{:<22}{:<9}", "row", "unit");
+/// Figures, and for each row our bar, whether we clear it, and how many times better than the best other we are.
+fn table(figures: &[&Figure]) -> String {
+    let rows = distinct(figures.iter().map(|figure| figure.row.name.as_str()));
+    let contenders = distinct(std::iter::once(OURS).chain(figures.iter().map(|figure| figure.contender.as_str())));
+    let find = |row: &str, contender: &str| figures.iter().find(|f| f.row.name == row && f.contender == contender);
+    let width = rows.iter().map(|row| row.len()).max().unwrap_or(0).max(20) + 2;
+    let mut text = format!("{:<width$}{:<9}", "row", "unit");
     for contender in &contenders {
-        write!(text, "{contender:>15}").expect("a string grows");
+        write!(text, "{contender:>17}").expect("a string grows");
     }
     writeln!(text, "{:>9}{:>8}", "bar", "ahead").expect("a string grows");
     for row in rows {
-        let unit = figures.iter().find(|figure| figure.row == row).map_or("", |figure| figure.unit.name());
-        write!(text, "{row:<22}{unit:<9}").expect("a string grows");
+        let unit = figures.iter().find(|figure| figure.row.name == row).map_or("", |figure| figure.row.unit.name());
+        write!(text, "{row:<width$}{unit:<9}").expect("a string grows");
         for contender in &contenders {
             match find(row, contender) {
-                Some(figure) => write!(text, "{:>15}", number(figure.value)),
-                None => write!(text, "{:>15}", "-"),
+                Some(figure) => write!(text, "{:>17}", number(figure.value)),
+                None => write!(text, "{:>17}", "-"),
             }
             .expect("a string grows");
         }
@@ -58,14 +57,17 @@ pub(crate) fn table(figures: &[Figure]) -> String {
 }
 
 /// How many times better our figure is than the best of the others; the floor does no allocator's work.
-fn ahead(figures: &[Figure], ours: &Figure) -> Option<f64> {
-    let others = figures.iter().filter(|f| f.row == ours.row && f.contender != OURS && f.contender != crate::FLOOR);
-    let values = others.map(|figure| figure.value);
-    if ours.unit.more_is_better() {
-        values.reduce(f64::max).filter(|&best| best > 0.0).map(|best| ours.value / best)
+fn ahead(figures: &[&Figure], ours: &Figure) -> Option<f64> {
+    let is_other = |name: &str| ![OURS, crate::OUR_KMALLOC, crate::FLOOR].contains(&name);
+    let values = figures.iter().filter(|f| f.row == ours.row && is_other(&f.contender)).map(|figure| figure.value);
+    let (best, times) = if ours.row.unit.more_is_better() {
+        let best = values.reduce(f64::max)?;
+        (best, ours.value / best)
     } else {
-        values.reduce(f64::min).map(|best| best / ours.value)
-    }
+        let best = values.reduce(f64::min)?;
+        (best, best / ours.value)
+    };
+    (best > 0.0 && ours.value > 0.0).then_some(times)
 }
 
 fn number(value: f64) -> String {

@@ -3,23 +3,28 @@
 use std::sync::Arc;
 
 use bitmap_allocator::{BitAlloc as _, BitAlloc1M};
+use mm::migratetype::Migratetype;
 use mm::units::{Order, PAGE_SIZE};
 
-use super::{Pages, Place};
+use super::{Contender, Pages, Place};
 use crate::memory::Memory;
 
 /// Its allocator for up to a million frames.
 pub(crate) struct Bitmap(Box<BitAlloc1M>);
 
-impl Pages for Bitmap {
+impl Contender for Bitmap {
     fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
+        let frames = memory.len() / PAGE_SIZE;
+        anyhow::ensure!(frames <= BitAlloc1M::CAP, "it has {} frames at most", BitAlloc1M::CAP);
         let mut bits = Box::new(BitAlloc1M::DEFAULT);
-        bits.insert(0..memory.len() / PAGE_SIZE);
+        bits.insert(0..frames);
         Ok(Self(bits))
     }
+}
 
+impl Pages for Bitmap {
     #[inline]
-    fn alloc(&mut self, order: Order) -> Option<Place> {
+    fn alloc(&mut self, order: Order, _: Migratetype) -> Option<Place> {
         let frame = match order {
             Order::ZERO => self.0.alloc(),
             _ => self.0.alloc_contiguous(None, 1 << order.index(), order.index()),

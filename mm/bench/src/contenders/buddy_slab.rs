@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use buddy_slab_allocator::BuddyAllocator;
+use mm::migratetype::Migratetype;
 use mm::units::{Order, PAGE_SIZE};
 
-use super::{Pages, Place};
+use super::{Contender, Pages, Place};
 use crate::memory::Memory;
 
 /// Its buddy allocator, and the memory that it has.
@@ -20,7 +21,7 @@ pub(crate) struct BuddySlab {
 // SAFETY: it points into its own memory only.
 unsafe impl Send for BuddySlab {}
 
-impl Pages for BuddySlab {
+impl Contender for BuddySlab {
     fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
         // SAFETY: the memory is mapped, zeroed, and this one's.
         let region = unsafe { slice::from_raw_parts_mut(memory.start().as_ptr(), memory.len()) };
@@ -29,9 +30,11 @@ impl Pages for BuddySlab {
         unsafe { buddy.init(region) }.map_err(|error| anyhow!("{error:?}"))?;
         Ok(Self { buddy, _memory: memory.clone() })
     }
+}
 
+impl Pages for BuddySlab {
     #[inline]
-    fn alloc(&mut self, order: Order) -> Option<Place> {
+    fn alloc(&mut self, order: Order, _: Migratetype) -> Option<Place> {
         self.buddy.alloc_pages(1 << order.index(), PAGE_SIZE).ok().map(Place)
     }
 

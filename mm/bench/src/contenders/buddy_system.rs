@@ -3,23 +3,26 @@
 use std::sync::Arc;
 
 use buddy_system_allocator::FrameAllocator;
+use mm::migratetype::Migratetype;
 use mm::units::{Order, PAGE_SIZE};
 
-use super::{Pages, Place};
+use super::{Contender, Pages, Place};
 use crate::memory::Memory;
 
 /// Its frame allocator, which keeps its sets on the process's heap.
 pub(crate) struct BuddySystem(FrameAllocator<11>);
 
-impl Pages for BuddySystem {
+impl Contender for BuddySystem {
     fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
         let mut frames = FrameAllocator::new();
         frames.add_frame(0, memory.len() / PAGE_SIZE);
         Ok(Self(frames))
     }
+}
 
+impl Pages for BuddySystem {
     #[inline]
-    fn alloc(&mut self, order: Order) -> Option<Place> {
+    fn alloc(&mut self, order: Order, _: Migratetype) -> Option<Place> {
         self.0.alloc(1 << order.index()).map(Place)
     }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use frame_alloc::{CpuId, DepotAllocator, PageSize, PhysicalAllocator as _, Provenance};
 use frame_alloc::{RegionInit as _, SummaryBuddyAllocator};
+use mm::migratetype::Migratetype;
 use mm::units::{Order, PAGE_SHIFT};
 
-use super::{Pages, Place, Shared};
+use super::{Contender, Place, Shared};
 use crate::machine::this_cpu;
 use crate::memory::Memory;
 
@@ -49,27 +50,13 @@ pub(crate) struct Depot {
     _memory: Arc<Memory>,
 }
 
-impl Pages for Depot {
+impl Contender for Depot {
     fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
         let base = memory.start().as_ptr().expose_provenance();
         let frames = DepotAllocator::new(BASE, Buddy::new(BASE));
         // SAFETY: all of it is mapped and this one's, and nobody uses the allocator yet.
         unsafe { frames.init_region(base, memory.len()) };
         Ok(Self { frames, _memory: memory.clone() })
-    }
-
-    #[inline]
-    fn alloc(&mut self, order: Order) -> Option<Place> {
-        Shared::alloc(self, order)
-    }
-
-    #[inline]
-    fn free(&mut self, place: Place, order: Order) {
-        Shared::free(self, place, order);
-    }
-
-    fn settle(&mut self) {
-        self.frames.flush();
     }
 }
 
@@ -82,7 +69,7 @@ const fn count(order: Order) -> NonZeroUsize {
 
 impl Shared for Depot {
     #[inline]
-    fn alloc(&self, order: Order) -> Option<Place> {
+    fn alloc(&self, order: Order, _: Migratetype) -> Option<Place> {
         self.frames.allocate_physical(BASE, count(order)).ok().map(Place)
     }
 
@@ -90,5 +77,9 @@ impl Shared for Depot {
     fn free(&self, Place(address): Place, order: Order) {
         // SAFETY: the block is the caller's, of that size, who gives it up.
         unsafe { self.frames.deallocate_physical(BASE, count(order), address) };
+    }
+
+    fn settle(&self) {
+        self.frames.flush();
     }
 }

@@ -6,11 +6,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use mm::migratetype::Migratetype;
 use mm::units::{Order, PAGE_SIZE};
 use talc::TalcCell;
 use talc::source::Manual;
 
-use super::{Pages, Place};
+use super::{Contender, Pages, Place};
 use crate::memory::Memory;
 
 /// A block's layout.
@@ -30,16 +31,18 @@ pub(crate) struct LinkedList {
     _memory: Arc<Memory>,
 }
 
-impl Pages for LinkedList {
+impl Contender for LinkedList {
     fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
         memory.start().as_ptr().expose_provenance();
         // SAFETY: the memory is mapped, this one's, and lives as long.
         let heap = unsafe { linked_list_allocator::Heap::new(memory.start().as_ptr(), memory.len()) };
         Ok(Self { heap, _memory: memory.clone() })
     }
+}
 
+impl Pages for LinkedList {
     #[inline]
-    fn alloc(&mut self, order: Order) -> Option<Place> {
+    fn alloc(&mut self, order: Order, _: Migratetype) -> Option<Place> {
         self.heap.allocate_first_fit(layout(order)).ok().map(|block| Place(block.addr().get()))
     }
 
@@ -56,7 +59,7 @@ pub(crate) struct Talc {
     _memory: Arc<Memory>,
 }
 
-impl Pages for Talc {
+impl Contender for Talc {
     fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
         memory.start().as_ptr().expose_provenance();
         let heap = TalcCell::new(Manual);
@@ -64,9 +67,11 @@ impl Pages for Talc {
         unsafe { heap.claim(memory.start().as_ptr(), memory.len()) }.context("the heap takes its memory")?;
         Ok(Self { heap, _memory: memory.clone() })
     }
+}
 
+impl Pages for Talc {
     #[inline]
-    fn alloc(&mut self, order: Order) -> Option<Place> {
+    fn alloc(&mut self, order: Order, _: Migratetype) -> Option<Place> {
         // SAFETY: the layout is not empty.
         let block = unsafe { self.heap.get_mut().allocate(layout(order)) };
         block.map(|block| Place(block.addr().get()))

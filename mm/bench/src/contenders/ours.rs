@@ -5,12 +5,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use mm::MetadataBytes;
 use mm::boot_map::{BootMap, Region, RegionKind};
+use mm::migratetype::Migratetype;
 use mm::page::{PageAllocator, Request};
 use mm::units::{NodeId, Order, Pfn, PhysAddr};
 
-use super::{Pages, Place, Shared};
+use super::{Contender, Place, Shared};
 use crate::machine::Native;
 use crate::memory::Memory;
 
@@ -27,9 +27,9 @@ unsafe impl Send for Ours {}
 unsafe impl Sync for Ours {}
 
 impl Ours {
-    /// What it spends on itself.
-    pub(crate) const fn metadata(&self) -> MetadataBytes {
-        self.allocator.metadata()
+    /// The allocator itself, for what is built on it.
+    pub(crate) const fn allocator(&self) -> &PageAllocator<'_, Native> {
+        &self.allocator
     }
 }
 
@@ -40,11 +40,15 @@ impl Drop for Ours {
     }
 }
 
-const fn request(order: Order) -> Request {
-    Request::movable(order)
+#[inline]
+const fn request(order: Order, migratetype: Migratetype) -> Request {
+    match migratetype {
+        Migratetype::Movable => Request::movable(order),
+        _ => Request::new(order).with_migratetype(migratetype),
+    }
 }
 
-impl Pages for Ours {
+impl Contender for Ours {
     fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
         let machine = NonNull::from(Box::leak(Box::new(Native::new(memory)?)));
         // SAFETY: it stays until `drop`.
@@ -55,25 +59,15 @@ impl Pages for Ours {
         Ok(Self { allocator, machine })
     }
 
-    #[inline]
-    fn alloc(&mut self, order: Order) -> Option<Place> {
-        Shared::alloc(self, order)
-    }
-
-    #[inline]
-    fn free(&mut self, place: Place, order: Order) {
-        Shared::free(self, place, order);
-    }
-
-    fn settle(&mut self) {
-        self.allocator.drain();
+    fn metadata(&self) -> Option<u64> {
+        Some(self.allocator.metadata().total())
     }
 }
 
 impl Shared for Ours {
     #[inline]
-    fn alloc(&self, order: Order) -> Option<Place> {
-        self.allocator.alloc_raw(request(order)).ok().map(|head| Place(head.index()))
+    fn alloc(&self, order: Order, migratetype: Migratetype) -> Option<Place> {
+        self.allocator.alloc_raw(request(order, migratetype)).ok().map(|head| Place(head.index()))
     }
 
     #[inline]
@@ -82,5 +76,9 @@ impl Shared for Ours {
         // SAFETY: the block is the caller's, who gives it up.
         let freed = unsafe { self.allocator.free_raw(Pfn::new(head as u32)) };
         debug_assert_eq!(freed, Ok(()));
+    }
+
+    fn settle(&self) {
+        self.allocator.drain();
     }
 }

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use mm::migratetype::Migratetype;
 use mm::units::{Order, PAGE_SIZE};
 
-use super::{Pages, Place};
+use super::{Contender, Pages, Place};
 use crate::memory::Memory;
 
 /// Free frames, and all frames' descriptors.
@@ -14,14 +15,16 @@ pub(crate) struct Stack {
     descriptors: Vec<[u64; 2]>,
 }
 
-impl Pages for Stack {
+impl Contender for Stack {
     fn new(memory: &Arc<Memory>) -> anyhow::Result<Self> {
         let frames = u32::try_from(memory.len() / PAGE_SIZE)?;
         Ok(Self { free: (0..frames).rev().collect(), descriptors: vec![[0; 2]; frames as usize] })
     }
+}
 
+impl Pages for Stack {
     #[inline]
-    fn alloc(&mut self, order: Order) -> Option<Place> {
+    fn alloc(&mut self, order: Order, _: Migratetype) -> Option<Place> {
         if order > Order::ZERO {
             return None;
         }
