@@ -36,6 +36,11 @@ impl Memory {
             return Err(io::Error::last_os_error());
         }
         let mapped: NonNull<u8> = NonNull::new(mapped.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: it was mapped just now.
+        let advised = unsafe { libc::madvise(mapped.as_ptr().cast(), mapped_len, libc::MADV_HUGEPAGE) };
+        if advised != 0 {
+            return Err(io::Error::last_os_error());
+        }
         // SAFETY: the mapping is longer by the alignment.
         let start = unsafe { mapped.add(mapped.align_offset(align)) };
         Ok(Self { mapped, mapped_len, start, len })

@@ -243,6 +243,12 @@ impl AllocatorWord {
         (self.0 >> ORDER_SHIFT) as usize % (ListId::COUNT / 2)
     }
 
+    /// The order's four bits, whatever they say.
+    #[inline(always)]
+    pub(crate) const fn order_bits(self) -> usize {
+        (self.0 >> ORDER_SHIFT & 0xf) as usize
+    }
+
     /// No descriptor ever says this.
     pub(crate) const NO_BLOCK: Self = Self(u64::MAX);
 

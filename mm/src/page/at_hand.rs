@@ -60,17 +60,20 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         Count(had)
     }
 
-    /// Puts the allocated block that `page`, the descriptor of frame `pfn`, heads at hand, where one of its like was put last;
-    /// `None` if it is not of that like, has an owner, or cannot [simply](Self::free_at_hand_slowly) be put.
+    /// Puts the allocated block that `page`, the descriptor of frame `pfn`, heads at hand, where the last one of its like was
+    /// put; `None` if there was none, it has an owner, or cannot [simply](Self::free_at_hand_slowly) be put.
     #[inline(always)]
     pub(super) fn free_at_hand(&self, page: &'m Page, pfn: Pfn) -> Option<()> {
         let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
-        let hot = at_hand.hot();
-        let word = hot.word();
-        if page.word() != word || page.owner().is_owned() {
+        let mut list = at_hand.hot();
+        let word = page.word();
+        if page.owner().is_owned() {
             return None;
         }
-        hot.put(page, pfn).ok()?;
+        if word != list.word() {
+            list = at_hand.same_as_last_of_order(word)?;
+        }
+        list.put(page, pfn).ok()?;
         page.keep_at_hand(word);
         Some(())
     }

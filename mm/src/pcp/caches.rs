@@ -22,6 +22,9 @@ use crate::zone::ZoneKind;
 const LISTS: usize = 64;
 const TYPE_SHIFT: usize = 4;
 
+/// Orders that a descriptor's word has bits for.
+const ORDERS: usize = 1 << TYPE_SHIFT;
+
 /// What one CPU has at hand of one zone.
 #[derive(Debug)]
 #[repr(align(64))]
@@ -89,8 +92,23 @@ impl<'m> AtHand<'m> {
         }
         let cache: &'m CpuCache<'m> = self.row.caches.get(word.zone().index())?;
         let list = &cache.lists[word.list_at_hand() % LISTS];
-        self.row.hot.store(core::ptr::from_ref(list).cast_mut().cast(), Ordering::Relaxed);
+        let thin = core::ptr::from_ref(list).cast_mut().cast();
+        self.row.hot.store(thin, Ordering::Relaxed);
+        self.row.of_order[word.order_bits()].store(thin, Ordering::Relaxed);
         Some(list)
+    }
+
+    /// The list that an allocated block goes to, if the last one of its order went there, which is the hot one from now on.
+    #[inline(always)]
+    pub(crate) fn same_as_last_of_order(&self, word: AllocatorWord) -> Option<&'m List<'m>> {
+        let list = self.row.of_order[word.order_bits()].load(Ordering::Relaxed);
+        // SAFETY: as for the hot one.
+        let found: &'m List<'m> = unsafe { &*list.cast::<List<'m>>() };
+        if found.word() != word {
+            return None;
+        }
+        self.row.hot.store(list, Ordering::Relaxed);
+        Some(found)
     }
 
     /// What there is of a zone, if there is such a zone.
@@ -146,6 +164,8 @@ struct Row<'m> {
     gate: Gate,
     /// A list, at first one that is of no block's like. Without its type, which would pin the lifetime.
     hot: AtomicPtr<()>,
+    /// The same for each order.
+    of_order: [AtomicPtr<()>; ORDERS],
     /// By the highest kind of zone that would do: that of the zone that the CPU asks first.
     first: [Option<&'m CpuCache<'m>>; ZoneKind::ALL.len()],
     /// By zone.
@@ -196,7 +216,8 @@ impl<'m> CpuCaches<'m> {
             #[expect(clippy::cast_possible_truncation, reason = "a machine has fewer than 2^16 CPUs")]
             let cpu = CpuId(cpu as u16);
             let first = ZoneKind::ALL.map(|highest| Some(&caches[first(cpu, highest)?.index()]));
-            Row { gate: Gate::open(), hot: AtomicPtr::new(core::ptr::from_ref(none).cast_mut().cast()), first, caches }
+            let none = || AtomicPtr::new(core::ptr::from_ref(none).cast_mut().cast());
+            Row { gate: Gate::open(), hot: none(), of_order: core::array::from_fn(|_| none()), first, caches }
         };
         let (rows, row_bytes) = carve_slice(machine, boot_map, NodeId(0), usize::from(cpus), row)?;
         bytes.cpu_caches += slot_bytes + cache_bytes + none_bytes + row_bytes;
