@@ -3,6 +3,7 @@
 //! HIGH-1 is asserted here: slots of a CPU nest, last in, first out, at most [`KMAP_SLOTS`] deep, and hold only frames that
 //! have no permanent mapping.
 
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use core::arch::asm;
 use core::fmt;
 use core::num::NonZeroU16;
@@ -211,6 +212,11 @@ unsafe impl Machine for Platform {
 
     fn report(&self, report: &dyn fmt::Display) {
         println!("# slab: {report}");
+    }
+
+    fn prefetch(&self, line: NonNull<u8>) {
+        // SAFETY: a hint, which faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 
     fn heavy_barrier(&self) {

@@ -151,6 +151,16 @@ impl<G: Geometry> Freelists<G> {
         self.note_if_empty(list);
     }
 
+    /// Fetches what taking the head at `position` out of the middle will touch.
+    pub(crate) fn foresee_removal<M: Machine<Geometry = G>>(
+        &self,
+        nodes: Nodes<'_, M>,
+        list: ListId,
+        position: Position,
+    ) {
+        self.stacks[list.index()].foresee(nodes, position);
+    }
+
     #[inline(always)]
     fn note_if_empty(&mut self, list: ListId) {
         if self.stacks[list.index()].len() == 0 {

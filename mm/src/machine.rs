@@ -153,6 +153,12 @@ pub unsafe trait Machine: Sync {
     /// may be waiting with interrupts off.
     fn heavy_barrier(&self);
 
+    /// Told that a line will be read or written soon: a hint, for what waits for memory.
+    #[inline(always)]
+    fn prefetch(&self, line: NonNull<u8>) {
+        let _ = line;
+    }
+
     /// Told what is wrong where nobody is there to take an error: who reads it can find a bug. It must not
     /// allocate, nor call back: locks may be held.
     fn report(&self, report: &dyn fmt::Display) {

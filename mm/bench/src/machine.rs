@@ -2,6 +2,7 @@
 //! `mm`'s tests checks what its users do; this one does what a kernel's does, and no more.
 #![expect(unsafe_code, reason = "a machine made of bare memory")]
 
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::cell::Cell;
 use std::io;
 use std::num::NonZeroU16;
@@ -103,6 +104,12 @@ unsafe impl Machine for Native {
 
     fn cpus(&self) -> NonZeroU16 {
         const { NonZeroU16::new(2).expect("not zero") }
+    }
+
+    #[inline]
+    fn prefetch(&self, line: NonNull<u8>) {
+        // SAFETY: a hint, which faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 
     fn heavy_barrier(&self) {

@@ -21,7 +21,7 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Address space for so many bytes.
+    /// Address space for so many bytes, in huge pages, as a kernel maps its memory; what is not touched is not there.
     ///
     /// # Errors
     /// The operating system grants none.
@@ -44,6 +44,20 @@ impl Memory {
         // SAFETY: the mapping is longer by the alignment.
         let start = unsafe { mapped.add(mapped.align_offset(align)) };
         Ok(Self { mapped, mapped_len, start, len })
+    }
+
+    /// As much memory, all of it there: nobody is charged for the operating system's first touch.
+    ///
+    /// # Errors
+    /// The operating system grants none.
+    pub(crate) fn present(len: usize) -> io::Result<Self> {
+        let memory = Self::new(len)?;
+        // SAFETY: it was mapped, and nobody uses it yet.
+        let populated = unsafe { libc::madvise(memory.start.as_ptr().cast(), len, libc::MADV_POPULATE_WRITE) };
+        if populated != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(memory)
     }
 
     /// Its first byte.

@@ -45,7 +45,7 @@ impl Suite {
 
     /// A contender's memory, which nobody has touched.
     pub(crate) fn memory(&self) -> anyhow::Result<Arc<Memory>> {
-        Ok(Arc::new(Memory::new(self.bytes)?))
+        Ok(Arc::new(Memory::present(self.bytes)?))
     }
 
     /// Measures one contender in one row: `work` does so many operations and says how long they took.

@@ -2,16 +2,24 @@
 //!
 //! Out: as large a block as the batch has use for is split once and its pieces are handed over in a row, so that a batch
 //! costs one way through the lists and one descriptor a piece. Back: what stands in a row, upwards or downwards, is put
-//! together before it is freed, so that it merges once.
+//! together before it is freed, so that it merges once; what merging a few of them will touch is fetched before the first is
+//! freed.
 //!
 //! Cost: two words a piece; that of one allocation or one free for each row.
+
+use core::ptr::NonNull;
+
+use arrayvec::ArrayVec;
 
 use super::Buddy;
 use crate::block::FreeBlock;
 use crate::desc::allocator_word::{AllocatorWord, Mergeable};
 use crate::desc::word::Page;
-use crate::machine::Machine;
+use crate::machine::{Geometry, Machine};
 use crate::units::{Order, Pfn, PfnRange};
+
+/// Rows that are looked at together: as many as a processor has lines under way.
+const AHEAD: usize = 16;
 
 impl<'m, M: Machine> Buddy<'_, 'm, M> {
     /// Takes up to `want` blocks out of the zone, each of which `give` gets as one at hand of a CPU that is to be allocated
@@ -63,22 +71,44 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
     /// Takes blocks of an order back that CPUs had at hand. What `next` gives is nobody's on the way.
     pub(crate) fn free_bulk(&mut self, order: Order, mut next: impl FnMut() -> Option<Pfn>) {
         let pages = order.pages();
-        let mut row = match next() {
-            Some(pfn) => PfnRange::new(pfn, pfn.plus(pages)),
-            None => return,
-        };
-        loop {
-            let pfn = next();
-            match pfn {
-                Some(pfn) if pfn == row.end => row.end = pfn.plus(pages),
-                Some(pfn) if pfn.plus(pages) == row.start => row.start = pfn,
+        let mut rows: ArrayVec<PfnRange, AHEAD> = ArrayVec::new();
+        while let Some(pfn) = next() {
+            match rows.last_mut() {
+                Some(row) if pfn == row.end => row.end = pfn.plus(pages),
+                Some(row) if pfn.plus(pages) == row.start => row.start = pfn,
                 _ => {
-                    self.free_row(row, order);
-                    match pfn {
-                        Some(pfn) => row = PfnRange::new(pfn, pfn.plus(pages)),
-                        None => return,
+                    if rows.is_full() {
+                        self.free_rows(&mut rows, order);
                     }
+                    rows.push(PfnRange::new(pfn, pfn.plus(pages)));
                 }
+            }
+        }
+        self.free_rows(&mut rows, order);
+    }
+
+    /// Frees rows of blocks of an order. What one of them waits for in memory, the others wait for too.
+    fn free_rows(&mut self, rows: &mut ArrayVec<PfnRange, AHEAD>, order: Order) {
+        for row in rows.iter().filter(|row| row.pages() == order.pages()) {
+            self.foresee_merge(row.start, order);
+        }
+        for row in rows.drain(..) {
+            self.free_row(row, order);
+        }
+    }
+
+    /// Fetches what merging a block that is to be freed will touch, should its buddy be free.
+    fn foresee_merge(&self, head: Pfn, order: Order) {
+        let section = self.map.known_section(head);
+        let buddy = section.page(head.buddy(order));
+        let word = buddy.word();
+        if word.is_free(order, self.zone.id) {
+            self.zone.lists.foresee_removal(self.context().nodes, word.list(), buddy.position());
+            // The next four descriptors are in the line already, or will be.
+            for above in (order.index() + 2..order.index() + 5).take_while(|&above| above < M::Geometry::MAX_ORDER.index()) {
+                let above = Order::of(above);
+                let page = section.page(head.align_down(above).buddy(above));
+                self.machine.prefetch(NonNull::from(page).cast());
             }
         }
     }

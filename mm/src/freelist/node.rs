@@ -99,6 +99,13 @@ impl<'a, M: Machine> Nodes<'a, M> {
         seen
     }
 
+    /// Fetches the line of a leaf's entry, unless that would take a slot.
+    pub(super) fn prefetch(self, leaf: NodePointer, index: usize) {
+        if !leaf.is_highmem() {
+            self.machine.prefetch(NodeView { page: leaf.0, mapping: PhantomData }.slot::<u32>(index).cast());
+        }
+    }
+
     /// Copies a node's page.
     pub(super) fn copy(self, from: NodePointer, to: NodePointer) {
         self.view(from, |from| self.view(to, |to| to.copy_from(from)));

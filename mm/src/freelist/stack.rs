@@ -22,6 +22,7 @@
 //! a page per operation.
 
 use core::marker::PhantomData;
+use core::ptr::NonNull;
 
 use super::{ListContext, Released};
 
@@ -120,6 +121,13 @@ impl<G: Geometry> Stack<G> {
             return Pfn::new(self.ring[Self::ring_slot(position)]);
         }
         nodes.view(self.leaf(nodes, position), |leaf| leaf.entry((position % Self::LEAF) as usize))
+    }
+
+    /// Fetches the entry at `position`, which is below the length.
+    pub(super) fn foresee<M: Machine>(&self, nodes: Nodes<'_, M>, Position(position): Position) {
+        if position < self.stored {
+            nodes.prefetch(self.leaf(nodes, position), (position % Self::LEAF) as usize);
+        }
     }
 
     fn set<M: Machine>(&mut self, nodes: Nodes<'_, M>, position: Position, pfn: Pfn) {
@@ -265,7 +273,10 @@ impl<G: Geometry> Stack<G> {
         let first = self.stored - count;
         nodes.view(tail, |leaf| {
             for position in first..self.stored {
-                self.ring[Self::ring_slot(position)] = leaf.entry((position % Self::LEAF) as usize).number();
+                let entry = leaf.entry((position % Self::LEAF) as usize);
+                self.ring[Self::ring_slot(position)] = entry.number();
+                // It is near the top now, and whoever takes it writes there.
+                nodes.machine().prefetch(NonNull::from(context.map.page(entry)).cast());
             }
         });
         self.stored = first;

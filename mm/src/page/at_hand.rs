@@ -160,7 +160,9 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     pub(super) fn free_at_hand_slowly(&self, pfn: Pfn) -> Option<()> {
         let page = self.map.get(pfn)?;
         let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
-        let list = at_hand.list_for(page.word())?;
+        let word = page.word();
+        let hot = at_hand.hot();
+        let list = if word == hot.word() { hot } else { at_hand.list_for(word)? };
         if page.owner().is_owned() || !list.keeps_any() {
             return None;
         }

@@ -76,7 +76,7 @@ impl Replayed {
     /// on the process's heap.
     fn replay<C: Contender + Pages>(&self, suite: &mut Suite, contender: &str, script: &Script) -> anyhow::Result<()> {
         let bytes = (script.peak() * PAGE_SIZE * ROOM / 100).next_multiple_of(PAGE_SIZE << Order::LIMIT.index());
-        let memory = Arc::new(Memory::new(bytes)?);
+        let memory = Arc::new(Memory::present(bytes)?);
         let all = every_page(&mut C::new(&memory)?);
         let mut blocks = script.table();
         let heap_before = heap_bytes();
