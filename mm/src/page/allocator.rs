@@ -173,6 +173,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// # Safety
     /// Nobody uses the block's pages any more, and no [`Block`] owns them.
     #[expect(unsafe_code, reason = "the caller vouches for what the words cannot say: that nobody uses the pages")]
+    #[inline(always)]
     pub unsafe fn free_raw(&self, pfn: Pfn) -> Result<(), FreeError> {
         match self.map.get(pfn).and_then(|page| self.free_at_hand(page, pfn)) {
             Some(()) => Ok(()),
