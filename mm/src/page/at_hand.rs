@@ -16,7 +16,7 @@ use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::pcp::{AtHand, List, Relief, Supply};
+use crate::pcp::{AtHand, CpuCache, List, Relief, Supply};
 use crate::units::{Count, Pfn};
 use crate::zone::Zone;
 use crate::zone::watermark::Demand;
@@ -143,10 +143,15 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                     list.set_pivot(buddy.pivot_for(word));
                     take(list).or_else(|| {
                         Self::drain_list(buddy, list, list.above_pivot());
-                        let want = list.wants(supply(buddy.zone()));
                         // INVARIANT: PCP-1, the list is empty and wants no more than it may hold.
-                        buddy.alloc_bulk_for(demand, word, want, |page, head| list.put_wanted(page, head));
-                        take(list)
+                        let want = list.wants(supply(buddy.zone()));
+                        if let Some(shelf) = self.cpu_caches.on_shelf(word) {
+                            list.help_itself(shelf, want);
+                        }
+                        take(list).or_else(|| {
+                            buddy.alloc_bulk_for(demand, word, want, |page, head| list.put_wanted(page, head));
+                            take(list)
+                        })
                     })
                 });
                 refilled.or_else(|| buddy.alloc_for(demand, migratetype))
@@ -181,9 +186,17 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let word = list.word();
         let Some(cell) = self.zones.get(word.zone().index()) else { return };
         self.with_buddy(cell, |buddy| {
+            let supply = supply(buddy.zone());
             list.set_pivot(buddy.pivot_for(word));
-            if let Relief::Drain(most) = list.relieve(supply(buddy.zone())) {
-                Self::drain_list(buddy, list, most);
+            if let Relief::Drain(Count(most)) = list.relieve(supply) {
+                let Count(above) = list.above_pivot();
+                Self::drain_list(buddy, list, Count(above.min(most)));
+                let left = most.saturating_sub(above);
+                let Count(handed) = match self.cpu_caches.on_shelf(word) {
+                    Some(shelf) if supply == Supply::Ample => list.hand_over(shelf, Count(left)),
+                    _ => Count(0),
+                };
+                Self::drain_list(buddy, list, Count(left - handed));
             }
         });
     }
@@ -193,7 +206,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let mut left = most;
         buddy.free_bulk(list.word().order(), || {
             left = left.checked_sub(1)?;
-            list.take_oldest()
+            list.take_oldest().map(|(_, head)| head)
         });
     }
 
@@ -207,6 +220,9 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 if many > 0 {
                     self.with_buddy(cell, |buddy| Self::drain_list(buddy, list, Count(many)));
                 }
+            }
+            for list in self.cpu_caches.shelf(cell.id).into_iter().flat_map(CpuCache::lists).filter(|list| list.len() > 0) {
+                self.with_buddy(cell, |buddy| Self::drain_list(buddy, list, Count(list.len().div_ceil(8))));
             }
         }
     }

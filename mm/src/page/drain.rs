@@ -106,6 +106,6 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
 
     /// Pages of a zone that CPUs have at hand, as of now; exact while nobody allocates or frees.
     pub(super) fn cached_pages(&self, zone: ZoneId) -> u32 {
-        self.cpu_caches.of_zone(zone).map(CpuCache::pages).sum()
+        self.cpu_caches.of_zone(zone).chain(self.cpu_caches.shelf(zone)).map(CpuCache::pages).sum()
     }
 }

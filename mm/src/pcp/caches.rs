@@ -1,14 +1,15 @@
-//! Every CPU's lists of every zone.
+//! Every CPU's lists of every zone, and the shelf of each zone, on which CPUs hand over to each other what one has too much of
+//! and another asks for, as it is: no block is merged by the one only to be split by the other.
 //!
 //! Cost: 4 KiB for each CPU and zone, and sixteen bytes for each block that a list may ever hold: all CPUs together, one in
-//! sixteen of a zone's pages for each migratetype at most (`MetadataBytes::cpu_caches`).
+//! sixteen of a zone's pages for each migratetype at most, and a shelf a quarter of what one has (`MetadataBytes::cpu_caches`).
 #![expect(unsafe_code, reason = "a CPU's row is found by its number alone, and leads to one of its lists")]
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use super::gate::{Busy, Gate};
-use super::list::{List, Slot, capacity};
+use super::list::{List, Slot, capacity, shelf_capacity};
 use crate::boot_map::{BootMap, CarveError};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::early::{MetadataBytes, carve_slice};
@@ -35,13 +36,13 @@ pub(crate) struct CpuCache<'m> {
 }
 
 impl<'m> CpuCache<'m> {
-    /// Lists of a zone of which the CPU has so many pages to itself, in slots from the front of `slots`.
-    fn new<G: Geometry>(zone: ZoneId, pages: u32, slots: &mut &'m [Slot]) -> Self {
+    /// Lists of a zone, each as large as `capacity` says of its order, in slots from the front of `slots`.
+    fn new<G: Geometry>(zone: ZoneId, capacity: impl Fn(Order) -> u32, slots: &mut &'m [Slot]) -> Self {
         let list = |number: usize| {
             let (migratetype, order) = (number >> TYPE_SHIFT, number % (1 << TYPE_SHIFT));
             let kept = migratetype < Migratetype::REQUESTED.len() && order <= G::MAX_ORDER.index();
             let order = Order::of(if kept { order } else { 0 });
-            let capacity = if kept { capacity::<G>(order, pages) } else { 0 };
+            let capacity = if kept { capacity(order) } else { 0 };
             let (ours, rest) = slots.split_at(capacity as usize);
             *slots = rest;
             List::new(ours, AllocatorWord::allocated(Migratetype::ALL[migratetype % 4], order, zone))
@@ -60,7 +61,7 @@ impl<'m> CpuCache<'m> {
     }
 
     /// Every list that may hold any.
-    fn lists(&self) -> impl Iterator<Item = &List<'m>> {
+    pub(crate) fn lists(&self) -> impl Iterator<Item = &List<'m>> {
         self.lists.iter().filter(|list| list.keeps_any())
     }
 }
@@ -177,6 +178,9 @@ struct Row<'m> {
 pub(crate) struct CpuCaches<'m> {
     /// INVARIANT: one for each CPU of the machine.
     rows: &'m [Row<'m>],
+    /// By zone, as if it were one more CPU's. GATE-1: whoever is busy with lists of their own and has the zone's lock may use
+    /// them, or whoever has closed all.
+    shelves: &'m [CpuCache<'m>],
 }
 
 impl<'m> CpuCaches<'m> {
@@ -194,20 +198,30 @@ impl<'m> CpuCaches<'m> {
         let cpus = machine.cpus().get();
         let share = |pages: u32| pages / u32::from(cpus);
         let orders = || (0..=M::Geometry::MAX_ORDER.index()).map(Order::of);
-        let of_type = |pages| orders().map(|order| capacity::<M::Geometry>(order, share(pages))).sum::<u32>() as usize;
-        let of_cpu = zones.clone().map(of_type).sum::<usize>() * Migratetype::REQUESTED.len();
-        let empty = |_| Slot::empty();
-        let (slots, slot_bytes) = carve_slice(machine, boot_map, NodeId(0), of_cpu * usize::from(cpus), empty)?;
+        // Who is alone has nobody to hand over to.
+        let has_shelf = cpus > 1;
+        let of_cpu = |pages, order| capacity::<M::Geometry>(order, share(pages));
+        let of_shelf = |pages, order| if has_shelf { shelf_capacity::<M::Geometry>(order, share(pages)) } else { 0 };
+        let of_type = |pages| {
+            orders().map(|order| of_cpu(pages, order) * u32::from(cpus) + of_shelf(pages, order)).sum::<u32>() as usize
+        };
+        let of_all = zones.clone().map(of_type).sum::<usize>() * Migratetype::REQUESTED.len();
+        let (slots, slot_bytes) = carve_slice(machine, boot_map, NodeId(0), of_all, |_| Slot::empty())?;
         let mut slots: &'m [Slot] = slots;
         let count = zones.len();
         let cache = |index: usize| {
             #[expect(clippy::cast_possible_truncation, reason = "there are at most 256 zones")]
             let zone = ZoneId((index % count) as u8);
             let pages = zones.clone().nth(zone.index()).unwrap_or(0);
-            CpuCache::new::<M::Geometry>(zone, share(pages), &mut slots)
+            if index < count * usize::from(cpus) {
+                CpuCache::new::<M::Geometry>(zone, |order| of_cpu(pages, order), &mut slots)
+            } else {
+                CpuCache::new::<M::Geometry>(zone, |order| of_shelf(pages, order), &mut slots)
+            }
         };
-        let (caches, cache_bytes) = carve_slice(machine, boot_map, NodeId(0), count * usize::from(cpus), cache)?;
+        let (caches, cache_bytes) = carve_slice(machine, boot_map, NodeId(0), count * (usize::from(cpus) + 1), cache)?;
         let caches: &'m [CpuCache<'m>] = caches;
+        let (caches, shelves) = caches.split_at(count * usize::from(cpus));
         let none = |_| List::new(&[], AllocatorWord::NO_BLOCK);
         let (none, none_bytes) = carve_slice(machine, boot_map, NodeId(0), 1, none)?;
         let none: &'m List<'m> = &none[0];
@@ -221,7 +235,7 @@ impl<'m> CpuCaches<'m> {
         };
         let (rows, row_bytes) = carve_slice(machine, boot_map, NodeId(0), usize::from(cpus), row)?;
         bytes.cpu_caches += slot_bytes + cache_bytes + none_bytes + row_bytes;
-        Ok(Self { rows })
+        Ok(Self { rows, shelves })
     }
 
     #[inline(always)]
@@ -234,6 +248,17 @@ impl<'m> CpuCaches<'m> {
     /// What each CPU has at hand of a zone.
     pub(crate) fn of_zone(self, zone: ZoneId) -> impl Iterator<Item = &'m CpuCache<'m>> {
         self.rows.iter().filter_map(move |row| row.caches.get(zone.index()))
+    }
+
+    /// A zone's shelf.
+    pub(crate) fn shelf(self, zone: ZoneId) -> Option<&'m CpuCache<'m>> {
+        self.shelves.get(zone.index())
+    }
+
+    /// The list on a shelf for blocks whose heads say `word` once they are allocated, if such are handed over.
+    pub(crate) fn on_shelf(self, word: AllocatorWord) -> Option<&'m List<'m>> {
+        let list = &self.shelf(word.zone())?.lists[word.list_at_hand() % LISTS];
+        list.keeps_any().then_some(list)
     }
 
     /// A CPU's lists, for as long as the result lives; `None` if they are closed, or this is a handler that has interrupted who
@@ -299,7 +324,7 @@ impl<'m> ClosedCaches<'m> {
     pub(crate) fn lists(&self, zone: ZoneId) -> impl Iterator<Item = &'m List<'m>> {
         let interrupted = self.caches.is_busy(self.cpu).then_some(usize::from(self.cpu.0));
         let rows = self.caches.rows.iter().enumerate().filter(move |&(cpu, _)| Some(cpu) != interrupted);
-        let caches = rows.filter_map(move |(_, row)| row.caches.get(zone.index()));
+        let caches = rows.filter_map(move |(_, row)| row.caches.get(zone.index())).chain(self.caches.shelf(zone));
         caches.flat_map(CpuCache::lists)
     }
 }

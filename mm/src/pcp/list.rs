@@ -126,6 +126,12 @@ pub(super) fn capacity<G: Geometry>(order: Order, pages: u32) -> u32 {
     if blocks == 0 { 0 } else { 1 << blocks.ilog2() }
 }
 
+/// Blocks of `order` that a shelf may hold, of a zone with `pages` for each CPU: a power of two, or none. Of large ones CPUs have
+/// so few at hand that there is nothing to save.
+pub(super) fn shelf_capacity<G: Geometry>(order: Order, pages: u32) -> u32 {
+    if order.index() <= 3 { capacity::<G>(order, pages) / 4 } else { 0 }
+}
+
 impl<'m> List<'m> {
     /// An empty list in these slots, of blocks whose heads say `word` once they are allocated.
     pub(super) fn new(slots: &'m [Slot], word: AllocatorWord) -> Self {
@@ -256,8 +262,8 @@ impl<'m> List<'m> {
         self.top.store(top.wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// Takes the block that leaves for the zone next. Gives its head.
-    pub(crate) fn take_oldest(&self) -> Option<Pfn> {
+    /// Takes the block that leaves next. Gives its head's descriptor and number.
+    pub(crate) fn take_oldest(&self) -> Option<(&'m Page, Pfn)> {
         let bottom = self.bottom.load(Ordering::Relaxed);
         if bottom == self.top.load(Ordering::Relaxed) {
             return None;
@@ -269,7 +275,36 @@ impl<'m> List<'m> {
         }
         let limit = self.limit.load(Ordering::Relaxed);
         self.limit.store(limit.wrapping_add(1), Ordering::Relaxed);
-        Some(self.slot(bottom).head())
+        Some(self.at(bottom))
+    }
+
+    /// Hands up to so many of the oldest blocks over to a shelf that was asked for more than it has had, as far as that has room.
+    /// Says how many.
+    pub(crate) fn hand_over(&self, shelf: &Self, Count(most): Count) -> Count {
+        if shelf.last.load(Ordering::Relaxed) != RAN_EMPTY {
+            return Count(0);
+        }
+        shelf.set_high(shelf.capacity);
+        for handed in 0..most {
+            if shelf.is_full() {
+                shelf.last.store(RAN_FULL, Ordering::Relaxed);
+                return Count(handed);
+            }
+            let Some((page, head)) = self.take_oldest() else { return Count(handed) };
+            shelf.put_wanted(page, head);
+        }
+        Count(most)
+    }
+
+    /// Takes up to so many blocks off a shelf, which learns of it if it has none.
+    pub(crate) fn help_itself(&self, shelf: &Self, most: u32) {
+        if shelf.len() == 0 {
+            shelf.last.store(RAN_EMPTY, Ordering::Relaxed);
+        }
+        for _ in 0..most {
+            let Some((page, head)) = shelf.take() else { return };
+            self.put_wanted(page, head);
+        }
     }
 
     /// Learns where the pivot is; `None` if blocks from below it are not to be had, so that one is as good as another.

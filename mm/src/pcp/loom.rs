@@ -76,7 +76,7 @@ impl Side {
         light_barrier();
         self.gate.wait();
         self.touch();
-        let taken = core::iter::from_fn(|| self.list.take_oldest()).collect();
+        let taken = core::iter::from_fn(|| self.list.take_oldest()).map(|(_, head)| head).collect();
         self.gate.reopen();
         taken
     }
