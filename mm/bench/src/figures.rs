@@ -85,6 +85,8 @@ pub(crate) struct Figure {
     pub(crate) value: f64,
     /// The smallest and the largest sample.
     pub(crate) range: [f64; 2],
+    /// How [slow](crate::speed::slowness) the machine was meanwhile.
+    pub(crate) slowness: f64,
 }
 
 /// What is drawn as lines, a picture each.
@@ -173,9 +175,19 @@ pub(crate) const BARS: &[Bar] = &[
 ];
 
 impl Bar {
+    /// Where it is for the machine that a figure is from.
+    pub(crate) fn beside(&self, figure: &Figure) -> f64 {
+        match figure.row.unit {
+            Unit::Nanoseconds | Unit::MicrosecondsPerGib => self.value * figure.slowness,
+            Unit::MillionsPerSecond => self.value / figure.slowness,
+            _ => self.value,
+        }
+    }
+
     /// Whether a figure clears it.
     pub(crate) fn is_cleared_by(&self, figure: &Figure) -> bool {
-        if figure.row.unit.more_is_better() { figure.value >= self.value } else { figure.value <= self.value }
+        let bar = self.beside(figure);
+        if figure.row.unit.more_is_better() { figure.value >= bar } else { figure.value <= bar }
     }
 }
 
@@ -190,7 +202,7 @@ struct Samples {
 ///
 /// # Errors
 /// There is no such file, or it has other contents.
-pub(crate) fn sampled(file: &Path, row: &Row, contender: &str) -> anyhow::Result<Figure> {
+pub(crate) fn sampled(file: &Path, row: &Row, contender: &str, slowness: f64) -> anyhow::Result<Figure> {
     let text = std::fs::read(file).with_context(|| format!("no samples in {}", file.display()))?;
     let Samples { iters, times } = serde_json::from_slice(&text)?;
     let in_unit = |nanoseconds: f64| match row.unit {
@@ -202,5 +214,5 @@ pub(crate) fn sampled(file: &Path, row: &Row, contender: &str) -> anyhow::Result
     each.sort_by(f64::total_cmp);
     let (Some(&first), Some(&last)) = (each.first(), each.last()) else { anyhow::bail!("no samples") };
     let value = each[each.len() / 2];
-    Ok(Figure { row: row.clone(), contender: contender.into(), value, range: [first, last] })
+    Ok(Figure { row: row.clone(), contender: contender.into(), value, range: [first, last], slowness })
 }

@@ -20,6 +20,7 @@ mod objects;
 mod plot;
 mod rows;
 mod script;
+mod speed;
 mod suite;
 mod table;
 

@@ -9,6 +9,7 @@ use criterion::Criterion;
 use crate::contenders::Contender;
 use crate::figures::{Chart, Curve, Figure, LeftOut, Results, Row, sampled};
 use crate::memory::Memory;
+use crate::speed::slowness;
 
 /// Rows, measured one after the other.
 pub(crate) struct Suite {
@@ -43,7 +44,7 @@ impl Suite {
         self.bytes
     }
 
-    /// A contender's memory, which nobody has touched.
+    /// A contender's memory.
     pub(crate) fn memory(&self) -> anyhow::Result<Arc<Memory>> {
         Ok(Arc::new(Memory::present(self.bytes)?))
     }
@@ -66,14 +67,16 @@ impl Suite {
         contender: &str,
         mut work: impl FnMut(u64) -> Duration,
     ) -> anyhow::Result<f64> {
+        let before = slowness()?;
         let mut group = self.criterion.benchmark_group(&row.name);
         group.bench_function(contender, |bencher| bencher.iter_custom(&mut work));
         group.finish();
+        let slowness = before.midpoint(slowness()?);
         let directory = contender.replace(['/', '+', '(', ')', ' '], "_");
         let row_output = self.output.join(&row.name);
         let places = [row_output.join(contender), row_output.join(directory)];
         let place = places.iter().find(|place| place.is_dir()).unwrap_or(&places[0]);
-        let figure = sampled(&place.join("new/sample.json"), row, contender)?;
+        let figure = sampled(&place.join("new/sample.json"), row, contender, slowness)?;
         let value = figure.value;
         self.results.figures.push(figure);
         Ok(value)
@@ -81,7 +84,7 @@ impl Suite {
 
     /// Takes a figure that was found otherwise.
     pub(crate) fn record(&mut self, row: &Row, contender: &str, value: f64) {
-        let figure = Figure { row: row.clone(), contender: contender.into(), value, range: [value; 2] };
+        let figure = Figure { row: row.clone(), contender: contender.into(), value, range: [value; 2], slowness: 1.0 };
         self.results.figures.push(figure);
     }
 

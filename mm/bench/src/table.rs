@@ -24,7 +24,7 @@ pub(crate) fn tables(results: &Results) -> String {
     text
 }
 
-/// Figures, and for each row our bar, whether we clear it, and how many times better than the best other we are.
+/// Figures, and for each row our bar, where that is on this machine, whether we clear it there, and how many times better than the best other we are.
 fn table(figures: &[&Figure]) -> String {
     let rows = distinct(figures.iter().map(|figure| figure.row.name.as_str()));
     let contenders = distinct(std::iter::once(OURS).chain(figures.iter().map(|figure| figure.contender.as_str())));
@@ -34,7 +34,7 @@ fn table(figures: &[&Figure]) -> String {
     for contender in &contenders {
         write!(text, "{contender:>17}").expect("a string grows");
     }
-    writeln!(text, "{:>9}{:>8}", "bar", "ahead").expect("a string grows");
+    writeln!(text, "{:>7}{:>10}{:>8}", "bar", "here", "ahead").expect("a string grows");
     for row in rows {
         let unit = figures.iter().find(|figure| figure.row.name == row).map_or("", |figure| figure.row.unit.name());
         write!(text, "{row:<width$}{unit:<9}").expect("a string grows");
@@ -48,10 +48,11 @@ fn table(figures: &[&Figure]) -> String {
         let ours = find(row, OURS);
         let bar = BARS.iter().find(|bar| bar.row == row).zip(ours);
         let verdict = bar.map_or(String::new(), |(bar, ours)| {
-            format!("{}{}", number(bar.value), if bar.is_cleared_by(ours) { " ok" } else { " !!" })
+            let verdict = if bar.is_cleared_by(ours) { "ok" } else { "!!" };
+            format!("{:>7}{:>7} {verdict}", number(bar.value), number(bar.beside(ours)))
         });
         let ahead = ours.and_then(|ours| ahead(figures, ours)).map_or(String::new(), |times| format!("{times:.1}x"));
-        writeln!(text, "{verdict:>9}{ahead:>8}").expect("a string grows");
+        writeln!(text, "{verdict:>17}{ahead:>8}").expect("a string grows");
     }
     text
 }

@@ -240,8 +240,8 @@ impl<'m, G: Geometry> PageMap<'m, G> {
             .find(|&head| !section.page(head).word().is_tail())
     }
 
-    /// Carves tables and descriptors for every section that holds a frame of the boot map. All pages are holes until
-    /// [`fill`](Self::fill) has seen the final map.
+    /// Carves tables and descriptors for every section that holds a frame of the boot map. Pages of sections that are usable as
+    /// a whole are behind a head that is yet to come, all others holes until [`fill`](Self::fill) has seen the final map.
     ///
     /// # Errors
     /// The direct map has no room for them.
@@ -263,20 +263,31 @@ impl<'m, G: Geometry> PageMap<'m, G> {
         for (index, entry) in root.iter_mut().enumerate() {
             let window = index << TABLE_SHIFT..(index + 1) << TABLE_SHIFT;
             let populated = |section: usize| !Self::sections_of(boot_map.extents(), section..section + 1).is_empty();
-            let count = window.clone().filter(|&section| populated(section)).count();
+            let usable = boot_map.extents().iter().filter(|extent| extent.kind == RegionKind::Usable);
+            let is_whole = |section| usable.clone().any(|extent| Self::covers(extent.range, section));
+            // The word that all pages of a section begin with.
+            let mut words = [None; 1 << TABLE_SHIFT];
+            for section in window.clone().filter(|&section| populated(section)) {
+                let whole = is_whole(section);
+                words[section - window.start] = Some(if whole { AllocatorWord::TAIL } else { AllocatorWord::HOLE });
+            }
+            let count = words.iter().flatten().count();
             if count == 0 {
                 continue;
             }
-            let mut present = [false; 1 << TABLE_SHIFT];
-            for section in window.clone() {
-                present[section - window.start] = populated(section);
-            }
             let node = Self::node_of(boot_map.extents(), window);
             let pages = count * Section::<G>::PAGES;
-            let (pages, page_bytes) = carve_slice(machine, boot_map, node, pages, hole)?;
+            let (mut each, mut word) = (words.iter().flatten(), AllocatorWord::HOLE);
+            let page = |index: usize| {
+                if index.is_multiple_of(Section::<G>::PAGES) {
+                    word = each.next().copied().unwrap_or(AllocatorWord::HOLE);
+                }
+                Page::new(word)
+            };
+            let (pages, page_bytes) = carve_slice(machine, boot_map, node, pages, page)?;
             let mut chunks = pages.chunks_exact(Section::<G>::PAGES);
             let section = |index: usize| {
-                let pages = if present[index] { chunks.next() } else { None };
+                let pages = words[index].and_then(|_| chunks.next());
                 Section::of(pages.map_or(holes, |pages| NonNull::from(pages).cast()))
             };
             let (table, table_bytes) = carve_slice(machine, boot_map, node, 1 << TABLE_SHIFT, section)?;
@@ -295,10 +306,14 @@ impl<'m, G: Geometry> PageMap<'m, G> {
             while pfn < extent.range.end {
                 let section = self.known_section(pfn);
                 let end = pfn.plus(1).align_up(G::MAX_ORDER).min(extent.range.end);
-                for frame in PfnRange::new(pfn, end).frames() {
-                    match extent.kind {
-                        RegionKind::Usable => section.page(frame).set_tail(),
-                        RegionKind::Reserved => section.page(frame).set_reserved(),
+                match extent.kind {
+                    // What is usable as a whole now was so before.
+                    RegionKind::Usable if Self::covers(extent.range, pfn.index() >> Self::SECTION_SHIFT) => {}
+                    RegionKind::Usable => {
+                        PfnRange::new(pfn, end).frames().for_each(|frame| section.page(frame).set_tail());
+                    }
+                    RegionKind::Reserved => {
+                        PfnRange::new(pfn, end).frames().for_each(|frame| section.page(frame).set_reserved());
                     }
                 }
                 for block in 0..G::MAX_ORDER.pages() >> G::PAGEBLOCK_ORDER.number() {
@@ -307,6 +322,12 @@ impl<'m, G: Geometry> PageMap<'m, G> {
                 pfn = end;
             }
         }
+    }
+
+    /// Whether a range has all frames of a section.
+    fn covers(range: PfnRange, section: usize) -> bool {
+        let start = section << Self::SECTION_SHIFT;
+        range.start.index() <= start && start + Section::<G>::PAGES <= range.end.index()
     }
 
     /// The sections in `window` that hold frames of the extents: from the first to the last.

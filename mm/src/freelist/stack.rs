@@ -276,7 +276,9 @@ impl<G: Geometry> Stack<G> {
                 let entry = leaf.entry((position % Self::LEAF) as usize);
                 self.ring[Self::ring_slot(position)] = entry.number();
                 // It is near the top now, and whoever takes it writes there.
-                nodes.machine().prefetch(NonNull::from(context.map.page(entry)).cast());
+                if let Some(page) = context.map.get(entry) {
+                    nodes.machine().prefetch(NonNull::from(page).cast());
+                }
             }
         });
         self.stored = first;

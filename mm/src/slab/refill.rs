@@ -20,8 +20,17 @@ use super::sheaf::{SHEAF_OBJECTS, Sheaf};
 use crate::lock_order::Work;
 use crate::machine::Machine;
 
-/// Full sheaves that a cache keeps for whatever CPU comes, and as many empty ones.
+/// Bytes of objects in full sheaves that a cache keeps for whatever CPU comes, with as many empty ones: what is freed in a row
+/// is likely allocated in a row, and then no slab is looked at. A shrinker takes them back.
+const KEPT_BYTES: u32 = 256 << 10;
+
+/// The fewest full sheaves that a cache keeps, however large its objects.
 const KEPT_SHEAVES: u32 = 8;
+
+/// Full sheaves that a cache keeps.
+fn kept_sheaves(cache: &Cache) -> u32 {
+    (KEPT_BYTES / (cache.layout.stride * cache.sheaf_objects).max(1)).max(KEPT_SHEAVES)
+}
 
 impl<M: Machine> KmemCaches<'_, M> {
     /// Allocates an object when none is at hand; gives its slot.
@@ -136,7 +145,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         if let Some(kept) = slabs.empty_sheaves.pop() {
             return Empty::Sheaf(kept);
         }
-        let more = held.sheaves.spare.is_none() || slabs.full_sheaves.len() < KEPT_SHEAVES;
+        let more = held.sheaves.spare.is_none() || slabs.full_sheaves.len() < kept_sheaves(cache);
         match core::mem::replace(fresh, Fresh::NoMemory) {
             Fresh::Had(sheaf) => Empty::Sheaf(sheaf),
             Fresh::NotAsked if more => Empty::Wanted,
@@ -147,7 +156,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Gives a full sheaf of a CPU to all.
     fn hand_over(&self, cache: &Cache, full: NonNull<Sheaf>, discarded: &mut SlabList) {
         let mut slabs = cache.slabs.lock(self.pages.machine());
-        if slabs.full_sheaves.len() < KEPT_SHEAVES {
+        if slabs.full_sheaves.len() < kept_sheaves(cache) {
             slabs.full_sheaves.push(full);
             return;
         }

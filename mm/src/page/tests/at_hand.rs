@@ -179,6 +179,51 @@ fn pages_freed_on_another_cpu_take_the_zones_lock_once_for_many() {
 }
 
 #[test]
+fn pages_that_one_cpu_frees_and_another_asks_for_change_hands_without_being_merged_and_split() {
+    with_memory(2, 256 * MIB, |allocator| {
+        let on_lists = || allocator.zones().map(|zone| zone.free - zone.cached).collect::<Vec<_>>();
+        let mut moved = 0;
+        let mut before = on_lists();
+        for round in 0..400 {
+            let batch: Vec<_> = (0..64).map(|_| allocator.alloc(PAGE).expect("memory is free")).collect();
+            on(1, || drop(batch));
+            let after = on_lists();
+            // The steady state begins once the lists have found their sizes.
+            moved += if round < 200 { 0 } else { after.iter().zip(&before).map(|(a, b)| a.abs_diff(*b)).sum() };
+            before = after;
+        }
+        assert!(moved <= 640, "of 12800 pages {moved} went to their zones or came from there");
+        allocator.verify().expect("every invariant holds with pages on the shelf");
+        // All of them can be had by whoever wants them.
+        let free = allocator.free_pages();
+        let held: Vec<_> = on(1, || core::iter::from_fn(|| allocator.alloc(PAGE).ok()).collect());
+        assert_eq!(held.len(), free as usize);
+    });
+}
+
+#[test]
+fn whole_blocks_come_free_again_while_pages_come_and_go_at_random() {
+    for (percent, whole_at_least) in [(50, 80), (90, 60)] {
+        with_memory(1, 512 * MIB, |allocator| {
+            let mut held: Vec<_> = core::iter::from_fn(|| allocator.alloc(PAGE).ok()).collect();
+            let target = held.len() * percent / 100;
+            let mut random = fastrand::Rng::with_seed(7);
+            while held.len() > target {
+                held.swap_remove(random.usize(..held.len()));
+            }
+            for _ in 0..8 * target {
+                drop(held.swap_remove(random.usize(..target)));
+                held.push(allocator.alloc(PAGE).expect("one was just freed"));
+            }
+            allocator.drain();
+            let whole: u32 = allocator.zones().map(|zone| zone.blocks_of(Order::of(9)) + 2 * zone.blocks_of(Order::of(10))).sum();
+            let share = whole * 512 * 100 / allocator.free_pages();
+            assert!(share >= whole_at_least, "{share} % of what is free is whole with {percent} % in use");
+        });
+    }
+}
+
+#[test]
 fn a_cpu_that_is_taken_down_leaves_nothing_at_hand_and_keeps_nothing_until_it_is_back() {
     with_cpus(2, |allocator| {
         stock(allocator, 2);
@@ -203,9 +248,12 @@ fn what_a_cpu_does_not_use_goes_back_with_time() {
             let pages: Vec<_> = (0..1500).map_while(|_| allocator.alloc(PAGE).ok()).collect();
             drop(pages);
         }
+        // What lies on the shelf is no more this CPU's than another's.
+        let others_tick = || on(1, || (0..40).for_each(|_| allocator.tick()));
+        others_tick();
         let at_first = cached(allocator);
         assert!(at_first > 400, "{at_first}");
-        on(1, || (0..40).for_each(|_| allocator.tick()));
+        others_tick();
         assert_eq!(cached(allocator), at_first, "only its own");
         (0..40).for_each(|_| allocator.tick());
         assert!(cached(allocator) <= 300, "{} of {at_first}", cached(allocator));

@@ -76,7 +76,7 @@ fn no_operation_costs_more_with_two_thousand_times_the_memory_but_for_the_tree_t
         // Lists of blocks have a level more where there is more memory, and which blocks their nodes have broken at boot is
         // chance.
         assert!(larger.in_a_row <= small.in_a_row + small.in_a_row / 2, "{larger:?} {small:?}");
-        assert!(larger.back_in_a_row <= small.back_in_a_row + small.back_in_a_row / 2, "{larger:?} {small:?}");
+        assert!(larger.back_in_a_row <= 2 * small.back_in_a_row, "{larger:?} {small:?}");
         // Whether a node stands next to the page, and is looked at, is chance.
         assert!(larger.split_and_merge <= 4 * small.split_and_merge, "{larger:?} {small:?}");
     }
