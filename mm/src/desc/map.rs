@@ -277,13 +277,9 @@ impl<'m, G: Geometry> PageMap<'m, G> {
             }
             let node = Self::node_of(boot_map.extents(), window);
             let pages = count * Section::<G>::PAGES;
-            let (mut each, mut word) = (words.iter().flatten(), AllocatorWord::HOLE);
-            let page = |index: usize| {
-                if index.is_multiple_of(Section::<G>::PAGES) {
-                    word = each.next().copied().unwrap_or(AllocatorWord::HOLE);
-                }
-                Page::new(word)
-            };
+            let mut of_chunks = [AllocatorWord::HOLE; 1 << TABLE_SHIFT];
+            of_chunks.iter_mut().zip(words.iter().flatten()).for_each(|(chunk, word)| *chunk = *word);
+            let page = |index: usize| Page::new(of_chunks[index / Section::<G>::PAGES % (1 << TABLE_SHIFT)]);
             let (pages, page_bytes) = carve_slice(machine, boot_map, node, pages, page)?;
             let mut chunks = pages.chunks_exact(Section::<G>::PAGES);
             let section = |index: usize| {
