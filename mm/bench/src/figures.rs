@@ -158,6 +158,8 @@ pub(crate) const BARS: &[Bar] = &[
     bar("two_threads_remote", 45.0),
     bar("recoverable_50", 85.0),
     bar("recoverable_90", 62.0),
+    bar("recoverable_mix_50", 92.0),
+    bar("recoverable_mix_90", 54.0),
     bar("set_up", 200.0),
     bar("order0_pair_instructions", 90.0),
     // As large as memory is, a pair is a pair.

@@ -107,7 +107,7 @@ impl Blocks {
 
     /// Does what is written down. What was refused is not freed.
     #[inline]
-    pub(crate) fn run(&mut self, pages: &mut impl Pages, operations: &[Operation]) {
+    pub(crate) fn run(&mut self, pages: &mut (impl Pages + ?Sized), operations: &[Operation]) {
         for &operation in operations {
             match operation {
                 Operation::Alloc(block, order, migratetype) => {
@@ -140,7 +140,7 @@ impl Blocks {
     }
 
     /// Frees what is left.
-    pub(crate) fn finish(self, pages: &mut impl Pages) {
+    pub(crate) fn finish(self, pages: &mut (impl Pages + ?Sized)) {
         for (place, order) in self.places.into_iter().flatten() {
             pages.free(place, order);
         }
