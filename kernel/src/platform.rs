@@ -3,8 +3,8 @@
 //! HIGH-1 is asserted here: slots of a CPU nest, last in, first out, at most [`KMAP_SLOTS`] deep, and hold only frames that
 //! have no permanent mapping.
 
-use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use core::arch::asm;
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use core::fmt;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;

@@ -57,7 +57,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
     #[cold]
     fn take_lower(&mut self, order: Order, migratetype: Migratetype, mut block: FreeBlock) -> FreeBlock {
         for _ in 0..MOVED_AT_ONCE {
-            let Some(list) = self.zone.lists.next(migratetype, order).filter(|list| list.end() == End::Near) else { break };
+            let Some(list) = self.zone.lists.next(migratetype, order).filter(|list| list.end() == End::Near) else {
+                break;
+            };
             let next = self.pop(list);
             let section = self.map.known_section(block.head());
             self.put(&self.context(), section, section.list(block.head(), block.order(), End::Far), block);

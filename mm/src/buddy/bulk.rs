@@ -105,7 +105,9 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         if word.is_free(order, self.zone.id) {
             self.zone.lists.foresee_removal(self.context().nodes, word.list(), buddy.position());
             // The next four descriptors are in the line already, or will be.
-            for above in (order.index() + 2..order.index() + 5).take_while(|&above| above < M::Geometry::MAX_ORDER.index()) {
+            for above in
+                (order.index() + 2..order.index() + 5).take_while(|&above| above < M::Geometry::MAX_ORDER.index())
+            {
                 let above = Order::of(above);
                 let page = section.page(head.align_down(above).buddy(above));
                 self.machine.prefetch(NonNull::from(page).cast());

@@ -99,8 +99,10 @@ const RAN_FULL: u32 = 2;
 /// How full the zone of a list is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Supply {
-    /// There is enough to keep some at hand.
+    /// There is enough to keep more at hand.
     Ample,
+    /// There is enough to keep some at hand.
+    Enough,
     /// Every page counts.
     Short,
 }
@@ -351,7 +353,7 @@ impl<'m> List<'m> {
             return Relief::Drain(Count((len + 1).saturating_sub(self.batch / 2).min(len)));
         }
         let high = self.high();
-        if !again && high < self.capacity {
+        if !again && high < self.capacity && supply == Supply::Ample {
             self.doublings.store(0, Ordering::Relaxed);
             self.set_high(self.capacity.min(2 * high));
             return Relief::Grown;

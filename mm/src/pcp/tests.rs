@@ -75,7 +75,11 @@ fn blocks_above_the_pivot_are_drained_first_and_handed_out_only_when_one_is_as_g
         rig.list.set_pivot(Some(Pfn::new(100)));
         put(&[1, 100, 2, 101, 3, 102]);
         assert_eq!((rig.list.len(), rig.list.above_pivot(), rig.list.high()), (6, Count(3), 16));
-        assert_eq!(rig.list.put(rig.page, Pfn::new(100)), Err(NotPut), "there is room, but not where it is handed out next");
+        assert_eq!(
+            rig.list.put(rig.page, Pfn::new(100)),
+            Err(NotPut),
+            "there is room, but not where it is handed out next"
+        );
         assert!(rig.list.iter().map(|(_, head)| head.number()).eq([102, 101, 100, 1, 2, 3]));
         assert_eq!((number(rig.list.take_oldest().map(|(_, head)| head)), take()), (Some(102), Some(3)));
         put(&[103, 4, 5, 6, 7, 8, 104, 9, 10, 11, 12, 13]);

@@ -216,7 +216,8 @@ fn whole_blocks_come_free_again_while_pages_come_and_go_at_random() {
                 held.push(allocator.alloc(PAGE).expect("one was just freed"));
             }
             allocator.drain();
-            let whole: u32 = allocator.zones().map(|zone| zone.blocks_of(Order::of(9)) + 2 * zone.blocks_of(Order::of(10))).sum();
+            let whole: u32 =
+                allocator.zones().map(|zone| zone.blocks_of(Order::of(9)) + 2 * zone.blocks_of(Order::of(10))).sum();
             let share = whole * 512 * 100 / allocator.free_pages();
             assert!(share >= whole_at_least, "{share} % of what is free is whole with {percent} % in use");
         });
