@@ -4,7 +4,7 @@
 //! free(p, o):  while the buddy is free, of the same order and zone:  take it off its list and merge
 //!              push the block; a list that needs a node takes one page: the block itself, the smallest other block,
 //!              or the block's own first page
-//! alloc(o):    take the smallest block there is, split it, push the upper halves
+//! alloc(o):    take the smallest block there is below the zone's pivot, or else above, split it, push the upper halves
 //! ```
 //!
 //! Lists grow only with pages that are free or being freed, and shrink into them. A node that this gives back is

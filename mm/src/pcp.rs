@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   alloc, free ──> this CPU's list ──empty: refill, full: drain──> the zone: freelists, buddy
-//!                   no lock, no atomic RMW    many blocks for one lock
+//!                   no lock, no atomic RMW    many blocks for one lock      or its shelf: other CPUs' blocks, as they are
 //! ```
 //!
 //! There is a list for each order up to a pageblock's and for each migratetype that is asked for. A block goes to the list

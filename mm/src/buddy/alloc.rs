@@ -1,4 +1,4 @@
-//! Allocating: the smallest block that is large enough, split down to size.
+//! Allocating: the smallest block below the zone's pivot that is large enough, or else one above, split down to size.
 
 use super::Buddy;
 use crate::block::FreeBlock;
