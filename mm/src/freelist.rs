@@ -227,10 +227,10 @@ impl<G: Geometry> Freelists<G> {
     }
 
     /// The list that a block of at least `order` is to be taken from: the smallest that will do at the near end, whatever
-    /// there is at the far one. Of far ones the smallest or the largest, whichever is lower: the first one goes on with what is
-    /// broken already, the other does not let the pivot wait for it.
+    /// there is at the far one. Of far ones the smallest, which goes on with what is broken already, unless the `pivot` has come
+    /// to the largest.
     #[inline(always)]
-    pub(crate) fn next(&self, migratetype: Migratetype, order: Order) -> Option<ListId> {
+    pub(crate) fn next(&self, migratetype: Migratetype, order: Order, pivot: Pfn) -> Option<ListId> {
         let [near, far] = self.occupied;
         let orders = Self::orders_from(near, migratetype, order);
         if orders != 0 {
@@ -240,8 +240,8 @@ impl<G: Geometry> Freelists<G> {
         let list = |order: u32| ListId::new(migratetype, Order::of(order as usize), End::Far);
         let largest = list(orders.checked_ilog2()?);
         let smallest = list(orders.trailing_zeros());
-        let top = |list: ListId| self.stacks[list.index()].top();
-        Some(if top(largest) < top(smallest) { largest } else { smallest })
+        let is_below = self.stacks[largest.index()].top().is_some_and(|head| head < pivot);
+        Some(if is_below { largest } else { smallest })
     }
 
     /// The smallest blocks of `migratetype` from `order` up; those at the near end, if both have such.

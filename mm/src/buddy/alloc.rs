@@ -37,7 +37,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// there is any.
     #[inline(always)]
     pub(super) fn take(&mut self, order: Order, migratetype: Migratetype) -> Option<FreeBlock> {
-        let list = self.zone.lists.next(migratetype, order)?;
+        let list = self.zone.lists.next(migratetype, order, self.zone.pivot.at())?;
         let block = self.pop(list);
         if list.end() == End::Near && self.zone.end_for(block.head()) == End::Far {
             return Some(self.take_lower(order, migratetype, block));
@@ -48,7 +48,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// The first frame above the pivot, if there are blocks below for blocks like one that says `word` once it is allocated.
     /// Blocks of a pageblock's size break none, wherever they are.
     pub(crate) fn pivot_for(&self, word: AllocatorWord) -> Option<Pfn> {
-        let next = self.zone.lists.next(word.list().migratetype(), word.order())?;
+        let next = self.zone.lists.next(word.list().migratetype(), word.order(), self.zone.pivot.at())?;
         (next.end() == End::Near && word.order() < M::Geometry::PAGEBLOCK_ORDER).then(|| self.zone.pivot.at())
     }
 
@@ -57,7 +57,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
     #[cold]
     fn take_lower(&mut self, order: Order, migratetype: Migratetype, mut block: FreeBlock) -> FreeBlock {
         for _ in 0..MOVED_AT_ONCE {
-            let Some(list) = self.zone.lists.next(migratetype, order).filter(|list| list.end() == End::Near) else {
+            let Some(list) =
+                self.zone.lists.next(migratetype, order, self.zone.pivot.at()).filter(|list| list.end() == End::Near)
+            else {
                 break;
             };
             let next = self.pop(list);

@@ -99,12 +99,12 @@ fn near_blocks_are_taken_last_in_first_out_and_far_ones_after_all_of_them() {
         assert_eq!(lists.heads(context.nodes, KIND, Order::ZERO).collect::<Vec<_>>(), expected);
         let mut pending = Pending::new();
         for block in expected {
-            let list = lists.next(KIND, Order::ZERO).expect("there are more");
+            let list = lists.next(KIND, Order::ZERO, Pfn::new(0)).expect("there are more");
             let released = &mut Released { pending: &mut pending, nodes: &mut nodes };
             assert_eq!(lists.pop(context, list, released), block);
         }
         assert_eq!((lists.len(KIND, Order::ZERO), nodes), (0, 0));
-        assert_eq!(lists.next(KIND, Order::ZERO), None);
+        assert_eq!(lists.next(KIND, Order::ZERO, Pfn::new(0)), None);
     });
 }
 
@@ -121,7 +121,7 @@ fn the_smallest_the_largest_and_the_next_block_are_of_the_migratetype_that_was_a
         });
         let found = |lists: &Freelists<Mid>, from| {
             let order = Order::of(from);
-            let lists = [lists.smallest(KIND, order), lists.largest(KIND, order), lists.next(KIND, order)];
+            let lists = [lists.smallest(KIND, order), lists.largest(KIND, order), lists.next(KIND, order, Pfn::new(0))];
             lists.map(|list| list.map(|list| list.order().index()))
         };
         assert_eq!(found(&lists, 0), [Some(1), Some(3), Some(3)], "what is at the near end is next, whatever its size");
