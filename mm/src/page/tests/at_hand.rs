@@ -209,7 +209,7 @@ fn whole_blocks_come_free_again_while_pages_come_and_go_at_random() {
             let target = held.len() * percent / 100;
             let mut random = fastrand::Rng::with_seed(7);
             while held.len() > target {
-                held.swap_remove(random.usize(..held.len()));
+                drop(held.swap_remove(random.usize(..held.len())));
             }
             for _ in 0..8 * target {
                 drop(held.swap_remove(random.usize(..target)));
