@@ -55,7 +55,7 @@ impl Pivot {
         let index = self.runs.iter().take_while(|run| run.start < range.start).count();
         let full = self.runs.is_full();
         match self.runs[..index].last_mut() {
-            Some(before) if full || before.end == range.start => before.end = range.end,
+            Some(before) if full || before.end == range.start => before.end = before.end.max(range.end),
             None if full => self.runs[0].start = range.start,
             _ => self.runs.insert(index, range),
         }
@@ -134,6 +134,16 @@ mod tests {
         for used in 0..200 {
             assert!((used..=400 + ROOM).contains(&at(&mut pivot, used)), "{used} in use");
         }
+    }
+
+    #[test]
+    fn what_comes_out_of_a_hole_that_was_taken_for_memory_shortens_no_run() {
+        // From the top, as a zone learns of its memory: the lowest run has all holes below those that are told apart.
+        let runs: std::vec::Vec<_> = (0..40u32).rev().map(|run| run * 10..run * 10 + 5).collect();
+        let mut pivot = pivot(&runs);
+        let before = at(&mut pivot, 180);
+        pivot.cover(range(36..38));
+        assert_eq!((before, at(&mut pivot, 180)), (180 + ROOM, 180 + ROOM));
     }
 
     #[test]
