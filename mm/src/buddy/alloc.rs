@@ -2,7 +2,7 @@
 
 use super::Buddy;
 use crate::block::FreeBlock;
-use crate::desc::allocator_word::{AllocatorWord, End};
+use crate::desc::allocator_word::{AllocatorWord, End, ListId};
 use crate::desc::map::Section;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
@@ -33,11 +33,17 @@ impl<M: Machine> Buddy<'_, '_, M> {
         Some(head)
     }
 
+    /// The list that a block of at least `order` is to be taken from.
+    #[inline(always)]
+    pub(super) fn next(&self, order: Order, migratetype: Migratetype) -> Option<ListId> {
+        self.zone.lists.next(migratetype, order, self.zone.pivot.at())
+    }
+
     /// Takes a block of at least `order` off the lists of its migratetype. One from below the zone's pivot, if
     /// there is any.
     #[inline(always)]
     pub(super) fn take(&mut self, order: Order, migratetype: Migratetype) -> Option<FreeBlock> {
-        let list = self.zone.lists.next(migratetype, order, self.zone.pivot.at())?;
+        let list = self.next(order, migratetype)?;
         let block = self.pop(list);
         if list.end() == End::Near && self.zone.end_for(block.head()) == End::Far {
             return Some(self.take_lower(order, migratetype, block));
@@ -48,7 +54,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// The first frame above the pivot, if there are blocks below for blocks like one that says `word` once it is allocated.
     /// Blocks of a pageblock's size break none, wherever they are.
     pub(crate) fn pivot_for(&self, word: AllocatorWord) -> Option<Pfn> {
-        let next = self.zone.lists.next(word.list().migratetype(), word.order(), self.zone.pivot.at())?;
+        let next = self.next(word.order(), word.list().migratetype())?;
         (next.end() == End::Near && word.order() < M::Geometry::PAGEBLOCK_ORDER).then(|| self.zone.pivot.at())
     }
 
@@ -57,11 +63,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
     #[cold]
     fn take_lower(&mut self, order: Order, migratetype: Migratetype, mut block: FreeBlock) -> FreeBlock {
         for _ in 0..MOVED_AT_ONCE {
-            let Some(list) =
-                self.zone.lists.next(migratetype, order, self.zone.pivot.at()).filter(|list| list.end() == End::Near)
-            else {
-                break;
-            };
+            let Some(list) = self.next(order, migratetype).filter(|list| list.end() == End::Near) else { break };
             let next = self.pop(list);
             let section = self.map.known_section(block.head());
             self.put(&self.context(), section, section.list(block.head(), block.order(), End::Far), block);

@@ -13,7 +13,7 @@ use arrayvec::ArrayVec;
 
 use super::Buddy;
 use crate::block::FreeBlock;
-use crate::desc::allocator_word::{AllocatorWord, Mergeable};
+use crate::desc::allocator_word::{AllocatorWord, ListId, Mergeable};
 use crate::desc::word::Page;
 use crate::machine::{Geometry, Machine};
 use crate::units::{Order, Pfn, PfnRange};
@@ -23,11 +23,17 @@ const AHEAD: usize = 16;
 
 impl<'m, M: Machine> Buddy<'_, 'm, M> {
     /// Takes up to `want` blocks out of the zone, each of which `give` gets as one at hand of a CPU that is to be allocated
-    /// with the word `allocated`, the lowest last. Of the other migratetypes' memory it takes one block and no more.
+    /// with the word `allocated`, the lowest last. For the last quarter it breaks no block: what is left of that would make small
+    /// pieces of the next batch, which then lacks a little again. Of the other migratetypes' memory it takes one block and no
+    /// more.
     pub(crate) fn alloc_bulk(&mut self, allocated: AllocatorWord, want: u32, mut give: impl FnMut(&'m Page, Pfn)) {
         let (migratetype, order) = (allocated.list().migratetype(), allocated.order());
         let mut left = want;
         while let Some(most) = left.checked_ilog2() {
+            let whole = |list: ListId| list.order().index() <= order.index() + most as usize;
+            if left < want / 4 && !self.next(order, migratetype).is_some_and(whole) {
+                return;
+            }
             let Some(block) = self.take(order, migratetype) else {
                 if left == want
                     && let Some(block) = self.take_from_others(order, migratetype)
@@ -68,11 +74,11 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         pieces
     }
 
-    /// Takes blocks of an order back that CPUs had at hand. What `next` gives is nobody's on the way.
-    pub(crate) fn free_bulk(&mut self, order: Order, mut next: impl FnMut() -> Option<Pfn>) {
+    /// Takes blocks of an order back that CPUs had at hand. They are nobody's on the way.
+    pub(crate) fn free_bulk(&mut self, order: Order, heads: impl Iterator<Item = Pfn>) {
         let pages = order.pages();
         let mut rows: ArrayVec<PfnRange, AHEAD> = ArrayVec::new();
-        while let Some(pfn) = next() {
+        for pfn in heads {
             match rows.last_mut() {
                 Some(row) if pfn == row.end => row.end = pfn.plus(pages),
                 Some(row) if pfn.plus(pages) == row.start => row.start = pfn,

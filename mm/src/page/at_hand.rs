@@ -38,7 +38,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             return None;
         }
         let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine)?;
-        let cache = at_hand.first(request.highest)?;
+        let cache = at_hand.first(request.highest);
         let list = cache.list(request.migratetype, request.order);
         let (page, head) = list.take()?;
         page.hand_out(list.word());
@@ -52,8 +52,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let mut had = 0;
         if request.is_plain()
             && let Some(at_hand) = self.cpu_caches.enter(self.machine.cpu(), self.machine)
-            && let Some(cache) = at_hand.first(request.highest)
         {
+            let cache = at_hand.first(request.highest);
             let list = cache.list(request.migratetype, request.order);
             for place in heads {
                 let Some((page, head)) = list.take() else { break };
@@ -165,8 +165,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         })
     }
 
-    /// Puts the allocated block that frame `pfn` heads at hand, on the side of the pivot that it belongs to, and makes room for
-    /// it first if need be; `None` if somebody owns it or is charged for it, its like are not kept there, or it is no such block.
+    /// Puts the allocated block that frame `pfn` heads at hand, and makes room for it first if need be; `None` if somebody owns
+    /// it or is charged for it, its like are not kept there, or it is no such block.
     #[inline]
     pub(super) fn free_at_hand_slowly(&self, pfn: Pfn) -> Option<()> {
         let page = self.map.get(pfn)?;
@@ -180,7 +180,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if list.is_full() {
             self.relieve(list);
         }
-        list.put_by_pivot(page, pfn);
+        list.put(page, pfn).ok()?;
         page.keep_at_hand(list.word());
         Some(())
     }
@@ -208,12 +208,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 
     /// Gives up to so many of a list's oldest blocks back to their zone.
-    pub(super) fn drain_list(buddy: &mut Buddy<'_, 'm, M>, list: &List<'m>, Count(most): Count) {
-        let mut left = most;
-        buddy.free_bulk(list.word().order(), || {
-            left = left.checked_sub(1)?;
-            list.take_oldest().map(|(_, head)| head)
-        });
+    pub(super) fn drain_list(buddy: &mut Buddy<'_, 'm, M>, list: &List<'m>, most: Count) {
+        buddy.free_bulk(list.word().order(), list.take_oldest(most).map(|(_, head)| head));
     }
 
     /// To be called now and then on every CPU, by its timer: what it has not used for long goes back to the zones. Cost: a

@@ -50,6 +50,12 @@ impl<'m> CpuCache<'m> {
         Self { served: AtomicU64::new(0), lists: core::array::from_fn(list) }
     }
 
+    /// Lists of no block's like, that are empty and full.
+    fn none() -> Self {
+        let none = |_| List::new(&[], AllocatorWord::NO_BLOCK);
+        Self { served: AtomicU64::new(0), lists: core::array::from_fn(none) }
+    }
+
     /// Allocations that were [served](ZoneAtHand::count_served), since ever.
     pub(crate) fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
@@ -120,8 +126,8 @@ impl<'m> AtHand<'m> {
 
     /// What there is of the zone that the CPU asks first for memory up to a kind.
     #[inline(always)]
-    pub(crate) fn first(&self, highest: ZoneKind) -> Option<ZoneAtHand<'_, 'm>> {
-        Some(ZoneAtHand { cache: self.row.first[highest as usize]?, at_hand: PhantomData })
+    pub(crate) fn first(&self, highest: ZoneKind) -> ZoneAtHand<'_, 'm> {
+        ZoneAtHand { cache: self.row.first[highest as usize], at_hand: PhantomData }
     }
 }
 
@@ -159,16 +165,17 @@ impl<'m> ZoneAtHand<'_, 'm> {
 }
 
 /// A CPU's caches.
+// As large as a power of two: it is found by a shift.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(align(256))]
 struct Row<'m> {
     gate: Gate,
     /// A list, at first one that is of no block's like. Without its type, which would pin the lifetime.
     hot: AtomicPtr<()>,
     /// The same for each order.
     of_order: [AtomicPtr<()>; ORDERS],
-    /// By the highest kind of zone that would do: that of the zone that the CPU asks first.
-    first: [Option<&'m CpuCache<'m>>; ZoneKind::ALL.len()],
+    /// By the highest kind of zone that would do: that of the zone that the CPU asks first, or none's if there is no such zone.
+    first: [&'m CpuCache<'m>; ZoneKind::ALL.len()],
     /// By zone.
     caches: &'m [CpuCache<'m>],
 }
@@ -222,15 +229,14 @@ impl<'m> CpuCaches<'m> {
         let (caches, cache_bytes) = carve_slice(machine, boot_map, NodeId(0), count * (usize::from(cpus) + 1), cache)?;
         let caches: &'m [CpuCache<'m>] = caches;
         let (caches, shelves) = caches.split_at(count * usize::from(cpus));
-        let none = |_| List::new(&[], AllocatorWord::NO_BLOCK);
-        let (none, none_bytes) = carve_slice(machine, boot_map, NodeId(0), 1, none)?;
-        let none: &'m List<'m> = &none[0];
+        let (none, none_bytes) = carve_slice(machine, boot_map, NodeId(0), 1, |_| CpuCache::none())?;
+        let none: &'m CpuCache<'m> = &none[0];
         let row = |cpu: usize| {
             let caches = &caches[cpu * count..(cpu + 1) * count];
             #[expect(clippy::cast_possible_truncation, reason = "a machine has fewer than 2^16 CPUs")]
             let cpu = CpuId(cpu as u16);
-            let first = ZoneKind::ALL.map(|highest| Some(&caches[first(cpu, highest)?.index()]));
-            let none = || AtomicPtr::new(core::ptr::from_ref(none).cast_mut().cast());
+            let first = ZoneKind::ALL.map(|highest| first(cpu, highest).map_or(none, |zone| &caches[zone.index()]));
+            let none = || AtomicPtr::new(core::ptr::from_ref(&none.lists[0]).cast_mut().cast());
             Row { gate: Gate::open(), hot: none(), of_order: core::array::from_fn(|_| none()), first, caches }
         };
         let (rows, row_bytes) = carve_slice(machine, boot_map, NodeId(0), usize::from(cpus), row)?;

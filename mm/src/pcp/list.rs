@@ -215,26 +215,24 @@ impl<'m> List<'m> {
         Some(self.at(top))
     }
 
-    /// Puts the block that has this head and descriptor where it is handed out next.
+    /// Puts the block that has this head and descriptor where it is handed out next, or if it is above the pivot, where it leaves
+    /// for the zone next.
     ///
     /// # Errors
-    /// The list is full, or the block is [another one's](Self::put_by_pivot) to put, as it is above the pivot.
+    /// The list is full.
     #[inline(always)]
-    pub(crate) fn put(&self, page: &'m Page, head: Pfn) -> Result<(), NotPut> {
+    pub(crate) fn put(&self, page: &'m Page, head: Pfn) -> Result<(), Full> {
         let top = self.top.load(Ordering::Relaxed);
-        if top == self.limit.load(Ordering::Relaxed) || head.number() >= self.pivot.load(Ordering::Relaxed) {
-            return Err(NotPut);
+        if top == self.limit.load(Ordering::Relaxed) {
+            return Err(Full);
         }
-        self.write(top, page, head);
-        self.top.store(top.wrapping_add(1), Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Puts the block that has this head and descriptor on the side of the pivot that it belongs to, of a list that is not full.
-    pub(crate) fn put_by_pivot(&self, page: &'m Page, head: Pfn) {
-        if let Err(NotPut) = self.put(page, head) {
+        if head.number() < self.pivot.load(Ordering::Relaxed) {
+            self.write(top, page, head);
+            self.top.store(top.wrapping_add(1), Ordering::Relaxed);
+        } else {
             self.put_below_all(page, head);
         }
+        Ok(())
     }
 
     #[inline(always)]
@@ -245,6 +243,7 @@ impl<'m> List<'m> {
     }
 
     /// Puts a block where it leaves for the zone next, of a list that is not full.
+    #[inline(always)]
     fn put_below_all(&self, page: &'m Page, head: Pfn) {
         let bottom = self.bottom.load(Ordering::Relaxed).wrapping_sub(1);
         self.write(bottom, page, head);
@@ -264,20 +263,17 @@ impl<'m> List<'m> {
         self.top.store(top.wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// Takes the block that leaves next. Gives its head's descriptor and number.
-    pub(crate) fn take_oldest(&self) -> Option<(&'m Page, Pfn)> {
+    /// Takes up to so many of the blocks that leave next: their heads' descriptors and numbers. They are out of the list from here
+    /// on, and are to be had before anything is put into it.
+    pub(crate) fn take_oldest(&self, Count(most): Count) -> impl ExactSizeIterator<Item = (&'m Page, Pfn)> {
         let bottom = self.bottom.load(Ordering::Relaxed);
-        if bottom == self.top.load(Ordering::Relaxed) {
-            return None;
-        }
-        let above = bottom.wrapping_add(1);
+        let taken = most.min(self.len());
+        let Count(above_pivot) = self.above_pivot();
+        let above = bottom.wrapping_add(taken);
         self.bottom.store(above, Ordering::Relaxed);
-        if bottom == self.near.load(Ordering::Relaxed) {
-            self.near.store(above, Ordering::Relaxed);
-        }
-        let limit = self.limit.load(Ordering::Relaxed);
-        self.limit.store(limit.wrapping_add(1), Ordering::Relaxed);
-        Some(self.at(bottom))
+        self.near.store(bottom.wrapping_add(above_pivot.max(taken)), Ordering::Relaxed);
+        self.limit.store(self.limit.load(Ordering::Relaxed).wrapping_add(taken), Ordering::Relaxed);
+        (0..taken).map(move |nth| self.at(bottom.wrapping_add(nth)))
     }
 
     /// Hands up to so many of the oldest blocks over to a shelf that was asked for more than it has had, as far as that has room.
@@ -287,15 +283,16 @@ impl<'m> List<'m> {
             return Count(0);
         }
         shelf.set_high(shelf.capacity);
-        for handed in 0..most {
-            if shelf.is_full() {
-                shelf.last.store(RAN_FULL, Ordering::Relaxed);
-                return Count(handed);
-            }
-            let Some((page, head)) = self.take_oldest() else { return Count(handed) };
-            shelf.put_wanted(page, head);
+        let room = shelf.capacity.saturating_sub(shelf.len());
+        if room < most {
+            shelf.last.store(RAN_FULL, Ordering::Relaxed);
         }
-        Count(most)
+        let mut handed = 0;
+        for (page, head) in self.take_oldest(Count(most.min(room))) {
+            shelf.put_wanted(page, head);
+            handed += 1;
+        }
+        Count(handed)
     }
 
     /// Takes up to so many blocks off a shelf, which learns of it if it has none.
@@ -386,6 +383,6 @@ const fn lowest_high(capacity: u32, batch: u32) -> u32 {
     if capacity < 4 * batch { capacity } else { 4 * batch }
 }
 
-/// A block cannot simply be put.
+/// A list has no room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct NotPut;
+pub(crate) struct Full;

@@ -18,7 +18,7 @@ use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::migratetype::Migratetype;
 use crate::sync::{Modelled, light_barrier};
-use crate::units::{Order, Pfn, ZoneId};
+use crate::units::{Count, Order, Pfn, ZoneId};
 
 const WORD: AllocatorWord = AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZoneId(0));
 
@@ -76,7 +76,7 @@ impl Side {
         light_barrier();
         self.gate.wait();
         self.touch();
-        let taken = core::iter::from_fn(|| self.list.take_oldest()).map(|(_, head)| head).collect();
+        let taken = self.list.take_oldest(Count(u32::MAX)).map(|(_, head)| head).collect();
         self.gate.reopen();
         taken
     }

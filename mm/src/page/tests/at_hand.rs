@@ -225,6 +225,18 @@ fn whole_blocks_come_free_again_while_pages_come_and_go_at_random() {
 }
 
 #[test]
+fn what_remains_of_batches_makes_no_small_pieces_of_the_next_ones() {
+    with_memory(1, 512 * MIB, |allocator| {
+        for turn in 0..6 {
+            let pages: Vec<_> = core::iter::from_fn(|| allocator.alloc(PAGE).ok()).collect();
+            let rows = 1 + pages.windows(2).filter(|pair| pair[0].head().plus(1) != pair[1].head()).count();
+            assert!(pages.len() / rows >= 32, "{} pages came in {rows} rows in turn {turn}", pages.len());
+            pages.into_iter().for_each(drop);
+        }
+    });
+}
+
+#[test]
 fn a_cpu_that_is_taken_down_leaves_nothing_at_hand_and_keeps_nothing_until_it_is_back() {
     with_cpus(2, |allocator| {
         stock(allocator, 2);
