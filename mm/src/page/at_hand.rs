@@ -79,7 +79,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if word != list.word() {
             list = at_hand.same_as_last_of_order(word)?;
         }
-        list.put(page, pfn).ok()?;
+        list.put_near(page, pfn)?;
         page.keep_at_hand(word);
         Some(())
     }
@@ -101,7 +101,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             let list = at_hand.list_for(word)?;
             *hot = (list, list.word());
         }
-        hot.0.put(page, pfn).ok()?;
+        hot.0.put(page, pfn)?;
         page.keep_at_hand(hot.1);
         Some(())
     }
@@ -177,10 +177,10 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if page.owner().is_owned() || !list.keeps_any() {
             return None;
         }
-        if list.is_full() {
+        if list.put(page, pfn).is_none() {
             self.relieve(list);
+            list.put(page, pfn)?;
         }
-        list.put(page, pfn).ok()?;
         page.keep_at_hand(list.word());
         Some(())
     }

@@ -215,24 +215,47 @@ impl<'m> List<'m> {
         Some(self.at(top))
     }
 
-    /// Puts the block that has this head and descriptor where it is handed out next, or if it is above the pivot, where it leaves
-    /// for the zone next.
-    ///
-    /// # Errors
-    /// The list is full.
+    /// Puts the block that has this head and descriptor where it is handed out next; `None` if the list is full, or the block is
+    /// above the pivot: others are handed out before it.
     #[inline(always)]
-    pub(crate) fn put(&self, page: &'m Page, head: Pfn) -> Result<(), Full> {
-        let top = self.top.load(Ordering::Relaxed);
-        if top == self.limit.load(Ordering::Relaxed) {
-            return Err(Full);
+    pub(crate) fn put_near(&self, page: &'m Page, head: Pfn) -> Option<()> {
+        let top = self.room()?;
+        if self.is_above_pivot(head) {
+            return None;
         }
-        if head.number() < self.pivot.load(Ordering::Relaxed) {
-            self.write(top, page, head);
-            self.top.store(top.wrapping_add(1), Ordering::Relaxed);
-        } else {
+        self.push(top, page, head);
+        Some(())
+    }
+
+    /// Puts the block that has this head and descriptor where it is handed out next, or if it is above the pivot, where it leaves
+    /// for the zone next; `None` if the list is full.
+    #[inline(always)]
+    pub(crate) fn put(&self, page: &'m Page, head: Pfn) -> Option<()> {
+        let top = self.room()?;
+        if self.is_above_pivot(head) {
             self.put_below_all(page, head);
+        } else {
+            self.push(top, page, head);
         }
-        Ok(())
+        Some(())
+    }
+
+    /// The position that is put to next, if there is room.
+    #[inline(always)]
+    fn room(&self) -> Option<u32> {
+        let top = self.top.load(Ordering::Relaxed);
+        (top != self.limit.load(Ordering::Relaxed)).then_some(top)
+    }
+
+    #[inline(always)]
+    fn is_above_pivot(&self, head: Pfn) -> bool {
+        head.number() >= self.pivot.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn push(&self, top: u32, page: &'m Page, head: Pfn) {
+        self.write(top, page, head);
+        self.top.store(top.wrapping_add(1), Ordering::Relaxed);
     }
 
     #[inline(always)]
@@ -254,13 +277,11 @@ impl<'m> List<'m> {
     /// Puts a block that the list wants, wherever in memory it is: nothing lower was to be had, and it is to be handed out
     /// again when it is freed.
     pub(crate) fn put_wanted(&self, page: &'m Page, head: Pfn) {
-        let top = self.top.load(Ordering::Relaxed);
-        if head.number() >= self.pivot.load(Ordering::Relaxed) {
+        if self.is_above_pivot(head) {
             self.pivot.store(head.plus(1).number(), Ordering::Relaxed);
         }
         debug_assert!(!self.is_full(), "invariant PCP-1 broken: a list got more blocks than it wants");
-        self.write(top, page, head);
-        self.top.store(top.wrapping_add(1), Ordering::Relaxed);
+        self.push(self.top.load(Ordering::Relaxed), page, head);
     }
 
     /// Takes up to so many of the blocks that leave next: their heads' descriptors and numbers. They are out of the list from here
@@ -382,7 +403,3 @@ impl<'m> List<'m> {
 const fn lowest_high(capacity: u32, batch: u32) -> u32 {
     if capacity < 4 * batch { capacity } else { 4 * batch }
 }
-
-/// A list has no room.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Full;

@@ -66,7 +66,7 @@ impl Side {
     fn put(&self, (page, head): Block) -> Result<(), Pfn> {
         let Some(_busy) = self.gate.enter(&Modelled) else { return Err(head) };
         self.touch();
-        self.list.put(page, head).map_err(|_| head)
+        self.list.put(page, head).ok_or(head)
     }
 
     /// Takes everything, as another CPU does.

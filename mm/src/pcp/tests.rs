@@ -3,7 +3,7 @@
 use std::boxed::Box;
 use std::vec::Vec;
 
-use super::list::{Full, List, Relief, Slot, Supply};
+use super::list::{List, Relief, Slot, Supply};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::migratetype::Migratetype;
@@ -26,7 +26,7 @@ fn rig(capacity: usize) -> Rig {
 
 impl Rig {
     fn fill(&self) {
-        let _ = (0..).map(Pfn::new).find(|&head| self.list.put(self.page, head).is_err());
+        let _ = (0..).map(Pfn::new).find(|&head| self.list.put(self.page, head).is_none());
     }
 
     fn empty(&self) {
@@ -56,7 +56,7 @@ fn the_newest_is_taken_first_and_the_oldest_drained_first_also_where_the_ring_wr
     let mut next = 0;
     let number = |head: Option<Pfn>| head.map(Pfn::number);
     for _ in 0..20 {
-        while rig.list.put(rig.page, Pfn::new(next)).is_ok() {
+        while rig.list.put(rig.page, Pfn::new(next)).is_some() {
             next += 1;
         }
         assert_eq!(number(rig.list.take().map(|(_, head)| head)), Some(next - 1));
@@ -98,7 +98,7 @@ fn blocks_above_the_pivot_are_drained_first_and_handed_out_only_when_one_is_as_g
 #[test]
 fn a_list_without_slots_takes_nothing_and_has_nothing() {
     let rig = rig(0);
-    assert_eq!(rig.list.put(rig.page, Pfn::new(0)), Err(Full));
+    assert_eq!(rig.list.put(rig.page, Pfn::new(0)), None);
     assert!(rig.list.is_full());
     assert!(rig.list.take().is_none() && !rig.list.keeps_any());
     assert_eq!((rig.list.len(), rig.list.high()), (0, 0));
