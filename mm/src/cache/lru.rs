@@ -1,15 +1,17 @@
-//! Which folio goes next: two generations, each in the order in which it was entered.
+//! Which folio goes next: for each kind of zone two generations, each in the order in which it was entered.
 //!
 //! A folio begins in the inactive one. Used a second time while it is there it becomes active; active ones that have not
 //! been used since they were last looked at are made inactive again when those are few; and who reaches the end of the
 //! inactive ones without having been used is reclaimed. So what is read once passes through without displacing what is
-//! used again and again.
+//! used again and again. Whoever lacks memory of some kinds looks at no others' folios: most are highmem's, and whoever lacks
+//! lowmem would look at them all in vain.
 //!
 //! A folio is on a list as long as it stands in a mapping; the lists have no references, and whoever takes a folio out of
 //! its mapping takes it off first.
 //!
 //! Invariants: LRU-1 (on the list of its generation, and counted with its pages, is exactly who stands in a mapping).
-//! Source: Linux's active and inactive lists; T. Johnson, D. Shasha, "2Q", VLDB 1994.
+//! Source: Linux's active and inactive lists, which stood in each zone as long as there was highmem to care about;
+//! T. Johnson, D. Shasha, "2Q", VLDB 1994.
 #![expect(unsafe_code, reason = "links folios that a mapping keeps")]
 
 use core::fmt;
@@ -22,6 +24,7 @@ use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef, Owners};
 use crate::units::{Count, Order};
+use crate::zone::ZoneKind;
 
 intrusive_adapter!(ByAge = UnsafeRef<Folio>: Folio { lru: LinkedListAtomicLink });
 
@@ -40,17 +43,30 @@ impl Generation {
     }
 }
 
-/// The two generations.
+const KINDS: usize = ZoneKind::ALL.len();
+
+/// Where a kind's number stands among the flags.
+const KIND_SHIFT: u32 = FolioFlags::KIND.bits().trailing_zeros();
+const _: () = assert!(FolioFlags::KIND.bits() >> KIND_SHIFT >= KINDS as u32 - 1);
+
+/// The two generations of all kinds.
 pub(super) struct Lru {
     lists: Mutex<class::FolioAges, Lists>,
 }
 
 struct Lists {
-    inactive: Age,
-    active: Age,
+    inactive: Ages,
+    active: Ages,
 }
 
-/// One generation: the youngest in front.
+/// One generation.
+struct Ages {
+    kinds: [Age; KINDS],
+    /// Pages that were looked at, since ever: so that all kinds have their turn, each as long as it has pages.
+    looked_at: u32,
+}
+
+/// One generation of one kind: the youngest in front.
 struct Age {
     list: LinkedList<ByAge>,
     pages: u32,
@@ -65,16 +81,50 @@ impl Age {
     }
 }
 
+impl Ages {
+    fn new() -> Self {
+        Self { kinds: core::array::from_fn(|_| Age::new()), looked_at: 0 }
+    }
+
+    /// The list that a folio is on, or is to be put on.
+    fn listing(&mut self, folio: &Folio) -> &mut Age {
+        &mut self.kinds[((folio.flags() & FolioFlags::KIND).bits() >> KIND_SHIFT) as usize]
+    }
+
+    /// Pages of a kind, and of those below.
+    fn pages(&self, highest: ZoneKind) -> u32 {
+        self.kinds[..=highest as usize].iter().map(|age| age.pages).sum()
+    }
+
+    /// The list whose turn it is, of a kind and those below; `None` if they are empty.
+    fn next(&mut self, highest: ZoneKind) -> Option<&mut Age> {
+        let mut at = self.looked_at.checked_rem(self.pages(highest))?;
+        self.kinds[..=highest as usize].iter_mut().find(|age| {
+            let here = at < age.pages;
+            at = at.wrapping_sub(age.pages);
+            here
+        })
+    }
+}
+
 impl Lists {
-    fn of(&mut self, generation: Generation) -> &mut Age {
+    fn of(&mut self, generation: Generation) -> &mut Ages {
         match generation {
             Generation::Inactive => &mut self.inactive,
             Generation::Active => &mut self.active,
         }
     }
 
+    /// Has a folio that is on no list listed under the kind of zone that it lies in.
+    fn enter<M: Machine>(&mut self, folio: &FolioRef<'_, M>) {
+        let kind = folio.owners().pages().kind_around(folio.head());
+        folio.clear(FolioFlags::KIND);
+        folio.set(FolioFlags::from_bits_retain((kind as u32) << KIND_SHIFT));
+        self.push(folio);
+    }
+
     fn push<M: Machine>(&mut self, folio: &FolioRef<'_, M>) {
-        let age = self.of(Generation::of(folio));
+        let age = self.of(Generation::of(folio)).listing(folio);
         age.pages += folio.order().pages();
         // SAFETY: LRU-1, the folio stands in a mapping, which keeps it until it is taken off.
         age.list.push_front(unsafe { folio.linked() });
@@ -82,8 +132,8 @@ impl Lists {
 
     /// Takes a folio off that is on a list.
     fn unlink(&mut self, folio: &Folio, order: Order) {
-        let age = self.of(Generation::of(folio));
-        // SAFETY: the folio is linked, and its flag says in which list.
+        let age = self.of(Generation::of(folio)).listing(folio);
+        // SAFETY: the folio is linked, and its flags say in which list.
         let mut cursor = unsafe { age.list.cursor_mut_from_ptr(folio) };
         if cursor.remove().is_some() {
             age.pages -= order.pages();
@@ -93,12 +143,12 @@ impl Lists {
 
 impl Lru {
     pub(super) fn new() -> Self {
-        Self { lists: Mutex::new(Lists { inactive: Age::new(), active: Age::new() }) }
+        Self { lists: Mutex::new(Lists { inactive: Ages::new(), active: Ages::new() }) }
     }
 
     /// Enters a folio that has just been put into a mapping.
     pub(super) fn add<M: Machine>(&self, folio: &FolioRef<'_, M>) {
-        self.lists.lock(folio.owners().machine()).push(folio);
+        self.lists.lock(folio.owners().machine()).enter(folio);
     }
 
     /// Takes off a folio that leaves its mapping.
@@ -118,6 +168,15 @@ impl Lru {
         }
     }
 
+    /// Lists a folio anew that lies elsewhere by now.
+    pub(super) fn relist<M: Machine>(&self, folio: &FolioRef<'_, M>) {
+        let mut lists = self.lists.lock(folio.owners().machine());
+        if folio.lru.is_linked() {
+            lists.unlink(folio, folio.order());
+            lists.enter(folio);
+        }
+    }
+
     /// Moves a folio to the front of a generation, if it is in one.
     pub(super) fn move_to<M: Machine>(&self, folio: &FolioRef<'_, M>, generation: Generation) {
         let mut lists = self.lists.lock(folio.owners().machine());
@@ -132,32 +191,38 @@ impl Lru {
         lists.push(folio);
     }
 
-    /// The oldest folio of a generation, which becomes the youngest, so that the next call gives another.
+    /// The oldest folio of a generation, listed under a kind of zone or those below, which becomes the youngest, so that the next
+    /// call gives another.
     pub(super) fn oldest<'a, M: Machine>(
         &self,
         owners: &'a Owners<'a, M>,
         generation: Generation,
+        highest: ZoneKind,
     ) -> Option<FolioRef<'a, M>> {
         let mut lists = self.lists.lock(owners.machine());
-        let age = lists.of(generation);
+        let ages = lists.of(generation);
         // Those that are frozen just now are passed over.
-        let mut left = age.pages;
+        let mut left = ages.pages(highest);
         while left > 0 {
+            let age = ages.next(highest)?;
             let oldest = age.list.pop_back()?;
             let address = UnsafeRef::into_raw(oldest.clone());
             age.list.push_front(oldest);
             // SAFETY: LRU-1, whoever is on the list is in a descriptor of these owners.
-            if let Some(folio) = unsafe { FolioRef::find_linked(owners, address) } {
-                return Some(folio);
+            let found = unsafe { FolioRef::find_linked(owners, address) };
+            let pages = found.as_ref().map_or(1, |folio| folio.order().pages());
+            ages.looked_at = ages.looked_at.wrapping_add(pages);
+            if found.is_some() {
+                return found;
             }
             left -= 1;
         }
         None
     }
 
-    /// Pages in a generation.
-    pub(super) fn pages(&self, machine: &impl Machine, generation: Generation) -> Count {
-        Count(self.lists.lock(machine).of(generation).pages)
+    /// Pages in a generation, listed under a kind of zone or those below.
+    pub(super) fn pages(&self, machine: &impl Machine, generation: Generation, highest: ZoneKind) -> Count {
+        Count(self.lists.lock(machine).of(generation).pages(highest))
     }
 }
 

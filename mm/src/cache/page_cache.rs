@@ -16,6 +16,7 @@ use crate::shrinker::{Shortage, Shrinker};
 use crate::slab::CreateError;
 use crate::tree::TreeNodes;
 use crate::units::{Count, Order};
+use crate::zone::ZoneKind;
 
 /// The page cache of a machine.
 pub struct PageCache<'a, M: Machine> {
@@ -89,8 +90,8 @@ impl<'a, M: Machine> PageCache<'a, M> {
         let events = &self.events;
         let load = |event: &AtomicU64| event.load(Ordering::Relaxed);
         CacheReport {
-            inactive: self.lru.pages(self.owners.machine(), Generation::Inactive),
-            active: self.lru.pages(self.owners.machine(), Generation::Active),
+            inactive: self.lru.pages(self.owners.machine(), Generation::Inactive, ZoneKind::Highmem),
+            active: self.lru.pages(self.owners.machine(), Generation::Active, ZoneKind::Highmem),
             swapped: self.swap.as_ref().map_or(Count(0), Swap::taken),
             read: load(&events.read),
             written: load(&events.written),

@@ -20,6 +20,7 @@ use crate::machine::Machine;
 use crate::owner::{FolioFlags, FolioRef};
 use crate::shrinker::Shortage;
 use crate::units::{Count, Order, PAGE_SIZE, StoreSlot};
+use crate::zone::ZoneKind;
 
 impl<'a, M: Machine> PageCache<'a, M> {
     /// Reclaims about as many pages as are wanted, wherever they are; fewer, if after two looks at each folio there are no
@@ -28,20 +29,20 @@ impl<'a, M: Machine> PageCache<'a, M> {
         self.reclaim_for(&Shortage::of(wanted))
     }
 
-    /// The same, of pages that help. Folios elsewhere stay, and have another turn.
+    /// The same, of pages that help. Folios of other kinds of zones are not looked at; those of other nodes have another turn.
     pub(super) fn reclaim_for(&self, shortage: &Shortage) -> Count {
         let wanted = shortage.wanted;
         let mut reclaimed = Count(0);
-        let [inactive, active] = [Generation::Inactive, Generation::Active]
-            .map(|generation| self.lru.pages(self.owners.machine(), generation));
+        let pages = |generation| self.lru.pages(self.owners.machine(), generation, shortage.highest);
+        let [inactive, active] = [Generation::Inactive, Generation::Active].map(pages);
         let mut looks = 2 * (u64::from(inactive.0) + u64::from(active.0));
         let mut in_vain = 0;
         while reclaimed < wanted && looks > 0 {
             // Where none of the inactive ones can go, or helps, others have to become inactive.
-            let stuck = in_vain >= self.lru.pages(self.owners.machine(), Generation::Inactive).0.max(1);
-            self.balance(Some(shortage).filter(|_| stuck));
+            let stuck = in_vain >= pages(Generation::Inactive).0.max(1);
+            self.balance(shortage.highest, Some(shortage).filter(|_| stuck));
             in_vain = if stuck { 0 } else { in_vain };
-            let Some(folio) = self.lru.oldest(self.owners, Generation::Inactive) else {
+            let Some(folio) = self.lru.oldest(self.owners, Generation::Inactive, shortage.highest) else {
                 // All are active, and were used since they were last looked at.
                 looks = looks.saturating_sub(u64::from(active.0.max(1)));
                 continue;
@@ -57,15 +58,15 @@ impl<'a, M: Machine> PageCache<'a, M> {
         reclaimed
     }
 
-    /// Makes the oldest active folios inactive that were not used since they were last looked at, until they are not
-    /// more than the inactive ones; and as many as `lacking` wants of those that help.
-    fn balance(&self, lacking: Option<&Shortage>) {
-        let pages = |generation| self.lru.pages(self.owners.machine(), generation);
+    /// Makes the oldest active folios of a kind of zone and those below inactive that were not used since they were last looked
+    /// at, until they are not more than the inactive ones; and as many as `lacking` wants of those that help.
+    fn balance(&self, highest: ZoneKind, lacking: Option<&Shortage>) {
+        let pages = |generation| self.lru.pages(self.owners.machine(), generation, highest);
         let too_many = || pages(Generation::Active) > pages(Generation::Inactive);
         let mut looks = pages(Generation::Active).0.saturating_mul(1 + u32::from(lacking.is_some()));
         let mut aged = Count(0);
         while looks > 0 && (too_many() || lacking.is_some_and(|lacking| aged < lacking.wanted)) {
-            let Some(folio) = self.lru.oldest(self.owners, Generation::Active) else { return };
+            let Some(folio) = self.lru.oldest(self.owners, Generation::Active, highest) else { return };
             looks = looks.saturating_sub(folio.order().pages());
             let Ok(folio) = folio.try_lock() else { continue };
             let used = folio.clear(FolioFlags::REFERENCED).contains(FolioFlags::REFERENCED);

@@ -106,6 +106,11 @@ impl<'a, M: Machine> Mapping<'a, M> {
         let _ = self.vacate(folio, folio.order(), stored);
     }
 
+    /// Says that a folio that stands here lies in other memory by now.
+    pub(crate) fn moved(&self, folio: &LockedFolio<'a, M>) {
+        self.cache.lru.relist(folio);
+    }
+
     fn vacate(&self, folio: &Folio, order: Order, stored: Option<StoreSlot>) -> NonNull<Descriptor<Folio>> {
         let mut reserve = self.cache.nodes.no_reserve();
         let mut tree = self.tree.lock(self.machine());

@@ -438,6 +438,24 @@ fn memory_is_taken_from_folios_that_lie_where_it_is_lacking_and_only_from_those(
 }
 
 #[test]
+fn who_lacks_lowmem_looks_at_no_folio_in_highmem() {
+    let (file, swap) = (HostFile::pages(64), HostFile::pages(16));
+    with_cache(16, &swap, |cache| {
+        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let used = mapping.read_folio(PageIndex(0)).expect("it is read");
+        (0..2).for_each(|_| mapping.mark_accessed(&used));
+        mapping.mark_accessed(&used);
+        (1..64).for_each(|page| drop(mapping.read_folio(PageIndex(page)).expect("it is read")));
+        let lowmem = Shortage { wanted: Count(32), highest: ZoneKind::Normal, node: None };
+        let kind = || cache.pages().kind_around(used.head());
+        assert_eq!((kind(), cache.shrink(&lowmem)), (ZoneKind::Highmem, Count(0)));
+        let marks = FolioFlags::ACTIVE | FolioFlags::REFERENCED;
+        assert!(used.flags().contains(marks), "{:?}: nobody has asked it whether it was used", used.flags());
+        assert_eq!(cache.shrink(&Shortage::of(Count(63))), Count(63), "all can go but what is referred to");
+    });
+}
+
+#[test]
 fn whoever_wants_pages_gets_those_that_the_cache_can_do_without() {
     let (file, swap) = (HostFile::pages(4096), HostFile::pages(16));
     with_cache(16, &swap, |cache| {

@@ -109,7 +109,11 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
             Ok(mut frozen) => {
                 copy_frames(self.pages(), old, block.head(), order);
                 let left = frozen.relocate(block);
-                (LockedFolio::held(frozen.thaw()), left.map_err(|_| MigrateError::NoMemory))
+                let folio = LockedFolio::held(frozen.thaw());
+                if let Some(mapping) = PageCache::mapping_of(&folio) {
+                    mapping.moved(&folio);
+                }
+                (folio, left.map_err(|_| MigrateError::NoMemory))
             }
             Err(folio) => {
                 let pinned = folio.pins().0 > 0;

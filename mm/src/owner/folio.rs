@@ -38,6 +38,8 @@ bitflags! {
         const REFERENCED = 1 << 4;
         /// Of the generation that is used again and again.
         const ACTIVE = 1 << 5;
+        /// The kind of zone that it is listed under, as a number.
+        const KIND = 3 << 6;
     }
 }
 

@@ -165,6 +165,12 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         Count(got.0 + self.reclaim(Shortage { wanted, highest: ZoneKind::Normal, node: None }).0)
     }
 
+    /// The kind of the zone that the memory at `pfn` is in.
+    pub(crate) fn kind_around(&self, pfn: Pfn) -> ZoneKind {
+        let zone = self.zone_around(pfn).and_then(|zone| self.zones.get(zone.index()));
+        zone.map_or(ZoneKind::Highmem, |cell| cell.kind)
+    }
+
     /// Whether the page at `pfn` is one of those that are lacking.
     pub(crate) fn helps(&self, shortage: &Shortage, pfn: Pfn) -> bool {
         let zone = self.zone_around(pfn).and_then(|zone| self.zones.get(zone.index()));

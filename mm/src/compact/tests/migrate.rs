@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::owner::PinnedFolio;
+use crate::shrinker::{Shortage, Shrinker};
+use crate::zone::ZoneKind;
 
 use PageProtection::{Read, ReadWrite};
 use Sharing::{Private, Shared};
@@ -63,6 +65,25 @@ fn a_folio_moves_under_all_who_map_it_and_nobody_notices() {
             assert_eq!(rig.mapped(two, page), Some(expected), "page {page} is where it was");
         }
         file.write_back().expect("the store works");
+    });
+}
+
+#[test]
+fn a_folio_that_has_moved_to_another_kind_of_zone_is_reclaimed_where_it_is_now() {
+    let store = HostFile::pages(1);
+    with_rig(16, 8, |rig| {
+        let file = rig.cache.file(&store, Order::ZERO).expect("there is memory");
+        drop(file.read_folio(PageIndex(0)).expect("it is read"));
+        let page = Request::movable(Order::ZERO).from_reserve();
+        let is_high = |head| rig.pages.kind_around(head) == ZoneKind::Highmem;
+        let highmem = || rig.pages.alloc(page).ok().filter(|page| is_high(page.head()));
+        let held: Vec<_> = core::iter::from_fn(highmem).collect();
+        assert!(is_high(rig.folio_at(&file, 0).head()));
+        rig.compactor.migrate(rig.folio_at(&file, 0)).expect("nothing keeps it");
+        assert!(!is_high(rig.folio_at(&file, 0).head()), "there is no highmem left");
+        let lowmem = Shortage { wanted: Count(1), highest: ZoneKind::Normal, node: None };
+        assert_eq!(rig.cache.shrink(&lowmem), Count(1));
+        drop(held);
     });
 }
 
