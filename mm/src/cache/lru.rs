@@ -117,9 +117,12 @@ impl Lists {
 
     /// Has a folio that is on no list listed under the kind of zone that it lies in.
     fn enter<M: Machine>(&mut self, folio: &FolioRef<'_, M>) {
-        let kind = folio.owners().pages().kind_around(folio.head());
-        folio.clear(FolioFlags::KIND);
-        folio.set(FolioFlags::from_bits_retain((kind as u32) << KIND_SHIFT));
+        let kind = folio.owners().pages().kind_at(folio.head());
+        let kind = FolioFlags::from_bits_retain((kind as u32) << KIND_SHIFT);
+        if folio.flags() & FolioFlags::KIND != kind {
+            folio.clear(FolioFlags::KIND);
+            folio.set(kind);
+        }
         self.push(folio);
     }
 

@@ -447,7 +447,7 @@ fn who_lacks_lowmem_looks_at_no_folio_in_highmem() {
         mapping.mark_accessed(&used);
         (1..64).for_each(|page| drop(mapping.read_folio(PageIndex(page)).expect("it is read")));
         let lowmem = Shortage { wanted: Count(32), highest: ZoneKind::Normal, node: None };
-        let kind = || cache.pages().kind_around(used.head());
+        let kind = || cache.pages().kind_at(used.head());
         assert_eq!((kind(), cache.shrink(&lowmem)), (ZoneKind::Highmem, Count(0)));
         let marks = FolioFlags::ACTIVE | FolioFlags::REFERENCED;
         assert!(used.flags().contains(marks), "{:?}: nobody has asked it whether it was used", used.flags());

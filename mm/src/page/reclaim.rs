@@ -165,10 +165,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         Count(got.0 + self.reclaim(Shortage { wanted, highest: ZoneKind::Normal, node: None }).0)
     }
 
-    /// The kind of the zone that the memory at `pfn` is in.
-    pub(crate) fn kind_around(&self, pfn: Pfn) -> ZoneKind {
-        let zone = self.zone_around(pfn).and_then(|zone| self.zones.get(zone.index()));
-        zone.map_or(ZoneKind::Highmem, |cell| cell.kind)
+    /// The kind of the zone of the block that `head` heads.
+    #[inline]
+    pub(crate) fn kind_at(&self, head: Pfn) -> ZoneKind {
+        let cell = self.zones.get(self.map.page(head).word().zone().index());
+        cell.map_or(ZoneKind::Highmem, |cell| cell.kind)
     }
 
     /// Whether the page at `pfn` is one of those that are lacking.

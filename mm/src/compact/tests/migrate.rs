@@ -75,7 +75,7 @@ fn a_folio_that_has_moved_to_another_kind_of_zone_is_reclaimed_where_it_is_now()
         let file = rig.cache.file(&store, Order::ZERO).expect("there is memory");
         drop(file.read_folio(PageIndex(0)).expect("it is read"));
         let page = Request::movable(Order::ZERO).from_reserve();
-        let is_high = |head| rig.pages.kind_around(head) == ZoneKind::Highmem;
+        let is_high = |head| rig.pages.kind_at(head) == ZoneKind::Highmem;
         let highmem = || rig.pages.alloc(page).ok().filter(|page| is_high(page.head()));
         let held: Vec<_> = core::iter::from_fn(highmem).collect();
         assert!(is_high(rig.folio_at(&file, 0).head()));
