@@ -47,7 +47,7 @@ const KINDS: usize = ZoneKind::ALL.len();
 
 /// Where a kind's number stands among the flags.
 const KIND_SHIFT: u32 = FolioFlags::KIND.bits().trailing_zeros();
-const _: () = assert!(FolioFlags::KIND.bits() >> KIND_SHIFT >= KINDS as u32 - 1);
+const _: () = assert!((FolioFlags::KIND.bits() >> KIND_SHIFT) as usize >= KINDS - 1);
 
 /// The two generations of all kinds.
 pub(super) struct Lru {
