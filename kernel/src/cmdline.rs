@@ -79,6 +79,16 @@ impl Report {
     }
 }
 
+/// Whether something runs beside what it watches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Beside {
+    /// It does.
+    Runs,
+    /// It does not.
+    #[default]
+    IsOff,
+}
+
 /// What pseudo-random sequences start from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seed(pub u64);
@@ -102,6 +112,8 @@ pub struct CommandLine {
     pub reserved: Vec<Region>,
     /// `slub_debug`, `slub_debug=`: which caches are debugged, and how; none by default.
     pub slab_debug: SlabDebug,
+    /// `specification=on`: whether the page allocator's specification runs along, in kernels with checks; by default not.
+    pub specification: Beside,
     /// `check=`: after how many operations of a replay everything is checked; 50 000 by default, and at the end.
     pub check_every: NonZeroU64,
     /// `dump=`: the reports to print when all is done, in this order; none by default.
@@ -192,6 +204,7 @@ impl CommandLine {
             cpus: words.cpus,
             reserved: words.reserved,
             slab_debug: words.slab_debug.unwrap_or(SlabDebug::NONE),
+            specification: words.specification.unwrap_or_default(),
             check_every: words.check_every.unwrap_or(CHECK_EVERY),
             dump: words.dump,
         }
@@ -214,6 +227,7 @@ struct Words<'l> {
     cpus: Option<NonZeroU16>,
     reserved: Vec<Region>,
     slab_debug: Option<SlabDebug>,
+    specification: Option<Beside>,
     check_every: Option<NonZeroU64>,
     dump: Vec<Report>,
 }
@@ -234,6 +248,7 @@ impl<'l> Words<'l> {
             "nr_cpus" => once(&mut self.cpus, cpus(value)),
             "memmap" => self.reserve(value),
             "slub_debug" => once(&mut self.slab_debug, SlabDebug::parse(value).map_err(Reason::SlabDebug)),
+            "specification" => once(&mut self.specification, beside(value)),
             "check" => once(&mut self.check_every, decimal(value).and_then(non_zero)),
             _ => Err(Reason::Unknown),
         }
@@ -280,6 +295,14 @@ fn run(value: &str) -> Result<Run, Reason> {
         "test" => Ok(Run::Test),
         "bench" => Ok(Run::Bench),
         "replay" => Ok(Run::Replay),
+        _ => Err(Reason::NoSuchValue),
+    }
+}
+
+fn beside(value: &str) -> Result<Beside, Reason> {
+    match value {
+        "on" => Ok(Beside::Runs),
+        "off" => Ok(Beside::IsOff),
         _ => Err(Reason::NoSuchValue),
     }
 }
@@ -368,6 +391,7 @@ mod tests {
             cpus: None,
             reserved: Vec::new(),
             slab_debug: SlabDebug::NONE,
+            specification: Beside::IsOff,
             check_every: NonZeroU64::new(50_000).unwrap(),
             dump: Vec::new(),
         }
@@ -386,7 +410,7 @@ mod tests {
         let (parsed, ignored) = parse(
             "run=replay filter=order exact=a/b after=a/a seed=18446744073709551615 lowmem=64M numa=fake=2 nr_cpus=3 check=1000 \
              memmap=4K$0x10000,0x1M$3G memmap=1$5 dump=meminfo \
-             slub_debug=FZ;-,kmalloc-*",
+             slub_debug=FZ;-,kmalloc-* specification=on",
         );
         assert_eq!(
             parsed,
@@ -403,6 +427,7 @@ mod tests {
                 cpus: NonZeroU16::new(3),
                 reserved: vec![reserved(0x1_0000, 0x1_1000), reserved(3 << 30, (3 << 30) + (1 << 20)), reserved(5, 6)],
                 slab_debug: SlabDebug::parse("FZ;-,kmalloc-*").unwrap(),
+                specification: Beside::Runs,
                 check_every: NonZeroU64::new(1000).unwrap(),
                 dump: vec![Report::Meminfo],
             }
@@ -420,6 +445,7 @@ mod tests {
             ("seed=-1", Reason::NotANumber),
             ("seed=+1", Reason::NotANumber),
             ("seed=18446744073709551616", Reason::NotANumber),
+            ("specification=yes", Reason::NoSuchValue),
             ("lowmem=", Reason::Empty),
             ("lowmem=M", Reason::Empty),
             ("lowmem=0", Reason::Zero),

@@ -3,7 +3,7 @@
 use core::{fmt, mem};
 
 use kernel_core::acpi::Topology;
-use kernel_core::cmdline::CommandLine;
+use kernel_core::cmdline::{Beside, CommandLine};
 use mm::boot_map::BootMap;
 use mm::cache::PageCache;
 use mm::machine::{Geometry, Machine};
@@ -71,6 +71,12 @@ pub(crate) fn init(
     words: &CommandLine,
 ) -> (&'static Allocator, &'static Caches) {
     let (usable_pages, end) = (map.usable_pages(), map.usable_end().address());
+    if words.specification == Beside::Runs {
+        match Allocator::carve_specification(platform, &mut map) {
+            Ok(table) => platform.specify(table),
+            Err(error) => println!("specification: none, {error}"),
+        }
+    }
     let (allocator, ticks) = Stopwatch::calibrated().time(|| PageAllocator::new(platform, &mut map));
     let allocator = allocator.unwrap_or_else(|error| panic!("page allocator: {error}"));
     println!(
@@ -204,6 +210,7 @@ ktest!(
     fn every_page_that_is_not_free_is_the_caches_or_has_an_owner_and_every_invariant_holds() {
         let (allocator, caches) = allocator().zip(caches()).ok_or("the allocators are not up")?;
         allocator.verify()?;
+        allocator.verify_specified()?;
         allocator.verify_charges()?;
         caches.verify()?;
         let (managed, free) =

@@ -15,6 +15,7 @@ use kernel_core::layout::{DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
 use mm::faults::Faults;
 use mm::lock_order::{Context, HeldLocks, Interrupts, Work};
 use mm::machine::{Begun, InjectedFault, Machine, Standard};
+use mm::specification::{Entry, Specification};
 use mm::units::{CpuId, Distance, NodeId, PAGE_SHIFT, Pfn, PhysAddr};
 use spin::Once;
 use x86_64::VirtAddr;
@@ -54,6 +55,9 @@ static PLATFORM: Once<Platform> = Once::new();
 /// Allocations that tests let fail; looked at only where [`faults_fire`](Platform::faults_fire).
 static FAULTS: Faults = Faults::none();
 
+/// What the page allocator runs beside, if the command line asks; looked at only where faults fire.
+static SPECIFICATION: Once<&'static [Entry]> = Once::new();
+
 impl Platform {
     /// Makes the machine known, once the kernel runs on its own page tables.
     ///
@@ -77,6 +81,11 @@ impl Platform {
     /// What is to fail of all allocations of pages and objects.
     pub(crate) fn faults(&self) -> &'static Faults {
         &FAULTS
+    }
+
+    /// Has the page allocator, which there is none of yet, run beside a specification with this table.
+    pub(crate) fn specify(&self, table: &'static [Entry]) {
+        SPECIFICATION.call_once(|| table);
     }
 
     /// Whether anything does: in builds that are measured, nothing is asked.
@@ -217,6 +226,11 @@ unsafe impl Machine for Platform {
     fn prefetch(&self, line: NonNull<u8>) {
         // SAFETY: a hint, which faults nowhere.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+
+    #[inline(always)]
+    fn specification(&self) -> Option<Specification<'_>> {
+        if cfg!(debug_assertions) { SPECIFICATION.get().map(|table| Specification::new(table)) } else { None }
     }
 
     fn heavy_barrier(&self) {

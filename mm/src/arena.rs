@@ -10,11 +10,15 @@ use core::num::NonZeroU16;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+#[cfg(not(loom))]
+use std::boxed::Box;
 use std::sync::Mutex;
 use std::vec::Vec;
 
 use crate::lock_order::{Context, HeldLocks, Interrupts, Work};
 use crate::machine::{Geometry, Machine};
+#[cfg(not(loom))]
+use crate::specification::{Entry, Specification};
 use crate::units::{CpuId, PAGE_SIZE, Pfn, PhysAddr};
 
 /// Words of a page that a shrunk geometry's nodes use: two pointers.
@@ -32,6 +36,8 @@ pub(crate) struct ArenaMachine<G> {
     slots: Mutex<Vec<NonNull<u8>>>,
     inside: AtomicBool,
     held: HeldLocks,
+    #[cfg(not(loom))]
+    specification: Option<Box<[Entry]>>,
     geometry: PhantomData<fn() -> G>,
 }
 
@@ -66,6 +72,8 @@ impl<G> ArenaMachine<G> {
             slots: Mutex::new(Vec::new()),
             inside: AtomicBool::new(false),
             held: HeldLocks::none(),
+            #[cfg(not(loom))]
+            specification: None,
             geometry: PhantomData,
         }
     }
@@ -81,6 +89,13 @@ impl<G> ArenaMachine<G> {
 
 #[cfg(not(loom))]
 impl<G> ArenaMachine<G> {
+    /// The same machine, where one allocator runs beside its specification.
+    pub(crate) fn specified(mut self) -> Self {
+        let end = self.direct_map_end.index() + self.highmem.len();
+        self.specification = Some((0..end).map(|_| Entry::default()).collect());
+        self
+    }
+
     /// Copies what the allocator can have in its pages: all of lowmem up to `tables_end`, where its tables are, and the
     /// beginning of every page behind it.
     pub(crate) fn save(&self, tables_end: Pfn, memory_end: Pfn) -> Vec<u64> {
@@ -181,4 +196,9 @@ unsafe impl<G: Geometry> Machine for ArenaMachine<G> {
     }
 
     fn heavy_barrier(&self) {}
+
+    #[cfg(not(loom))]
+    fn specification(&self) -> Option<Specification<'_>> {
+        self.specification.as_deref().map(Specification::new)
+    }
 }

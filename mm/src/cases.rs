@@ -6,13 +6,14 @@
 //!
 //! What takes many CPUs (`soak`, `last_page`, `exhausted_node`) has them from a [`crew`](crew::Crew), and is called by itself.
 //!
-//! `failure` is how a case ends, `footprint` what it must leave as it was, `holdings` the blocks that it holds, `checks`
+//! [`beside`] has the specification run along with it. `failure` is how a case ends, `footprint` what it must leave as it was, `holdings` the blocks that it holds, `checks`
 //! how often it runs the full checker, `contents` what it writes to pages, `permutation` an order for millions of
 //! frames, `random` its choices; everything else is cases, by what they are about.
 //!
 //! Cost: a machine of 8 GiB makes the cases that fill all of memory run over two million pages, so they touch no more
 //! than descriptors, and the checker runs only where something turns.
 
+pub mod beside;
 mod charge;
 mod checks;
 mod contents;
@@ -73,6 +74,7 @@ impl<M: Machine + 'static> Case<M> {
             Ok(()) | Err(Failure::Skipped(_)) => {
                 before.check_restored(allocator)?;
                 allocator.verify()?;
+                allocator.verify_specified()?;
                 allocator.verify_charges()?;
             }
             Err(_) => {}
@@ -94,6 +96,8 @@ macro_rules! cases {
 }
 
 cases! {
+    beside:
+        random_operations_are_as_specified_and_so_is_what_they_leave;
     orders:
         blocks_of_every_order_and_migratetype_are_aligned_whole_and_keep_their_contents,
         blocks_held_at_once_never_share_a_page;

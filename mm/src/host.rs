@@ -31,6 +31,7 @@ use spin::Mutex;
 use crate::faults::Faults;
 use crate::lock_order::{Context, HeldLocks};
 use crate::machine::{Geometry, InjectedFault, Machine, Standard};
+use crate::specification::{Entry, Specification};
 use crate::units::{CpuId, Distance, NodeId, Pfn, PfnRange, PhysAddr};
 
 mod interrupts;
@@ -59,6 +60,7 @@ pub struct HostMachine<G: Geometry = Standard> {
     topology: Topology,
     faults: Faults,
     reports: Mutex<Vec<String>>,
+    specification: Option<Box<[Entry]>>,
     geometry: PhantomData<fn() -> G>,
 }
 
@@ -116,6 +118,7 @@ impl<G: Geometry> HostMachine<G> {
             topology: Topology::default(),
             faults: Faults::none(),
             reports: Mutex::default(),
+            specification: None,
             geometry: PhantomData,
         })
     }
@@ -124,6 +127,13 @@ impl<G: Geometry> HostMachine<G> {
     #[must_use]
     pub fn with_topology(mut self, topology: Topology) -> Self {
         self.topology = topology;
+        self
+    }
+
+    /// The same machine, where one allocator runs beside its specification: in builds with debug assertions.
+    #[must_use]
+    pub fn specified(mut self) -> Self {
+        self.specification = Some((0..self.memory_end().index()).map(|_| Entry::default()).collect());
         self
     }
 
@@ -303,6 +313,11 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     fn report(&self, report: &dyn fmt::Display) {
         let _interrupts = self.disable_interrupts();
         self.reports.lock().push(report.to_string());
+    }
+
+    #[inline(always)]
+    fn specification(&self) -> Option<Specification<'_>> {
+        if cfg!(debug_assertions) { self.specification.as_deref().map(Specification::new) } else { None }
     }
 
     #[inline]

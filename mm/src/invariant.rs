@@ -58,6 +58,10 @@ pub enum Invariant {
     Map1,
     /// A tree node's counts and marks are those of its slots, and no node is empty.
     Tree1,
+    /// Only what is free is given out, and only what somebody has is taken back, whole.
+    Spec1,
+    /// What descriptors say of a page is what the specification does.
+    Spec2,
 }
 
 impl fmt::Display for Invariant {
@@ -87,6 +91,8 @@ impl fmt::Display for Invariant {
             Self::Space2 => "SPACE-2",
             Self::Map1 => "MAP-1",
             Self::Tree1 => "TREE-1",
+            Self::Spec1 => "SPEC-1",
+            Self::Spec2 => "SPEC-2",
         })
     }
 }

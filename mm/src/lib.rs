@@ -39,6 +39,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`units`], [`migratetype`], [`invariant`], [`lock_order`] | quantities, names, and which lock may be taken where |
+//! | [`specification`] | what the page allocator is to do, and nothing of how |
 //! | [`machine`], [`faults`] | the door to the machine, and how it lets allocations fail |
 //! | [`lock`] | locks that are checked against their order |
 //! | [`boot_map`] | firmware's memory map made fit to build on |
@@ -109,6 +110,7 @@ pub mod report;
 pub mod shrinker;
 pub mod slab;
 pub mod space;
+pub mod specification;
 pub mod subpage;
 mod sync;
 pub mod trace;

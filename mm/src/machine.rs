@@ -11,6 +11,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::lock_order::{Context, HeldLocks};
+use crate::specification::Specification;
 use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
 
 /// Sizes that tests shrink, so that small memory has deep trees; [`Standard`] is the one to run with.
@@ -163,6 +164,12 @@ pub unsafe trait Machine: Sync {
     /// allocate, nor call back: locks may be held.
     fn report(&self, report: &dyn fmt::Display) {
         let _ = report;
+    }
+
+    /// What every step of the page allocator is held against, if anything is: asked before or after each.
+    #[inline(always)]
+    fn specification(&self) -> Option<Specification<'_>> {
+        None
     }
 
     /// Asked before every allocation of pages or of an object whether it is to fail.

@@ -1,7 +1,7 @@
 //! The allocator against a naive one: random operations on random memory, compared after every step.
 //!
-//! The naive allocator is a table with one entry a frame. It knows what must be free, so it can say of every answer
-//! whether it is right: a block given out is free, aligned, in a zone that may serve the request; a refusal means that
+//! The naive allocator is the specification, which runs along and knows what must be free; this adds who pays, and which zone a
+//! frame is of. So it can say of every answer whether it is right: a block given out is free, aligned, in a zone that may serve the request; a refusal means that
 //! there is no such block, or that the group that was to pay would exceed its limit; a wrong free is refused. After every step the checker looks at every invariant.
 #![expect(unsafe_code, reason = "frees bare frames, the wrong ones too")]
 
@@ -17,9 +17,11 @@ use crate::arena::ArenaMachine;
 use crate::boot_map::{BootMap, Extent, Region, RegionKind};
 use crate::charge::{ChargeError, ChargeGroup, GroupId};
 use crate::host::HostMachine;
+use crate::invariant::Violation;
 use crate::machine::{Geometry, Machine, Standard};
 use crate::migratetype::Migratetype;
 use crate::page::{AllocError, Block, PageAllocator, Policy, Request};
+use crate::specification::{Specification, Standing};
 use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use crate::zone::ZoneKind;
 
@@ -144,15 +146,14 @@ struct Model<'a, 'm, M: Machine> {
     memory: BTreeMap<Pfn, (NodeId, ZoneKind)>,
     /// Frames that were reserved when the machine started, and were not handed in yet.
     reserved: BTreeSet<Pfn>,
-    /// Who holds a frame: the head of its block.
-    held: BTreeMap<Pfn, Pfn>,
+    specification: Specification<'a>,
     blocks: Vec<Held>,
     groups: [ChargeGroup<'m>; LIMITS.len()],
 }
 
 impl<'a, M: Machine> Model<'a, '_, M> {
     fn is_free(&self, pfn: Pfn) -> bool {
-        self.memory.contains_key(&pfn) && !self.held.contains_key(&pfn)
+        self.memory.contains_key(&pfn) && self.specification.standing(pfn) == Standing::Free
     }
 
     /// Whether all of the range is free memory of one zone.
@@ -177,22 +178,19 @@ impl<'a, M: Machine> Model<'a, '_, M> {
 
     fn hold(&mut self, head: Pfn, order: Order, payer: usize) {
         let range = PfnRange::new(head, head.plus(order.pages()));
-        assert!(self.is_free_run(range), "{head:?} of {order:?} was given out, but is not free");
+        let standing = |pfn| self.specification.standing(pfn);
+        assert!(range.frames().all(|pfn| standing(pfn) == Standing::Held(order)), "{head:?} is not all there");
         assert!(head.is_aligned(order));
         assert_eq!(self.allocator.page_state(head), (PageState::Allocated, order));
         assert!(
             range.frames().all(|pfn| self.allocator.block_of(pfn) == Some(head)),
             "a page does not lead to its head"
         );
-        self.held.extend(range.frames().map(|pfn| (pfn, head)));
         self.blocks.push(Held { head, order, payer });
     }
 
     fn free(&mut self, index: usize) {
-        let Held { head, order, .. } = self.blocks.swap_remove(index);
-        for pfn in PfnRange::new(head, head.plus(order.pages())).frames() {
-            self.held.remove(&pfn);
-        }
+        let Held { head, .. } = self.blocks.swap_remove(index);
         // SAFETY: the block is this model's, which uses no page.
         unsafe { self.allocator.free_raw(head) }.expect("a held block can be freed");
     }
@@ -228,10 +226,6 @@ impl<'a, M: Machine> Model<'a, '_, M> {
         match self.owned(block).split() {
             Ok((low, high)) => {
                 let halves = [low, high].map(|half| Held { order: half.order(), head: half.into_raw(), ..block });
-                for half in halves {
-                    let range = PfnRange::new(half.head, half.head.plus(half.order.pages()));
-                    self.held.extend(range.frames().map(|pfn| (pfn, half.head)));
-                }
                 self.blocks.swap_remove(index);
                 self.blocks.extend(halves);
             }
@@ -328,7 +322,7 @@ impl<'a, M: Machine> Model<'a, '_, M> {
             Step::Free(_) | Step::FreeMany(_) | Step::Split(_) | Step::Recharge { .. } => {}
             Step::FreeWrongly(which) => {
                 let pfn = Pfn::new(u32::try_from(which.index(frames as usize + 8)).expect("few frames"));
-                if self.held.get(&pfn) != Some(&pfn) {
+                if self.specification.head(pfn) != Some(pfn) {
                     // SAFETY: no block starts there, which is what is to be found out.
                     unsafe { self.allocator.free_raw(pfn) }.expect_err("no block starts there");
                 }
@@ -383,8 +377,14 @@ impl<'a, M: Machine> Model<'a, '_, M> {
         }
     }
 
+    fn verify(&self) -> Result<(), Violation> {
+        self.allocator.verify()?;
+        self.allocator.verify_specified()?;
+        self.allocator.verify_charges()
+    }
+
     fn check(&self) {
-        if let Err(violation) = self.allocator.verify().and_then(|()| self.allocator.verify_charges()) {
+        if let Err(violation) = self.verify() {
             panic!("{violation}");
         }
         for payer in 1..PAYERS {
@@ -397,7 +397,7 @@ impl<'a, M: Machine> Model<'a, '_, M> {
         }
         for zone in self.allocator.zones() {
             let ours = |&(_, &at): &(&Pfn, &(NodeId, ZoneKind))| at == (zone.node, zone.kind);
-            let free = self.memory.iter().filter(ours).filter(|&(&pfn, _)| !self.held.contains_key(&pfn)).count();
+            let free = self.memory.iter().filter(ours).filter(|&(&pfn, _)| self.is_free(pfn)).count();
             assert_eq!(zone.free as usize, free, "{} of {:?} has miscounted", zone.kind.name(), zone.node);
         }
     }
@@ -417,8 +417,9 @@ fn run<M: Machine>(machine: &M, memory: &Memory, steps: &[Step]) {
     let frames = boot_map.usable().flat_map(|(range, node)| range.frames().map(move |pfn| (pfn, node)));
     let frames = frames.map(|(pfn, node)| (pfn, (node, kind(&allocator, pfn)))).collect();
     let groups = LIMITS.map(|limit| allocator.groups().create(limit).expect("few groups are made"));
-    let (held, blocks) = (BTreeMap::new(), Vec::new());
-    let mut model = Model { allocator: &allocator, memory: frames, reserved, held, blocks, groups };
+    let specification = machine.specification().expect("the machine has one");
+    let mut model =
+        Model { allocator: &allocator, memory: frames, reserved, specification, blocks: Vec::new(), groups };
     model.check();
     for step in steps {
         model.apply(step, memory.frames);
@@ -442,7 +443,7 @@ proptest! {
         memory in memory(320, 4),
         steps in prop::collection::vec(step(4), 0..200),
     ) {
-        run(&ArenaMachine::<Deep>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem)), &memory, &steps);
+        run(&ArenaMachine::<Deep>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem)).specified(), &memory, &steps);
     }
 
     #[test]
@@ -451,7 +452,7 @@ proptest! {
         steps in prop::collection::vec(step(4), 0..60),
     ) {
         let machine = HostMachine::<Deep>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem), CPU);
-        run(&machine.expect("the host has memory for a test"), &memory, &steps);
+        run(&machine.expect("the host has memory for a test").specified(), &memory, &steps);
     }
 
     #[test]
@@ -460,6 +461,6 @@ proptest! {
         steps in prop::collection::vec(step(10), 0..60),
     ) {
         let machine = HostMachine::<Real>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem), CPU);
-        run(&machine.expect("the host has memory for a test"), &memory, &steps);
+        run(&machine.expect("the host has memory for a test").specified(), &memory, &steps);
     }
 }

@@ -4,7 +4,7 @@
 //! `slowpath` the search for a zone that can serve, in the order of `zonelist` and counted in `numa`, `reclaim` how others
 //! are asked to give something up, `drain` all that CPUs have at hand, `bulk` many blocks at a time, `block` the owned memory,
 //! `access` its bytes,
-//! `charges` who pays for it, `setup` the way from a boot map, `adopt` the way for memory that was used before, `report`
+//! `charges` who pays for it, `specified` what it is held against, `setup` the way from a boot map, `adopt` the way for memory that was used before, `report`
 //! the counts.
 
 mod access;
@@ -22,6 +22,7 @@ mod report;
 mod request;
 mod setup;
 mod slowpath;
+mod specified;
 #[cfg(all(test, not(loom)))]
 #[expect(unsafe_code, reason = "takes back what it gave up")]
 mod tests;

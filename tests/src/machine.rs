@@ -23,6 +23,17 @@ pub struct Machine {
     pub reserved: &'static [Reserved],
     /// Which caches of objects the kernel debugs, and how; `None`: none.
     pub slab_debug: Option<&'static str>,
+    /// Whether the page allocator's specification runs along, in a kernel with checks.
+    pub specification: Beside,
+}
+
+/// Whether something runs beside what it watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// It does.
+    Runs,
+    /// It does not.
+    IsOff,
 }
 
 /// A physical range that is nobody's memory, wherever it starts and ends.
@@ -46,6 +57,7 @@ impl Machine {
             fake_nodes: None,
             reserved: &[],
             slab_debug: None,
+            specification: Beside::IsOff,
         }
     }
 
@@ -68,6 +80,12 @@ impl Machine {
         Machine { lowmem: Some(lowmem), ..self }
     }
 
+    /// The same machine, its page allocator beside the specification.
+    #[must_use]
+    pub const fn specified(self) -> Machine {
+        Machine { specification: Beside::Runs, ..self }
+    }
+
     /// The options, each with its value, that have QEMU build this machine.
     #[must_use]
     pub fn arguments(&self) -> Vec<(&'static str, String)> {
@@ -88,6 +106,7 @@ impl Machine {
             words.push(format!("memmap={}", ranges.join(",")));
         }
         words.extend(self.slab_debug.map(|debug| format!("slub_debug={debug}")));
+        words.extend((self.specification == Beside::Runs).then(|| "specification=on".to_owned()));
         words
     }
 }

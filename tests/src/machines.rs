@@ -17,7 +17,7 @@ pub struct Named {
 
 /// From the smallest machine that boots to one whose freelist nodes are nearly all highmem.
 pub const MACHINES: &[Named] = &[
-    Named { name: "16M", machine: Machine::with_memory(Size::mib(16)) },
+    Named { name: "16M", machine: Machine::with_memory(Size::mib(16)).specified() },
     Named { name: "512M", machine: Machine::with_memory(Size::mib(512)) },
     Named { name: "8G", machine: Machine::with_memory(Size::gib(8)) },
     Named { name: "8G-lowmem64M", machine: Machine::with_memory(Size::gib(8)).with_lowmem(Size::mib(64)) },
@@ -26,8 +26,8 @@ pub const MACHINES: &[Named] = &[
         name: "512M-slubdebug",
         machine: Machine { slab_debug: Some("FZPU"), ..Machine::with_memory(Size::mib(512)) },
     },
-    Named { name: "512M-ragged", machine: Machine { reserved: RAGGED, ..Machine::with_memory(Size::mib(512)) } },
-    Named { name: "512M-2cpus", machine: Machine::with_memory(Size::mib(512)).with_cpus(Cpus::of(2)) },
+    Named { name: "512M-ragged", machine: Machine { reserved: RAGGED, ..Machine::with_memory(Size::mib(512)).specified() } },
+    Named { name: "512M-2cpus", machine: Machine::with_memory(Size::mib(512)).with_cpus(Cpus::of(2)).specified() },
     Named {
         name: "1G-2nodes-8cpus",
         machine: Machine {
@@ -35,7 +35,7 @@ pub const MACHINES: &[Named] = &[
             ..Machine::with_memory(Size::gib(1)).with_cpus(Cpus::of(8))
         },
     },
-    Named { name: "768M-4nodes-4cpus", machine: Machine::with_nodes(&RING).with_lowmem(Size::mib(256)) },
+    Named { name: "768M-4nodes-4cpus", machine: Machine::with_nodes(&RING).with_lowmem(Size::mib(256)).specified() },
 ];
 
 /// Four nodes in a ring, one of them without CPUs and one nearly without memory. What is next to a node is not at one
@@ -96,11 +96,11 @@ mod tests {
     #[test]
     fn a_machine_is_bent_by_words_that_the_kernel_reads() {
         let of = |name| MACHINES.iter().find(|named| named.name == name).unwrap().machine.to_string();
-        assert_eq!(of("16M"), "16M");
+        assert_eq!(of("16M"), "16M specification=on");
         assert_eq!(of("8G-lowmem64M"), "8G lowmem=64M");
         assert_eq!(of("1G-cut"), "1G numa=fake=2");
         assert_eq!(of("1G-2nodes-8cpus"), "1G smp=8 nodes=2");
-        assert_eq!(of("768M-4nodes-4cpus"), "768M smp=4 nodes=256M/1+192M/0+6M/2+314M/1 lowmem=256M");
+        assert_eq!(of("768M-4nodes-4cpus"), "768M smp=4 nodes=256M/1+192M/0+6M/2+314M/1 lowmem=256M specification=on");
         assert_eq!(of("512M-slubdebug"), "512M slub_debug=FZPU");
         assert!(of("512M-ragged").starts_with("512M memmap=1$67112959,4K$73730K,12K$98292K,20481$96M,"));
     }

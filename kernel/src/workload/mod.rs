@@ -56,6 +56,7 @@ ktest!(
         owners.verify()?;
         caches.verify()?;
         allocator.verify()?;
+        allocator.verify_specified()?;
         let after = Wholeness::now(allocator);
         check!(after.is_restored(&before), "memory is not as before: {before} became {after}");
         Ok(())

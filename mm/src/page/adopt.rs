@@ -14,6 +14,7 @@ use thiserror::Error;
 use super::allocator::{PageAllocator, ZoneCell};
 use super::block::ContigRange;
 use crate::machine::Machine;
+use crate::specification::Change;
 use crate::units::{Pfn, PfnRange};
 use crate::zone::ZoneKind;
 
@@ -50,6 +51,7 @@ impl<M: Machine> PageAllocator<'_, M> {
         let cell = self.zone_for(range)?;
         match self.with_buddy(cell, |buddy| buddy.adopt_reserved(range)) {
             Ok(()) => {
+                self.changed(Change::Given(range));
                 self.set_watermarks();
                 Ok(ContigRange::own(self, range))
             }

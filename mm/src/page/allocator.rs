@@ -31,6 +31,7 @@ use crate::lock::Mutex;
 use crate::lock_order::class;
 use crate::machine::{Geometry, Machine};
 use crate::pcp::CpuCaches;
+use crate::specification::Change;
 use crate::units::{NodeId, Order, Pfn, PfnRange, ZoneId};
 use crate::zone::{Zone, ZoneKind};
 
@@ -158,10 +159,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if request.order > M::Geometry::MAX_ORDER {
             return Err(AllocError::OrderTooLarge(request.order));
         }
-        if request.group.is_root() {
-            return self.alloc_slowly(request);
-        }
-        self.alloc_charged(request, || self.alloc_slowly(request))
+        let head = if request.group.is_root() {
+            self.alloc_slowly(request)?
+        } else {
+            self.alloc_charged(request, || self.alloc_slowly(request))?
+        };
+        self.changed(Change::Allocated(head, request.order));
+        Ok(head)
     }
 
     /// Frees the block that `pfn` heads. The words say how large it is; anything but the head of an allocated block
@@ -342,6 +346,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             if page.owner().is_owned() || !word.is_allocated_in(zone) {
                 return Err(word);
             }
+            self.changed(Change::Freed(pfn, word.order()));
             buddy.free(section, FreeBlock::claim(pfn, word.order()), word.when_freed());
             Ok(())
         })

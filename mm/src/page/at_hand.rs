@@ -17,6 +17,7 @@ use crate::desc::word::Page;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::pcp::{AtHand, CpuCache, List, Relief, Supply};
+use crate::specification::Change;
 use crate::units::{Count, Order, Pfn};
 use crate::zone::Zone;
 use crate::zone::watermark::Demand;
@@ -43,6 +44,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let (page, head) = list.take()?;
         page.hand_out(list.word());
         cache.count_served(1);
+        self.changed(Change::Allocated(head, request.order));
         Some((page, head))
     }
 
@@ -58,6 +60,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             for place in heads {
                 let Some((page, head)) = list.take() else { break };
                 page.hand_out(list.word());
+                self.changed(Change::Allocated(head, request.order));
                 *place = head;
                 had += 1;
             }
@@ -81,6 +84,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         }
         list.put_near(page, pfn)?;
         page.keep_at_hand(word);
+        self.changed(Change::Freed(pfn, word.order()));
         Some(())
     }
 
@@ -120,6 +124,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 if Self::put_at_hand(&at_hand, &mut hot, page, pfn).is_none() {
                     break;
                 }
+                self.changed(Change::Freed(pfn, hot.1.order()));
                 freed += 1;
             }
         }
@@ -182,6 +187,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             list.put(page, pfn)?;
         }
         page.keep_at_hand(list.word());
+        // As in all of these: nobody else can have it before this CPU leaves its lists.
+        self.changed(Change::Freed(pfn, word.order()));
         Some(())
     }
 

@@ -158,7 +158,9 @@ pub struct ContigRange<'a, M: Machine> {
 }
 
 impl<'a, M: Machine> ContigRange<'a, M> {
-    pub(super) const fn own(allocator: &'a PageAllocator<'a, M>, range: PfnRange) -> Self {
+    /// The range was just allocated.
+    pub(super) fn own(allocator: &'a PageAllocator<'a, M>, range: PfnRange) -> Self {
+        allocator.all_allocated(range);
         Self { allocator, range }
     }
 

@@ -9,6 +9,7 @@ use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
 use crate::descriptor::{Descriptor, WalkGate};
 use crate::machine::{Geometry, Machine};
+use crate::specification::Change;
 use crate::units::{Order, Pfn, PfnRange, PhysAddr};
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
@@ -79,6 +80,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     pub(crate) fn halve(&self, low: Pfn, order: Order, owner: OwnerWord) {
         let section = self.map.known_section(low);
         section.page(low).halve(section.page(low.buddy(order)), order, owner);
+        self.changed(Change::Halved(low, order));
     }
 
     /// Makes one block of the two of `order` at `low` and `upper`, which the caller owns; the lower one's owner owns it.
@@ -91,6 +93,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         }
         let section = self.map.known_section(low);
         section.page(low).join(section.page(upper), joined)?;
+        self.changed(Change::Joined(low, order));
         Some(joined)
     }
 }
