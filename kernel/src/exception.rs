@@ -142,6 +142,15 @@ bitflags! {
 #[derive(Clone, Copy, Debug)]
 pub struct PageFault(PageFaultCode);
 
+/// Who was about to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Rings 0 to 2.
+    Kernel,
+    /// Ring 3.
+    User,
+}
+
 /// Why an access faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageFaultCause {
@@ -174,6 +183,11 @@ impl PageFault {
         }
     }
 
+    /// Who was.
+    pub const fn mode(self) -> Mode {
+        if self.0.contains(PageFaultCode::USER) { Mode::User } else { Mode::Kernel }
+    }
+
     /// Why it could not.
     pub const fn cause(self) -> PageFaultCause {
         if self.0.contains(PageFaultCode::RESERVED_BIT) {
@@ -197,7 +211,10 @@ impl fmt::Display for PageFault {
             Access::Write => "write",
             Access::Execute => "execute",
         };
-        let mode = if self.0.contains(PageFaultCode::USER) { "user" } else { "kernel" };
+        let mode = match self.mode() {
+            Mode::Kernel => "kernel",
+            Mode::User => "user",
+        };
         let cause = match self.cause() {
             PageFaultCause::ReservedBit => "a reserved bit is set in a page table",
             PageFaultCause::ProtectionKey => "the page's protection key forbids it",

@@ -3,11 +3,13 @@
 use core::arch::naked_asm;
 use core::fmt::{self, Write};
 
-use kernel_core::exception::Vector;
+use kernel_core::exception::{PageFault, Vector};
 use kernel_core::layout::Place;
+use kernel_core::violation::Violation;
 use mm::machine::Machine;
 use mm::units::Pfn;
-use x86_64::registers::control::Cr2;
+use x86_64::registers::control::{Cr2, Cr4};
+use x86_64::registers::rflags::RFlags;
 
 use crate::backtrace::{self, FramePointer};
 use crate::panic::die;
@@ -42,6 +44,13 @@ pub(crate) struct Registers {
     ss: u64,
 }
 
+impl Registers {
+    /// The flags of whoever was interrupted.
+    pub(crate) const fn flags(&self) -> RFlags {
+        RFlags::from_bits_truncate(self.rflags)
+    }
+}
+
 /// Pushes what is behind `rax` in [`Registers`].
 macro_rules! push_behind_rax {
     () => {
@@ -62,13 +71,22 @@ macro_rules! push_behind_rax {
     };
 }
 
+/// Clears what flags whoever was interrupted had set: AC, with which it may use users' memory, and DF. Interrupts are off
+/// in every handler.
+macro_rules! reset_flags {
+    () => {
+        "push 2
+        popfq"
+    };
+}
+
 /// Hands the [`Registers`], which are complete down to `rax`, to a function, and goes on where they say. A backtrace goes
 /// on with whoever was interrupted.
 macro_rules! save_call_and_return {
     ($handler:path) => {
         core::arch::naked_asm!(
             $crate::fatal::push_behind_rax!(),
-            "cld",
+            $crate::fatal::reset_flags!(),
             "mov rdi, rsp",
             "push qword ptr [rsp + {rip}]",
             "push rbp",
@@ -98,7 +116,7 @@ macro_rules! save_call_and_return {
     };
 }
 
-pub(crate) use {push_behind_rax, save_call_and_return};
+pub(crate) use {push_behind_rax, reset_flags, save_call_and_return};
 
 /// Completes the [`Registers`], down to the vector, and reports them, with a frame pointer at which a backtrace ends.
 #[unsafe(naked)]
@@ -106,7 +124,7 @@ pub(crate) extern "C" fn save_and_report() {
     naked_asm!(
         "push rax",
         push_behind_rax!(),
-        "cld",
+        reset_flags!(),
         "mov rdi, rsp",
         "xor ebp, ebp",
         "and rsp, -16",
@@ -153,7 +171,12 @@ fn write_headline(serial: &mut impl Write, registers: &Registers) -> fmt::Result
     }
     let address = Cr2::read_raw();
     let place = Place::of(address, Platform::get().map_or(Pfn::new(0), Platform::direct_map_end), stacks::guards());
-    writeln!(serial, "\nEXCEPTION: {vector} at {address:#x}, in {place}; error code {explained}")
+    writeln!(serial, "\nEXCEPTION: {vector} at {address:#x}, in {place}; error code {explained}")?;
+    let fault = PageFault::of(registers.error_code);
+    match Violation::of(fault, place, registers.flags(), Cr4::read()) {
+        Some(violation) => writeln!(serial, "  violated: {violation}"),
+        None => Ok(()),
+    }
 }
 
 impl fmt::Display for Registers {

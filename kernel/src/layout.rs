@@ -112,8 +112,19 @@ pub const fn canonical(address: u64) -> u64 {
 pub struct Guard {
     /// The page's first byte.
     pub page: u64,
-    /// The stack above it.
+    /// The stack that it guards.
     pub stack: &'static str,
+    /// Which end of it.
+    pub edge: Edge,
+}
+
+/// An end of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// Where it is full: stacks grow downwards.
+    Below,
+    /// Where it is empty.
+    Above,
 }
 
 /// What an address of the kernel's address space means.
@@ -121,8 +132,8 @@ pub struct Guard {
 pub enum Place {
     /// The first page, which nothing ever maps.
     NullPage,
-    /// The guard page below a stack: the stack is full.
-    StackGuard(&'static str),
+    /// The guard page at an end of a stack.
+    StackGuard(Guard),
     /// Below the end of the direct map.
     DirectMap(Pfn),
     /// In the direct map's window, above its end.
@@ -148,7 +159,7 @@ impl Place {
     pub fn of(address: u64, direct_map_end: Pfn, guards: impl IntoIterator<Item = Guard>) -> Self {
         let page = address & !(PAGE_SIZE as u64 - 1);
         if let Some(guard) = guards.into_iter().find(|guard| guard.page == page) {
-            return Self::StackGuard(guard.stack);
+            return Self::StackGuard(guard);
         }
         match address {
             0..0x1000 => Self::NullPage,
@@ -180,7 +191,12 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NullPage => f.write_str("the null page"),
-            Self::StackGuard(stack) => write!(f, "the guard page of the {stack}: it has overflowed"),
+            Self::StackGuard(Guard { stack, edge: Edge::Below, .. }) => {
+                write!(f, "the guard page of the {stack}: it has overflowed")
+            }
+            Self::StackGuard(Guard { stack, edge: Edge::Above, .. }) => {
+                write!(f, "the guard page above the {stack}")
+            }
             Self::DirectMap(frame) => write!(f, "the direct map, {frame:?}"),
             Self::Highmem(frame) => write!(f, "unmapped highmem (HIGH-1): {frame:?} is above the direct map's end"),
             Self::KmapSlot(cpu, slot) => write!(f, "kmap_local slot {slot} of CPU {}", cpu.0),
@@ -201,9 +217,10 @@ mod tests {
     use super::*;
 
     const END: Pfn = Pfn::new(0x4000);
+    const GUARD: Guard = Guard { page: KERNEL, stack: "kernel stack", edge: Edge::Below };
 
     fn place(address: u64) -> Place {
-        Place::of(address, END, [Guard { page: KERNEL, stack: "kernel stack" }])
+        Place::of(address, END, [GUARD])
     }
 
     #[test]
@@ -251,7 +268,7 @@ mod tests {
     #[test]
     fn null_guard_and_non_canonical_addresses_have_names() {
         assert_eq!(place(8), Place::NullPage);
-        assert_eq!(place(KERNEL + 0xff8), Place::StackGuard("kernel stack"));
+        assert_eq!(place(KERNEL + 0xff8), Place::StackGuard(GUARD));
         assert_eq!(place(KERNEL + 0x1000), Place::Kernel);
         assert_eq!(place(0x0000_8000_0000_0000), Place::NonCanonical);
         assert_eq!(place(0x0000_7fff_ffff_ffff), Place::User);

@@ -92,6 +92,7 @@ use crate::platform::Platform;
 use crate::serial::println;
 use crate::stacks::{ExceptionStack, StackUse};
 use crate::start::Trampoline;
+use crate::user::prevention;
 
 /// The fw_cfg file that holds the command line.
 const CMDLINE_FILE: &str = "opt/mm/cmdline";
@@ -237,6 +238,8 @@ fn leave_loader(
     let tables = built.unwrap_or_else(|error| panic!("page tables: {error}"));
     // SAFETY: the boot information was copied, its borrow ends here, and nothing else of the loader is in use.
     unsafe { tables.switch() };
+    // SAFETY: these tables map nothing of users', and nobody has another way to users' memory than the routines for it.
+    unsafe { prevention::switch_on() };
     let (map, topology) = memory::split_nodes(map, topology, words);
     // SAFETY: these tables are live, and were built with this end.
     let platform = unsafe { Platform::init(direct_map_end, topology) };

@@ -9,7 +9,7 @@ use core::cell::UnsafeCell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use kernel_core::layout::{Guard, STACK_SLOTS, StackSlot};
+use kernel_core::layout::{Edge, Guard, STACK_SLOTS, StackSlot};
 use mm::units::{Order, PAGE_SIZE};
 use spin::Once;
 
@@ -206,5 +206,5 @@ pub(crate) fn all() -> impl Iterator<Item = Stack> {
 
 /// The guard pages of all stacks.
 pub(crate) fn guards() -> impl Iterator<Item = Guard> {
-    all().map(|stack| Guard { page: stack.range.start - PAGE_SIZE as u64, stack: stack.name })
+    all().map(|Stack { name, range }| Guard { page: range.start - PAGE_SIZE as u64, stack: name, edge: Edge::Below })
 }

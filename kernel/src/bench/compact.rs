@@ -10,13 +10,13 @@ use mm::page::{Block, Request};
 use mm::space::{AddressRange, PageProtection, Sharing, Spaces};
 use mm::units::{Count, Order, PAGE_SIZE, PageIndex, VirtualAddress};
 use mm::zone::{Watermarks, ZoneKind};
-use x86_64::VirtAddr;
 
 use super::folio::owners;
 use super::{allocator, benchmark};
 use crate::ktest::{NotPassed, check};
 use crate::paging::space;
 use crate::platform::Platform;
+use crate::user::access::{copy_from_user, copy_to_user};
 use crate::user::live;
 use crate::user::mmu::ProcessorTables;
 
@@ -28,8 +28,8 @@ const BLOCKS: usize = 16;
 const PAGES: u32 = 16_384;
 const START: VirtualAddress = VirtualAddress(USERS.start);
 
-fn byte(page: u32) -> *mut u8 {
-    VirtAddr::new_truncate(START.plus(u64::from(page) * PAGE_SIZE as u64).0).as_mut_ptr()
+const fn byte(page: u32) -> VirtualAddress {
+    START.plus(page as u64 * PAGE_SIZE as u64)
 }
 
 /// Takes whole blocks until no more is free than that.
@@ -60,12 +60,7 @@ benchmark!("compact", fn per_block(sampler) {
     let space = spaces.create()?;
     let all = AddressRange::of_pages(START, u64::from(PAGES));
     space.map_file(all, &mapping, PageIndex(0), PageProtection::ReadWrite, Sharing::Shared)?;
-    live::with(&*space, || {
-        for page in 0..PAGES {
-            // SAFETY: the fault maps a page, or ends the kernel.
-            unsafe { byte(page).write_volatile(page.to_le_bytes()[0]) };
-        }
-    });
+    live::with(&*space, || (0..PAGES).try_for_each(|page| copy_to_user(byte(page), &page.to_le_bytes()[..1])))?;
     let mut random = sampler.random();
     let kept: Vec<u32> = (0..PAGES).filter(|_| random.u8(..4) == 0).collect();
     let mut next = kept.iter().copied().peekable();
@@ -83,8 +78,8 @@ benchmark!("compact", fn per_block(sampler) {
         add(&mut sum, &report);
     }
     let intact = live::with(&*space, || {
-        // SAFETY: the fault maps the page that is there.
-        kept.iter().all(|&page| unsafe { byte(page).read_volatile() } == page.to_le_bytes()[0])
+        let mut found = [0];
+        kept.iter().all(|&page| copy_from_user(byte(page), &mut found).is_ok() && found == page.to_le_bytes()[..1])
     });
     check!(intact, "a page that was moved is not what it was");
     let Moved { folios, tables, nodes } = sum.moved;

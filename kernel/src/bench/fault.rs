@@ -5,13 +5,13 @@ use mm::cache::{MemoryStore, PageCache};
 use mm::page::Request;
 use mm::space::{AddressRange, PageProtection, Sharing, Spaces};
 use mm::units::{Count, Order, PAGE_SIZE, PageIndex, VirtualAddress};
-use x86_64::VirtAddr;
 
 use super::folio::owners;
 use super::{Sampler, benchmark};
 use crate::ktest::NotPassed;
 use crate::memory;
 use crate::paging::space;
+use crate::user::access::{Inaccessible, copy_from_user, copy_to_user};
 use crate::user::live::{self, UserSpace};
 use crate::user::mmu::ProcessorTables;
 
@@ -22,14 +22,18 @@ const fn all() -> AddressRange {
     AddressRange::of_pages(START, PAGES as u64)
 }
 
-/// Accesses each page once in the order of addresses; a sample is one access.
-fn touch(sampler: &mut Sampler, space: &dyn UserSpace, access: impl Fn(*mut u8)) {
-    let start: *mut u8 = VirtAddr::new_truncate(START.0).as_mut_ptr();
+/// Accesses a byte of each page once in the order of addresses; a sample is one access. Gives whether all succeeded.
+fn touch(
+    sampler: &mut Sampler,
+    space: &dyn UserSpace,
+    access: impl Fn(VirtualAddress) -> Result<(), Inaccessible>,
+) -> Result<(), Inaccessible> {
     live::with(space, || {
-        for page in 0..PAGES as usize {
-            sampler.sample(|| access(start.wrapping_add(page * PAGE_SIZE)));
-        }
-    });
+        (0..u64::from(PAGES)).try_for_each(|page| {
+            let address = START.plus(page * PAGE_SIZE as u64);
+            sampler.sample(|| access(address))
+        })
+    })
 }
 
 /// The kernel's half of all spaces' tables.
@@ -43,10 +47,7 @@ benchmark!("fault", fn anon(sampler) {
     let spaces = Spaces::new(&cache, &tables);
     let space = spaces.create()?;
     space.map_anonymous(all(), PageProtection::ReadWrite, Sharing::Private, Order::ZERO)?;
-    touch(sampler, &*space, |byte| {
-        // SAFETY: the fault maps a page, or ends the kernel.
-        unsafe { byte.write_volatile(1) };
-    });
+    touch(sampler, &*space, |byte| copy_to_user(byte, &[1]))?;
     sampler.note("a write, which zeroes a page".into());
     Ok(())
 });
@@ -62,10 +63,7 @@ benchmark!("fault", fn file(sampler) {
     let space = spaces.create()?;
     (0..u64::from(PAGES)).try_for_each(|index| file.read_folio(PageIndex(index)).map(drop))?;
     space.map_file(all(), &file, PageIndex(0), PageProtection::Read, Sharing::Shared)?;
-    touch(sampler, &*space, |byte| {
-        // SAFETY: as above.
-        unsafe { byte.read_volatile() };
-    });
+    touch(sampler, &*space, |byte| copy_from_user(byte, &mut [0]))?;
     sampler.note("a read of what is in memory".into());
     Ok(())
 });

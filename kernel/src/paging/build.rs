@@ -12,7 +12,7 @@ use kernel_core::layout::{DIRECT_MAP, KMAP_LOCAL, ROOT_ENTRY, VMAP};
 use mm::boot_map::{BootMap, CarveError, Region};
 use mm::units::{PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange};
 use x86_64::instructions::interrupts;
-use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr3Flags, Cr4, Cr4Flags};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr3Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 use x86_64::structures::paging::mapper::{MapToError, Translate};
 use x86_64::structures::paging::page_table::PageTableEntry;
@@ -121,10 +121,6 @@ impl KernelTables {
             unsafe { Efer::update(|flags| flags.insert(EferFlags::NO_EXECUTE_ENABLE)) };
             // SAFETY: the kernel writes to no page that is mapped read-only.
             unsafe { Cr0::update(|flags| flags.insert(Cr0Flags::WRITE_PROTECT)) };
-            let prevented =
-                Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION | Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION;
-            // SAFETY: it is the kernel that touches users' addresses.
-            unsafe { Cr4::update(|flags| flags.remove(prevented)) };
             // SAFETY: these tables map the image and the stack where the loader's do; the rest is the caller's word.
             unsafe { Cr3::write(self.root, Cr3Flags::empty()) };
         });

@@ -1,11 +1,14 @@
 //! Copying to and from users' addresses, which may fail: nothing there is ever referred to.
 //!
 //! One instruction does all of it. Where it faults, the fault is resolved and it goes on; where that cannot be, the handler
-//! makes it end early ([`end_of_failed`]), and what is left to copy stands in the counter.
+//! makes it end early ([`end_of_failed`]), and what is left to copy stands in the counter. It is also the only one of the
+//! kernel's that SMAP does not keep from users' memory: AC is set right before it and cleared right behind, also where
+//! it ends early. Handlers that come in between begin without AC, and give it back on return.
 //!
 //! Source: Linux, `arch/x86/lib/copy_user_64.S` and its exception tables.
 
 use core::arch::naked_asm;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use kernel_core::layout::USERS;
 use mm::units::{Bytes, VirtualAddress};
@@ -55,13 +58,29 @@ pub(super) fn end_of_failed(instruction: u64) -> Option<u64> {
     (instruction == address(access)).then(|| address(end))
 }
 
+/// 1 once SMAP is on: only then there are instructions that set AC and clear it.
+static PREVENTED: AtomicU8 = AtomicU8::new(0);
+
+/// Says that SMAP is on, or about to be.
+pub(super) fn is_prevented() {
+    PREVENTED.store(1, Ordering::Relaxed);
+}
+
 /// Copies bytes upwards, and says how many are left.
 ///
 /// # Safety
 /// Either range is users', the other may be read or written.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn copy(to: u64, from: u64, len: usize) -> usize {
-    naked_asm!("mov rcx, rdx", "jmp {access}", access = sym access)
+    naked_asm!(
+        "mov rcx, rdx",
+        "cmp byte ptr [rip + {prevented}], 0",
+        "je {access}",
+        "stac",
+        "jmp {access}",
+        prevented = sym PREVENTED,
+        access = sym access,
+    )
 }
 
 /// The one instruction that may fail: its first.
@@ -72,5 +91,13 @@ extern "C" fn access() {
 
 #[unsafe(naked)]
 extern "C" fn end() {
-    naked_asm!("mov rax, rcx", "ret")
+    naked_asm!(
+        "cmp byte ptr [rip + {prevented}], 0",
+        "je 2f",
+        "clac",
+        "2:",
+        "mov rax, rcx",
+        "ret",
+        prevented = sym PREVENTED,
+    )
 }

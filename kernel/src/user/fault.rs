@@ -6,22 +6,25 @@
 //! half, which nobody's stack is in, the entry copies what the processor pushed to the interrupted stack and goes on
 //! there, as if there were no other. If there is no room, that faults in the kernel's half, and the report names the guard.
 //!
-//! Interrupts stay off while a fault is resolved.
+//! Interrupts stay off while a fault is resolved, and users' memory is out of reach, whatever the interrupted one might do.
+//! What the kernel does there outside of the routines for it ([`access`]) is not resolved, but reported.
 
 use core::arch::naked_asm;
 
 use kernel_core::exception::{PageFault, PageFaultCause, Vector};
+use kernel_core::violation::Violation;
 use mm::units::VirtualAddress;
-use x86_64::registers::control::Cr2;
+use x86_64::registers::control::{Cr2, Cr4};
 
 use super::access;
 use super::live::{self, Unresolved};
-use crate::fatal::{self, Registers, save_and_report, save_call_and_return};
+use crate::fatal::{self, Registers, reset_flags, save_and_report, save_call_and_return};
 
 /// Where the processor goes for a page fault, on the page faults' own stack.
 #[unsafe(naked)]
 pub(crate) extern "C" fn entry() {
     naked_asm!(
+        reset_flags!(),
         "push rax",
         "push rbx",
         "mov rax, cr2",
@@ -69,6 +72,10 @@ extern "C" fn resolve_and_return() {
 extern "sysv64" fn resolve(registers: &mut Registers) {
     let address = VirtualAddress(Cr2::read_raw());
     let fault = PageFault::of(registers.error_code);
+    // Whether or not the space has such a page: the kernel was not to look.
+    if Violation::of_users_memory(fault, registers.flags(), Cr4::read()).is_some() {
+        fatal::report_because(registers, None);
+    }
     let outcome = match fault.cause() {
         PageFaultCause::NotPresent | PageFaultCause::Protection => live::resolve(address, fault.access()),
         PageFaultCause::ReservedBit | PageFaultCause::ProtectionKey | PageFaultCause::ShadowStack => {

@@ -1,32 +1,33 @@
 //! What must happen when users' addresses fault.
 
-use core::arch::{asm, naked_asm};
+use core::arch::naked_asm;
 
+use super::handmade::{Handmade, PageNumber, entry};
+use super::prevented::call_users;
+use crate::kernel_stack::MappedStack;
+use crate::ktest::space::{Live, live};
+use crate::ktest::{NotPassed, check, ktest};
+use crate::platform::Platform;
+use crate::stacks::StackUse;
+use crate::user::access::{Inaccessible, copy_from_user, copy_to_user};
+use crate::user::live;
 use kernel_core::layout::{DIRECT_MAP, USERS};
 use mm::owner::TaskId;
 use mm::page::{Block, Request};
 use mm::space::{Access, PageEntry, PageProtection, TableEntry};
 use mm::units::{Bytes, Order, Pfn, VirtualAddress};
 use spin::Mutex;
-use x86_64::VirtAddr;
-
-use super::handmade::{Handmade, PageNumber, entry, refuse};
-use crate::kernel_stack::MappedStack;
-use crate::ktest::space::{Live, live};
-use crate::ktest::{NotPassed, Outcome, check, ktest};
-use crate::platform::Platform;
-use crate::stacks::StackUse;
-use crate::user::access::{Inaccessible, copy_from_user, copy_to_user};
-use crate::user::live;
+use x86_64::instructions::interrupts::without_interrupts;
+use x86_64::registers::rflags::RFlags;
 
 /// The frame that a fault maps.
 static FRAME: Mutex<Pfn> = Mutex::new(Pfn::new(0));
 
-const PAGE: PageNumber = PageNumber(9);
+pub(super) const PAGE: PageNumber = PageNumber(9);
 const NEXT: PageNumber = PageNumber(10);
 
 /// Maps one page, with no more than the access needs.
-fn on_demand(_: &Handmade, page: PageNumber, access: Access) -> Option<PageEntry> {
+pub(super) fn on_demand(_: &Handmade, page: PageNumber, access: Access) -> Option<PageEntry> {
     let protection = match access {
         Access::Read => PageProtection::Read,
         Access::Write => PageProtection::ReadWrite,
@@ -36,17 +37,13 @@ fn on_demand(_: &Handmade, page: PageNumber, access: Access) -> Option<PageEntry
 }
 
 /// A space that maps a frame on demand, which is full of near returns.
-fn demanding(live: Live) -> Result<(Handmade, Block<'static, Platform>), NotPassed> {
+pub(super) fn demanding(live: Live) -> Result<(Handmade, Block<'static, Platform>), NotPassed> {
     const NEAR_RETURN: u8 = 0xc3;
     let mut page = live.allocator.alloc(Request::movable(Order::ZERO))?;
     let head = page.head();
     page.with_page(head, |bytes| bytes.fill(NEAR_RETURN)).ok_or("a block has no first page")?;
     *FRAME.lock() = head;
     Ok((Handmade::new(live, on_demand)?, page))
-}
-
-fn pointer(address: VirtualAddress) -> *mut u8 {
-    VirtAddr::new_truncate(address.0).as_mut_ptr()
 }
 
 ktest!(
@@ -57,20 +54,20 @@ ktest!(
         let address = space.address(PAGE).plus(0x123);
         live::with(&space, || {
             for _ in 0..3 {
-                // SAFETY: the fault maps the page, which is the test's.
-                let read = unsafe { pointer(address).read_volatile() };
-                check!(read == 0xc3, "{read:#x} was read");
+                let mut byte = [0];
+                let read = copy_from_user(address, &mut byte);
+                check!(read.is_ok() && byte == [0xc3], "{read:?}, {byte:x?} was read");
             }
             check!(space.take_faults() == [(address, Access::Read)], "a page that is there faults, or none did");
             for byte in 1..4 {
-                // SAFETY: as above.
-                unsafe { pointer(address).write_volatile(byte) };
+                let written = copy_to_user(address, &[byte]);
+                check!(written.is_ok(), "{written:?}");
             }
             check!(space.take_faults() == [(address, Access::Write)], "a write to a read-only page did not fault once");
             let code = address.plus(1);
             for _ in 0..3 {
                 // SAFETY: the page is full of returns.
-                unsafe { asm!("call {}", in(reg) code.0, clobber_abi("C")) };
+                unsafe { call_users(code) };
             }
             check!(space.take_faults() == [(code, Access::Execute)], "a fetch did not fault once");
             Ok(())
@@ -85,7 +82,8 @@ ktest!(
 /// General registers but the stack pointer, in the order of their numbers, then the flags.
 const REGISTERS: usize = 16;
 
-/// Fills every register, sets carry and direction, reads a byte through the one that holds the address, and stores all.
+/// Fills every register, sets carry, direction and AC, reads a byte through the one that holds the address, and stores
+/// all. It is none of the routines that may read there, so it sets AC itself.
 #[unsafe(naked)]
 extern "sysv64" fn read_with_full_registers(address: u64, found: *mut [u64; REGISTERS]) {
     naked_asm!(
@@ -111,11 +109,15 @@ extern "sysv64" fn read_with_full_registers(address: u64, found: *mut [u64; REGI
         "mov r13, 0x10d",
         "mov r14, 0x10e",
         "mov r15, 0x10f",
+        "pushfq",
+        "or dword ptr [rsp], {ac}",
+        "popfq",
         "stc",
         "std",
         "test byte ptr [rdi], 0",
         "pushfq",
-        "cld",
+        "push 2",
+        "popfq",
         "push rdi",
         "mov rdi, [rsp + 24]",
         "mov [rdi], rax",
@@ -145,13 +147,14 @@ extern "sysv64" fn read_with_full_registers(address: u64, found: *mut [u64; REGI
         "pop rbp",
         "pop rbx",
         "ret",
+        ac = const RFlags::ALIGNMENT_CHECK.bits(),
     )
 }
 
 ktest!(
     "fault",
     fn every_register_and_flag_is_as_it_was() {
-        const DIRECTION: u64 = 1 << 10;
+        const KEPT: RFlags = RFlags::DIRECTION_FLAG.union(RFlags::ALIGNMENT_CHECK);
         /// Where the flags stand: the stack pointer's place.
         const FLAGS: usize = 4;
         const RDI: usize = 7;
@@ -159,11 +162,13 @@ ktest!(
         let (space, _page) = demanding(live()?)?;
         let address = space.address(PAGE).plus(0x77);
         let mut found = [0; REGISTERS];
-        live::with(&space, || read_with_full_registers(address.0, &raw mut found));
+        without_interrupts(|| live::with(&space, || read_with_full_registers(address.0, &raw mut found)));
         check!(space.take_faults() == [(address, Access::Read)], "it did not fault once");
         for (register, value) in found.into_iter().enumerate() {
             match register {
-                FLAGS => check!(value & DIRECTION != 0, "the direction flag is lost: {value:#x}"),
+                FLAGS => {
+                    check!(RFlags::from_bits_truncate(value).contains(KEPT), "direction or AC is lost: {value:#x}");
+                }
                 RDI => check!(value == address.0, "rdi is {value:#x}"),
                 _ => check!(value == 0x100 + register as u64, "register {register} is {value:#x}"),
             }
@@ -261,47 +266,3 @@ ktest!(
         Ok(())
     }
 );
-
-fn touch(address: VirtualAddress) -> Outcome {
-    // SAFETY: the fault ends the kernel.
-    unsafe { pointer(address).read_volatile() };
-    Err("the kernel goes on".into())
-}
-
-ktest!(
-    WhenNamed,
-    "crash",
-    fn user_refused() {
-        let space = Handmade::new(live()?, refuse)?;
-        live::with(&space, || touch(space.address(PAGE)))
-    }
-);
-
-ktest!(
-    WhenNamed,
-    "crash",
-    fn user_without_a_space() {
-        touch(VirtualAddress(USERS.start))
-    }
-);
-
-ktest!(
-    WhenNamed,
-    "crash",
-    fn user_fault_on_a_full_stack() {
-        let live = live()?;
-        let (space, _page) = demanding(live)?;
-        let mut stack = MappedStack::new(live.space, live.owners, Order::of(2), StackUse::Task, TaskId(3))?;
-        let (low, address) = (stack.range().start + 32, space.address(PAGE));
-        stack.run(|| live::with(&space, || fault_at_the_end_of(low, address)))
-    }
-);
-
-/// A function of its own that could return, so that the report finds a caller with a line: neither the entry of a fault
-/// nor `switch` has one.
-#[inline(never)]
-fn fault_at_the_end_of(low: u64, address: VirtualAddress) -> Outcome {
-    // SAFETY: there is no room for the fault, which ends the kernel.
-    unsafe { asm!("mov rsp, {}", "mov al, [{}]", "ud2", in(reg) low, in(reg) address.0) };
-    Err("the kernel goes on".into())
-}

@@ -3,6 +3,7 @@
 mod cpus;
 mod faults;
 mod handmade;
+mod prevented;
 mod spaces;
 mod tables;
 mod users;
