@@ -16,6 +16,7 @@ use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
 use crate::cpu_local::{PerCpu, per_cpu};
+use crate::image::ro_after_init;
 
 /// What an interrupt is taken by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +93,14 @@ const PATIENCE: u32 = 1_000_000;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalApic(());
 
-static MAPPED: Once<LocalApic> = Once::new();
+ro_after_init! {
+    static MAPPED: Once<LocalApic> = Once::new();
+}
 
-/// Whose APIC is whose.
-static IDS: PerCpu<AtomicU32> = per_cpu!(AtomicU32::new(0));
+ro_after_init! {
+    /// Whose APIC is whose.
+    static IDS: PerCpu<AtomicU32> = per_cpu!(AtomicU32::new(0));
+}
 
 /// The local APIC of the CPU this runs on, as its instruction set says.
 pub(crate) fn own_id() -> ApicId {

@@ -4,7 +4,9 @@
 //! they start. What the allocator needs of a CPU, as areas come from it, stands in the image
 //! ([`cpu_local`](crate::cpu_local)).
 
-use core::ptr::NonNull;
+use core::ops::Range;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use mm::machine::Machine;
 use mm::owner::{OwnError, Owners, PerCpuArea, TaskId};
@@ -13,7 +15,9 @@ use mm::units::{CpuId, Order, PAGE_SIZE};
 use thiserror::Error;
 use x86_64::VirtAddr;
 
+use crate::cpu_local::{PerCpu, per_cpu};
 use crate::gdt;
+use crate::image::ro_after_init;
 use crate::kernel_stack::{MappedStack, StackError};
 use crate::paging::space::Space;
 use crate::platform::Platform;
@@ -40,6 +44,11 @@ pub(crate) enum AreaError {
     Memory(#[from] OwnError),
 }
 
+ro_after_init! {
+    /// The area of each CPU.
+    static AREAS: PerCpu<AtomicPtr<CpuArea>> = per_cpu!(AtomicPtr::new(ptr::null_mut()));
+}
+
 impl CpuArea {
     /// Makes a CPU's area, which is never freed.
     ///
@@ -61,8 +70,21 @@ impl CpuArea {
         let place: NonNull<CpuArea> = platform.direct_map(area.into_raw()).cast();
         // SAFETY: the page is lowmem, has room for an area, and belongs to it from here on.
         unsafe { place.write(CpuArea { tables: gdt::Tables::new(ends), _stacks: stacks }) };
+        AREAS.of(cpu).store(place.as_ptr(), Ordering::Release);
         // SAFETY: the area was just written, and its page is never freed.
         Ok(unsafe { place.as_ref() })
+    }
+
+    /// A CPU's; `None` if it was not made.
+    pub(crate) fn of(cpu: CpuId) -> Option<&'static Self> {
+        // SAFETY: what is stored was written before, and is never freed.
+        unsafe { AREAS.of(cpu).load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The page that it has for itself. Nothing in it changes once its CPU runs with it.
+    pub(crate) fn pages(&'static self) -> Range<u64> {
+        let start = ptr::from_ref(self).addr() as u64;
+        start..start + PAGE_SIZE as u64
     }
 
     /// Runs this CPU, whose area it is, with it from now on.

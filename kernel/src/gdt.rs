@@ -7,6 +7,7 @@ use x86_64::instructions::tables::load_tss;
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector};
 use x86_64::structures::tss::TaskStateSegment;
 
+use crate::image::ro_after_init;
 use crate::stacks::{self, ExceptionStack};
 
 #[derive(Debug)]
@@ -24,8 +25,10 @@ pub(crate) struct Tables {
     segments: Once<Segments>,
 }
 
-/// The boot CPU's, until it has an area of its own.
-static EARLY: Once<Tables> = Once::new();
+ro_after_init! {
+    /// The boot CPU's, until it has an area of its own.
+    static EARLY: Once<Tables> = Once::new();
+}
 
 /// Loads the kernel's own segments on the boot CPU, with the exception stacks of the image.
 pub(crate) fn init() {

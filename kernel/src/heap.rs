@@ -17,6 +17,7 @@ use mm::units::{Count, PAGE_SIZE};
 use spin::Once;
 
 use self::boot::Fate;
+use crate::image::ro_after_init;
 use crate::ktest::{check, ktest};
 use crate::memory::{self, Allocator, Caches};
 use crate::paging::space::{self, Space};
@@ -29,8 +30,10 @@ static HEAP: Heap = Heap;
 
 struct Heap;
 
-/// What `kmalloc` is asked of, once it is up.
-static CACHES: Once<&'static Caches> = Once::new();
+ro_after_init! {
+    /// What `kmalloc` is asked of, once it is up.
+    static CACHES: Once<&'static Caches> = Once::new();
+}
 
 static BOOT_HEAPS_FATE: Once<Fate> = Once::new();
 

@@ -13,11 +13,14 @@ use x86_64::structures::idt::{Entry, InterruptDescriptorTable};
 
 use crate::apic::InterruptVector;
 use crate::fatal::save_and_report;
+use crate::image::ro_after_init;
 use crate::interrupt;
 use crate::stacks::ExceptionStack;
 use crate::user::fault;
 
-static TABLE: Once<InterruptDescriptorTable> = Once::new();
+ro_after_init! {
+    static TABLE: Once<InterruptDescriptorTable> = Once::new();
+}
 
 /// Loads the exception table on this CPU. The kernel's own segments are loaded already.
 pub(crate) fn init() {

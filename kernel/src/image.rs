@@ -1,5 +1,6 @@
 //! The kernel's own image, as its ELF header describes it: the linker puts the header into the first segment.
 
+use core::ops::{Deref, Range};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use mm::units::PAGE_SIZE;
@@ -14,7 +15,48 @@ unsafe extern "C" {
     static _end: u8;
 }
 
-static SLIDE: AtomicU64 = AtomicU64::new(0);
+/// A variable that nobody writes once the kernel is up. It fills whole pages, which can be protected apart.
+#[derive(Debug)]
+#[repr(align(4096))]
+pub(crate) struct ReadOnlyAfterInit<T>(pub(crate) T);
+
+impl<T> Deref for ReadOnlyAfterInit<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// Declares such a variable.
+macro_rules! ro_after_init {
+    ($(#[$attribute:meta])* static $name:ident: $type:ty = $value:expr;) => {
+        $(#[$attribute])*
+        // SAFETY: the section is one of variables, which the linker surrounds by the symbols that tell where it is.
+        #[unsafe(link_section = "ro_after_init")]
+        static $name: $crate::image::ReadOnlyAfterInit<$type> = $crate::image::ReadOnlyAfterInit($value);
+    };
+}
+
+pub(crate) use ro_after_init;
+
+// SAFETY: the linker defines both where it lays out the section.
+unsafe extern "C" {
+    /// The first byte of what is declared by [`ro_after_init`]; defined by the linker.
+    static __start_ro_after_init: u8;
+    /// One past the last; defined by the linker.
+    static __stop_ro_after_init: u8;
+}
+
+/// The pages of all variables that nobody writes once the kernel is up.
+pub(crate) fn read_only_after_init() -> Range<u64> {
+    (&raw const __start_ro_after_init).addr() as u64..(&raw const __stop_ro_after_init).addr() as u64
+}
+
+ro_after_init! {
+    static SLIDE: AtomicU64 = AtomicU64::new(0);
+}
 
 /// Says how far the loader has moved the image from where it is linked.
 pub(crate) fn set_slide(bytes: u64) {

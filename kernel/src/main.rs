@@ -3,7 +3,7 @@
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
 //! output and the way out; which CPU this is; the image and its stacks; the local APIC, and what CPUs do to each other at once;
 //! reports of failures; this machine for `mm`; page tables; users' memory; interrupts and exceptions; firmware files; clocks;
-//! memory; stacks and areas of CPUs in it; work on CPUs, and their start; memory's reports; the heap; tests, benchmarks, the
+//! memory; stacks and areas of CPUs in it; work on CPUs, and their start; what is read-only from then on; memory's reports; the heap; tests, benchmarks, the
 //! replay of traces, a workload larger than memory, and a foreign client of the heap.
 #![no_std]
 #![no_main]
@@ -54,6 +54,8 @@ mod kernel_stack;
 
 mod cpu;
 mod start;
+
+mod rodata;
 
 mod dump;
 
@@ -139,6 +141,7 @@ fn run(booted: Box<Booted>) -> ! {
     }
     heap::retire_boot_heap(space, allocator);
     start::start(start::Memory { platform, allocator, owners, space }, trampoline);
+    rodata::mark_ro(space);
 
     let status = match words.run {
         Run::List => exit(list(&words)),

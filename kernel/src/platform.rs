@@ -22,6 +22,7 @@ use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
 
 use crate::cpu_local::{PerCpu, per_cpu, this_cpu};
+use crate::image::ro_after_init;
 use crate::kmap::WINDOW;
 use crate::nmi::{self, Errand};
 use crate::serial::println;
@@ -50,7 +51,9 @@ pub(crate) fn handling<R>(handler: impl FnOnce() -> R) -> R {
     result
 }
 
-static PLATFORM: Once<Platform> = Once::new();
+ro_after_init! {
+    static PLATFORM: Once<Platform> = Once::new();
+}
 
 /// Allocations that tests let fail; looked at only where [`faults_fire`](Platform::faults_fire).
 static FAULTS: Faults = Faults::none();

@@ -11,7 +11,7 @@ use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::slice;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use kernel_core::acpi::ApicId;
 use kernel_core::layout::{LOCAL_APIC, TABLE_ENTRIES};
@@ -24,14 +24,14 @@ use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
-use x86_64::structures::paging::PageTableFlags;
 
 use crate::apic::{self, LocalApic, Message, NoApic};
 use crate::cpu_area::{AreaError, CpuArea};
-use crate::cpu_local::{self, Head, PerCpu, per_cpu, this_cpu};
+use crate::cpu_local::{self, Head, this_cpu};
+use crate::image::Protection;
 use crate::kernel_stack::{MappedStack, StackError};
 use crate::memory::{Allocator, MachineOwners};
-use crate::paging::entry::TABLE;
+use crate::paging::entry::Entry;
 use crate::paging::retire;
 use crate::paging::space::{MapError, Space, page_at};
 use crate::pit::{self, Microseconds, Waited};
@@ -46,11 +46,11 @@ const STACK_ORDER: Order = Order::of(4);
 /// Real mode reaches so far.
 const REAL_MODE_END: Pfn = Pfn::new(0x100);
 
-/// The trampoline's pages: its code, and tables that map them at their own addresses, from the root down.
+/// The trampoline's pages: its code, and tables that map that at its own address, from the root down.
 #[derive(Debug)]
 pub(crate) struct Trampoline(PfnRange);
 
-const PAGES: u32 = 4;
+const PAGES: u32 = 5;
 
 /// Why another CPU, or all of them, do not run.
 #[derive(Clone, Copy, Debug, Error)]
@@ -91,19 +91,22 @@ impl Trampoline {
         unsafe { page.as_ref() }
     }
 
-    /// Fills the tables: the kernel's half, and what lies at the very bottom at its own addresses.
+    /// Fills the tables: the kernel's half, and the code's page at its own address, where it can be executed and not
+    /// written.
     fn map(&self, platform: &'static Platform, space: &Space) {
         const ROOT: u32 = 1;
         for number in ROOT..PAGES {
             for slot in self.table(platform, number) {
                 slot.store(0, Ordering::Relaxed);
             }
-            let next = if number + 1 < PAGES {
-                self.0.start.plus(number + 1).address().0 | TABLE.bits()
+            let code = self.0.start;
+            // It is below 1 MiB, so the lowest entry of each table leads to it, but for the last one's.
+            let (index, entry) = if number + 1 < PAGES {
+                (0, Entry::table(code.plus(number + 1)))
             } else {
-                (TABLE | PageTableFlags::HUGE_PAGE).bits()
+                (code.index() % TABLE_ENTRIES, Entry::page(code, Protection::ReadExecute))
             };
-            self.table(platform, number)[0].store(next, Ordering::Release);
+            self.table(platform, number)[index].store(entry.bits(), Ordering::Release);
         }
         space.share_with(self.table(platform, ROOT));
     }
@@ -199,9 +202,6 @@ unsafe extern "C" {
     static trampoline_end: u8;
 }
 
-/// What a CPU that starts is to run with, beside its stack.
-static AREAS: PerCpu<AtomicPtr<CpuArea>> = per_cpu!(AtomicPtr::new(core::ptr::null_mut()));
-
 /// What starting CPUs works with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
@@ -268,8 +268,7 @@ fn start_one(memory: Memory, apic: LocalApic, trampoline: &Trampoline, cpu: CpuI
     let id = platform.topology().apic(cpu).filter(|id| id.0 < BROADCAST);
     let id = id.ok_or(StartError::Unreachable(platform.topology().apic(cpu).unwrap_or(ApicId(BROADCAST))))?;
     let stack = MappedStack::new(space, owners, STACK_ORDER, StackUse::Kernel, TaskId(cpu.0.into()))?;
-    let area = CpuArea::new(platform, space, owners, cpu)?;
-    AREAS.of(cpu).store(core::ptr::from_ref(area).cast_mut(), Ordering::Release);
+    CpuArea::new(platform, space, owners, cpu)?;
     trampoline.fill(platform, space, VirtAddr::new_truncate(stack.range().end), cpu_local::head(cpu));
 
     let is_up = || if cpu::is_online(cpu) { Waited::Happened } else { Waited::InVain };
@@ -310,10 +309,7 @@ extern "C" fn arrive() {
 
 /// The first function of a CPU, which knows who it is.
 extern "sysv64" fn begin() -> ! {
-    let area = AREAS.this().load(Ordering::Acquire);
-    // SAFETY: whoever started this CPU has stored its area, which is never freed.
-    let area = unsafe { area.as_ref() }.expect("a CPU is started with an area");
-    area.enter();
+    CpuArea::of(this_cpu()).expect("a CPU is started with an area").enter();
     idt::init();
     let apic = LocalApic::get().expect("a CPU is started by a local APIC's message");
     apic.init(this_cpu(), apic::own_id());

@@ -36,7 +36,7 @@ fn read(address: u64) -> Outcome {
 }
 
 /// Writes a byte that cannot be written.
-fn write(address: u64) -> Outcome {
+pub(super) fn write(address: u64) -> Outcome {
     let pointer = VirtAddr::new_truncate(address).as_mut_ptr::<u8>();
     // SAFETY: the access faults, and the fault ends the kernel.
     unsafe { pointer.write_volatile(0) };

@@ -11,6 +11,7 @@ mod cases;
 mod cpus;
 mod crash;
 mod paging;
+mod protection;
 mod slab;
 mod soak;
 mod space;
@@ -223,7 +224,7 @@ impl fmt::Display for OneLine<'_> {
 }
 
 /// Tests in the kernel's source: a linker that drops some shows here.
-const REGISTERED: usize = 114;
+const REGISTERED: usize = 126;
 
 ktest!(
     "ktest",

@@ -2,8 +2,9 @@
 //!
 //! Source: Intel SDM volume 3, section 5.5, "4-level paging and 5-level paging".
 
+use kernel_core::layout::TABLE_ENTRIES;
 use mm::owner::TableLevel;
-use mm::units::{Pfn, PhysAddr};
+use mm::units::{PAGE_SIZE, Pfn, PhysAddr};
 use x86_64::structures::paging::PageTableFlags;
 
 use crate::image::Protection;
@@ -61,6 +62,18 @@ impl Entry {
     /// Leads to a table.
     pub(crate) const fn table(frame: Pfn) -> Self {
         Self(frame.address().0 | TABLE.bits())
+    }
+
+    /// The same, and nobody may write there.
+    pub(super) const fn read_only(self) -> Self {
+        Self(self.0 & !PageTableFlags::WRITABLE.bits())
+    }
+
+    /// One of the pages that a large page consists of, as an entry of a table of this level.
+    pub(super) const fn part(self, level: TableLevel, number: u64) -> Self {
+        let size = (PAGE_SIZE as u64) << (TABLE_ENTRIES.trailing_zeros() * (level.0 as u32 - 1));
+        let flags = if level.0 == TableLevel::LEAF.0 { self.0 & !PageTableFlags::HUGE_PAGE.bits() } else { self.0 };
+        Self(flags + number * size)
     }
 
     pub(crate) const fn from_bits(bits: u64) -> Self {

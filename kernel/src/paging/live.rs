@@ -30,6 +30,8 @@ pub(crate) struct Leaf {
     pub(crate) write: Permission,
     /// Whether all levels allow executing.
     pub(crate) execute: Permission,
+    /// Whether all levels allow users anything.
+    pub(crate) user: Permission,
 }
 
 /// What the tables say to an access.
@@ -55,7 +57,7 @@ pub(crate) fn find(platform: &Platform, address: u64) -> Option<Leaf> {
 /// Visits every page that the live tables map and that `range` touches, in the order of addresses.
 pub(crate) fn for_each_leaf(platform: &Platform, range: Range<u64>, mut visit: impl FnMut(Leaf)) {
     let root = Cr3::read().0.start_address().as_u64();
-    let all = PageTableFlags::WRITABLE;
+    let all = PageTableFlags::WRITABLE | PageTableFlags::USER_ACCESSIBLE;
     let walk = Walk { platform, range };
     walk.table(PhysAddr(root), ROOT_LEVEL, 0, all, &mut visit);
 }
@@ -80,14 +82,15 @@ impl Walk<'_> {
             if !flags.contains(PageTableFlags::PRESENT) {
                 continue;
             }
-            let allowed =
-                (allowed & flags & PageTableFlags::WRITABLE) | ((allowed | flags) & PageTableFlags::NO_EXECUTE);
+            let needs_all = PageTableFlags::WRITABLE | PageTableFlags::USER_ACCESSIBLE;
+            let allowed = (allowed & flags & needs_all) | ((allowed | flags) & PageTableFlags::NO_EXECUTE);
             let target = PhysAddr(entry.addr().as_u64());
             if level == 1 || flags.contains(PageTableFlags::HUGE_PAGE) {
                 let physical = PhysAddr(target.0 & !(size - 1));
                 let write = Permission::granted_if(allowed.contains(PageTableFlags::WRITABLE));
                 let execute = Permission::granted_if(!allowed.contains(PageTableFlags::NO_EXECUTE));
-                visit(Leaf { address, size, physical, write, execute });
+                let user = Permission::granted_if(allowed.contains(PageTableFlags::USER_ACCESSIBLE));
+                visit(Leaf { address, size, physical, write, execute, user });
             } else {
                 self.table(target, level - 1, address, allowed, visit);
             }

@@ -1,5 +1,6 @@
 //! The kernel's address space, changed while it is live: pages of the vmap area come and go one by one, and pages of the
-//! image can be taken out. The direct map and the `kmap_local` window are not changed here.
+//! image can be taken out. The direct map and the `kmap_local` window are not changed here, but for what is protected
+//! ([`protect`](super::protect)).
 //!
 //! Every table is owned memory ([`PageTable`]). Its lock guards its entries and their count; the reference that keeps it
 //! is the entry that leads to it, so whoever reads that entry under the lock of the table above finds a living table. A
@@ -32,11 +33,11 @@ use x86_64::structures::paging::{Page, PageTableIndex, Size4KiB};
 
 use super::entry::{Entry, Target};
 use super::tables::{self, ROOT};
-use crate::image::Protection;
+use crate::image::{Protection, ro_after_init};
 use crate::nmi::{self, Errand};
 use crate::platform::Platform;
 
-type Table<'s> = Shared<'s, Platform, PageTable>;
+pub(super) type Table<'s> = Shared<'s, Platform, PageTable>;
 
 /// Why a page was not mapped; everything is as before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -66,13 +67,15 @@ pub(crate) enum UnmapError {
 /// The tables that the kernel runs on.
 #[derive(Debug)]
 pub(crate) struct Space {
-    platform: &'static Platform,
-    owners: &'static Owners<'static, Platform>,
+    pub(super) platform: &'static Platform,
+    pub(super) owners: &'static Owners<'static, Platform>,
     root: Pfn,
     adopted: Count,
 }
 
-static KERNEL: Once<Space> = Once::new();
+ro_after_init! {
+    static KERNEL: Once<Space> = Once::new();
+}
 
 /// The kernel's space; `None` before its tables have owners.
 pub(crate) fn kernel() -> Option<&'static Space> {
@@ -164,7 +167,7 @@ impl Space {
     }
 
     /// The table below the root that `page` is in.
-    fn top(&self, page: Page) -> Option<Table<'_>> {
+    pub(super) fn top(&self, page: Page) -> Option<Table<'_>> {
         match load(&self.entries(self.root)[usize::from(index(page, ROOT))]).target(ROOT) {
             Target::Table(table) => Some(self.table(table)),
             Target::Nothing | Target::Page(_) | Target::LargePage => None,
@@ -244,7 +247,7 @@ impl Space {
     }
 
     /// The table at a frame that an entry leads to, under the lock of the table above, if that is not the root.
-    fn table(&self, frame: Pfn) -> Table<'_> {
+    pub(super) fn table(&self, frame: Pfn) -> Table<'_> {
         let found = self.owners.walk().look(frame).get();
         match found {
             Some(Reference::PageTable(table)) => table,
@@ -252,11 +255,11 @@ impl Space {
         }
     }
 
-    fn slot(&self, table: &Table<'_>, page: Page) -> &AtomicU64 {
+    pub(super) fn slot(&self, table: &Table<'_>, page: Page) -> &AtomicU64 {
         &self.entries(table.head())[usize::from(index(page, table.level()))]
     }
 
-    fn entries(&self, table: Pfn) -> &[AtomicU64; TABLE_ENTRIES] {
+    pub(super) fn entries(&self, table: Pfn) -> &[AtomicU64; TABLE_ENTRIES] {
         // SAFETY: tables are lowmem, and whoever asks has a reference to this one.
         unsafe { tables::entries(self.platform, table) }
     }
@@ -272,12 +275,12 @@ enum Left {
 /// The tables that an unmapping leaves empty, from the lowest up: every one but the root and the one below it.
 type Emptied<'s> = ArrayVec<Owned<'s, Platform, PageTable>, { ROOT.0 as usize - 2 }>;
 
-fn load(slot: &AtomicU64) -> Entry {
+pub(super) fn load(slot: &AtomicU64) -> Entry {
     Entry::from_bits(slot.load(Ordering::Acquire))
 }
 
 /// Stores an entry behind everything that it leads to.
-fn store(slot: &AtomicU64, entry: Entry) {
+pub(super) fn store(slot: &AtomicU64, entry: Entry) {
     slot.store(entry.bits(), Ordering::Release);
 }
 

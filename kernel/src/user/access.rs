@@ -15,6 +15,8 @@ use mm::units::{Bytes, VirtualAddress};
 use thiserror::Error;
 use x86_64::VirtAddr;
 
+use crate::image::ro_after_init;
+
 /// Users' memory that cannot be accessed so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[error("{left} at users' addresses cannot be accessed")]
@@ -58,8 +60,10 @@ pub(super) fn end_of_failed(instruction: u64) -> Option<u64> {
     (instruction == address(access)).then(|| address(end))
 }
 
-/// 1 once SMAP is on: only then there are instructions that set AC and clear it.
-static PREVENTED: AtomicU8 = AtomicU8::new(0);
+ro_after_init! {
+    /// 1 once SMAP is on: only then there are instructions that set AC and clear it.
+    static PREVENTED: AtomicU8 = AtomicU8::new(0);
+}
 
 /// Says that SMAP is on, or about to be.
 pub(super) fn is_prevented() {

@@ -12,13 +12,26 @@ use libtest_mimic::Trial;
 
 use crate::{PATIENCE, checked, trial};
 
+const READ_ONLY: &[&str] = &["EXCEPTION: ", "page fault", "kernel write", "violated: a write to read-only memory"];
+const NOT_EXECUTABLE: &[&str] =
+    &["EXCEPTION: ", "page fault", "kernel execute", "violated: an execution of memory that is not executable"];
+
 /// The kernel's test, and what its report must say.
 const CRASHES: &[(&str, &[&str])] = &[
     ("crash/panic", &["PANIC: ", "as asked"]),
     ("crash/pagefault", &["EXCEPTION: ", "page fault", "write"]),
     ("crash/highmem", &["EXCEPTION: ", "page fault", "read", "highmem"]),
-    ("crash/text_write", &["EXCEPTION: ", "page fault", "violated: a write to read-only memory"]),
-    ("crash/data_execute", &["EXCEPTION: ", "page fault", "violated: an execution of memory that is not executable"]),
+    ("crash/text_write", READ_ONLY),
+    ("crash/data_execute", NOT_EXECUTABLE),
+    ("crash/constant_write", READ_ONLY),
+    ("crash/constant_write_through_the_direct_map", READ_ONLY),
+    ("crash/text_write_through_the_direct_map", READ_ONLY),
+    ("crash/idt_write", READ_ONLY),
+    ("crash/idt_write_through_the_direct_map", READ_ONLY),
+    ("crash/gdt_write", READ_ONLY),
+    ("crash/stack_execute", NOT_EXECUTABLE),
+    ("crash/heap_execute", NOT_EXECUTABLE),
+    ("crash/direct_map_execute", NOT_EXECUTABLE),
     ("crash/stack", &["EXCEPTION: "]),
     (
         "crash/owned_stack",

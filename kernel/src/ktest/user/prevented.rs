@@ -19,6 +19,7 @@ use super::handmade::{Handmade, PageNumber, entry, refuse};
 use crate::cpu;
 use crate::fatal::Registers;
 use crate::kernel_stack::MappedStack;
+use crate::ktest::protection::check_live_tables;
 use crate::ktest::space::live;
 use crate::ktest::{Outcome, check, diagnostic, ktest, skip};
 use crate::stacks::StackUse;
@@ -113,6 +114,18 @@ ktest!(
             "AC is set while a fault is resolved: {resolving:?}"
         );
         Ok(())
+    }
+);
+
+ktest!(
+    "prevention",
+    fn in_a_users_space_nothing_is_writable_and_executable_either_and_users_reach_nothing_of_the_kernels() {
+        let (space, page) = demanding(live()?)?;
+        let protections = [PageProtection::Read, PageProtection::ReadWrite, PageProtection::ReadExecute];
+        for (number, protection) in protections.into_iter().enumerate() {
+            space.set(PageNumber(number), TableEntry::Page(entry(page.head(), protection)));
+        }
+        live::with(&space, check_live_tables)
     }
 );
 
