@@ -1,4 +1,4 @@
-//! The stacks that this kernel runs on, and the unmapped page below each.
+//! The stacks that this kernel runs on, and the unmapped pages below and above each.
 //!
 //! Boot runs on one that comes from the loader, and exceptions that must not run on the stack they interrupt, as it may
 //! be full, have theirs in the image. All of them go as soon as there is memory for others: these are owned, and mapped in
@@ -52,7 +52,7 @@ impl StackUse {
         Self::Task,
     ];
 
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Exception(ExceptionStack::DoubleFault) => "double-fault stack",
             Self::Exception(ExceptionStack::PageFault) => "page-fault stack",
@@ -73,7 +73,7 @@ impl StackUse {
     }
 }
 
-/// A stack in the image. The first page is never mapped once the kernel runs on its own page tables.
+/// A stack in the image, and the page below it, which is never mapped once the kernel runs on its own page tables.
 #[repr(C, align(4096))]
 struct Guarded {
     guard: [u8; PAGE_SIZE],
@@ -83,9 +83,18 @@ struct Guarded {
 // SAFETY: only the processor writes to a stack, and only that of the one CPU that has it in its task state segment.
 unsafe impl Sync for Guarded {}
 
-static EARLY_STACKS: [Guarded; ExceptionStack::ALL.len()] =
-    [const { Guarded { guard: [0; PAGE_SIZE], stack: UnsafeCell::new([0; EXCEPTION_STACK]) } };
-        ExceptionStack::ALL.len()];
+/// The stacks in the image. Each one's guard is also the one above the stack before; the last one has one of its own.
+#[repr(C)]
+struct EarlyStacks {
+    stacks: [Guarded; ExceptionStack::ALL.len()],
+    above: [u8; PAGE_SIZE],
+}
+
+static EARLY_STACKS: EarlyStacks = EarlyStacks {
+    stacks: [const { Guarded { guard: [0; PAGE_SIZE], stack: UnsafeCell::new([0; EXCEPTION_STACK]) } };
+        ExceptionStack::ALL.len()],
+    above: [0; PAGE_SIZE],
+};
 
 /// Set once nothing runs on the stacks in the image any more.
 static EARLY_STACKS_RETIRED: Once<()> = Once::new();
@@ -100,6 +109,17 @@ static LOADERS_STACK_RETIRED: Once<()> = Once::new();
 pub(crate) struct Stack {
     pub(crate) name: &'static str,
     pub(crate) range: Range<u64>,
+}
+
+impl Stack {
+    /// The guard page below it, and the one above.
+    pub(crate) const fn guards(&self) -> [Guard; 2] {
+        let Self { name: stack, range } = self;
+        [
+            Guard { page: range.start - PAGE_SIZE as u64, stack, edge: Edge::Below },
+            Guard { page: range.end, stack, edge: Edge::Above },
+        ]
+    }
 }
 
 /// Says where the loader has put the stack that the kernel begins on.
@@ -121,13 +141,13 @@ fn loaders_stack() -> Option<Stack> {
 
 /// The stack in the image that an exception runs on at first.
 pub(crate) fn early_stack(which: ExceptionStack) -> Stack {
-    let start = (&raw const EARLY_STACKS[which as usize].stack).addr() as u64;
+    let start = (&raw const EARLY_STACKS.stacks[which as usize].stack).addr() as u64;
     Stack { name: StackUse::Exception(which).name(), range: start..start + EXCEPTION_STACK as u64 }
 }
 
-/// The pages below the stacks in the image, which are never mapped.
+/// The pages below and above the stacks in the image, which are never mapped.
 pub(crate) fn early_guards() -> impl Iterator<Item = u64> {
-    ExceptionStack::ALL.into_iter().map(|which| early_stack(which).range.start - PAGE_SIZE as u64)
+    ExceptionStack::ALL.into_iter().map(early_stack).flat_map(|stack| stack.guards()).map(|guard| guard.page)
 }
 
 /// Says that no exception runs on the stacks in the image any more.
@@ -204,7 +224,8 @@ pub(crate) fn all() -> impl Iterator<Item = Stack> {
     loaders_stack().into_iter().chain(early_stacks()).chain(live_stacks())
 }
 
-/// The guard pages of all stacks.
+/// The guard pages of all stacks. One between two stacks is first that of the upper one, which runs into it more likely.
 pub(crate) fn guards() -> impl Iterator<Item = Guard> {
-    all().map(|Stack { name, range }| Guard { page: range.start - PAGE_SIZE as u64, stack: name, edge: Edge::Below })
+    let at = |edge: Edge| all().flat_map(|stack| stack.guards()).filter(move |guard| guard.edge == edge);
+    at(Edge::Below).chain(at(Edge::Above))
 }

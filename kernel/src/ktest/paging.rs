@@ -2,19 +2,21 @@
 
 use alloc::vec::Vec;
 
-use kernel_core::layout::{DIRECT_MAP, DIRECT_MAP_LIMIT, KMAP_LOCAL, LOCAL_APIC, kmap_address};
+use kernel_core::layout::{DIRECT_MAP, DIRECT_MAP_LIMIT, KMAP_LOCAL, LARGEST_STACK, LOCAL_APIC, Place, kmap_address};
 use mm::machine::Machine;
-use mm::units::PAGE_SIZE;
+use mm::owner::TaskId;
+use mm::units::{Order, PAGE_SIZE};
 use x86_64::registers::control::{Cr0, Cr0Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
 use super::{NotPassed, check, diagnostic, ktest};
 use crate::cpu;
 use crate::image::{self, Protection, Segments};
+use crate::kernel_stack::MappedStack;
 use crate::paging::live::{self, Leaf, Permission};
 use crate::paging::retire;
 use crate::platform::Platform;
-use crate::stacks;
+use crate::stacks::{self, StackUse};
 
 fn platform() -> Result<&'static Platform, NotPassed> {
     Platform::get().ok_or_else(|| "the platform is not up".into())
@@ -108,12 +110,21 @@ ktest!(
 
 ktest!(
     "paging",
-    fn below_every_stack_is_an_unmapped_page_and_the_stack_itself_is_mapped() {
-        let platform = platform()?;
-        let expected = 5 * cpu::online().count();
-        check!(stacks::guards().count() == expected, "{} stacks of {expected}", stacks::guards().count());
-        for (stack, guard) in stacks::all().zip(stacks::guards()) {
-            check!(live::find(platform, guard.page).is_none(), "the guard page of the {} is mapped", stack.name);
+    fn below_and_above_every_stack_is_an_unmapped_page_and_the_stack_itself_is_mapped() {
+        let live = super::space::live()?;
+        let platform = live.platform;
+        // One of each order, beside those that the kernel has.
+        let orders = (0..=LARGEST_STACK.index()).map(Order::of);
+        let tasks = orders.map(|order| MappedStack::new(live.space, live.owners, order, StackUse::Task, TaskId(1)));
+        let tasks: Vec<_> = tasks.collect::<Result<_, _>>()?;
+        let expected = 5 * cpu::online().count() + tasks.len();
+        check!(stacks::all().count() == expected, "{} stacks of {expected}", stacks::all().count());
+        for stack in stacks::all() {
+            for guard in stack.guards() {
+                check!(live::find(platform, guard.page).is_none(), "mapped, and to be a guard: {guard:x?}");
+                let place = Place::of(guard.page, platform.direct_map_end(), stacks::guards());
+                check!(place == Place::StackGuard(guard), "{guard:x?} is said to be {place:x?}");
+            }
             for address in stack.range.clone().step_by(PAGE_SIZE) {
                 let found = live::find(platform, address).as_ref().and_then(protection_of);
                 check!(found == Some(Protection::ReadWrite), "{}, {address:#x}: {found:?}", stack.name);

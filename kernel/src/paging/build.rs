@@ -8,7 +8,7 @@ use core::fmt;
 use core::ops::Range;
 
 use kernel_core::boot_regions::touched_frames;
-use kernel_core::layout::{DIRECT_MAP, KMAP_LOCAL, ROOT_ENTRY, VMAP};
+use kernel_core::layout::{DIRECT_MAP, Guard, KMAP_LOCAL, ROOT_ENTRY, VMAP};
 use mm::boot_map::{BootMap, CarveError, Region};
 use mm::units::{PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange};
 use x86_64::instructions::interrupts;
@@ -36,6 +36,8 @@ pub(crate) enum BuildError {
     NotLoaded(u64),
     /// Two mappings meet at this page.
     Overlap(u64),
+    /// What is to be the guard page of this stack is mapped.
+    Unguarded(&'static str),
     /// The kernel's ELF header is odd.
     Image(&'static str),
 }
@@ -46,6 +48,7 @@ impl fmt::Display for BuildError {
             Self::OutOfFrames(error) => write!(f, "no memory is left for a table: {error}"),
             Self::NotLoaded(page) => write!(f, "the loader has not mapped the kernel's page {page:#x}"),
             Self::Overlap(page) => write!(f, "two mappings meet at {page:#x}"),
+            Self::Unguarded(stack) => write!(f, "something is mapped where the {stack} has a guard page"),
             Self::Image(what) => write!(f, "the kernel's ELF header: {what}"),
         }
     }
@@ -107,6 +110,7 @@ pub(crate) unsafe fn build(
     for run in touched_frames(loader.regions, direct_map_end) {
         builder.map_directly(run)?;
     }
+    builder.check_guards()?;
     Ok(KernelTables { root })
 }
 
@@ -145,6 +149,15 @@ impl<'t> Builder<'t, '_> {
             }
         }
         Ok(())
+    }
+
+    /// The loader has chosen what stands beside its stack.
+    fn check_guards(&self) -> Result<(), BuildError> {
+        let mapped = |guard: &Guard| self.tables.translate_addr(VirtAddr::new_truncate(guard.page)).is_some();
+        match stacks::guards().find(mapped) {
+            Some(guard) => Err(BuildError::Unguarded(guard.stack)),
+            None => Ok(()),
+        }
     }
 
     fn map_stack(&mut self, stack: &Range<u64>) -> Result<(), BuildError> {

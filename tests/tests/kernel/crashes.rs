@@ -32,10 +32,40 @@ const CRASHES: &[(&str, &[&str])] = &[
     ("crash/stack_execute", NOT_EXECUTABLE),
     ("crash/heap_execute", NOT_EXECUTABLE),
     ("crash/direct_map_execute", NOT_EXECUTABLE),
-    ("crash/stack", &["EXCEPTION: "]),
+    ("crash/stack", &["EXCEPTION: ", "page fault", "violated: the guard page below the kernel stack, which is full"]),
     (
         "crash/owned_stack",
         &["EXCEPTION: ", "page fault", "guard page of the task stack", "violated: the guard page below the task stack"],
+    ),
+    ("crash/below_kernel_stack", &["EXCEPTION: ", "violated: the guard page below the kernel stack, which is full"]),
+    ("crash/above_kernel_stack", &["EXCEPTION: ", "violated: the guard page above the kernel stack, which is empty"]),
+    ("crash/below_task_stack", &["EXCEPTION: ", "violated: the guard page below the task stack, which is full"]),
+    ("crash/above_task_stack", &["EXCEPTION: ", "violated: the guard page above the task stack, which is empty"]),
+    (
+        "crash/below_double_fault_stack",
+        &["EXCEPTION: ", "violated: the guard page below the double-fault stack, which is full"],
+    ),
+    (
+        "crash/above_double_fault_stack",
+        &["EXCEPTION: ", "violated: the guard page above the double-fault stack, which is empty"],
+    ),
+    (
+        "crash/below_page_fault_stack",
+        &["EXCEPTION: ", "violated: the guard page below the page-fault stack, which is full"],
+    ),
+    (
+        "crash/above_page_fault_stack",
+        &["EXCEPTION: ", "violated: the guard page above the page-fault stack, which is empty"],
+    ),
+    ("crash/below_nmi_stack", &["EXCEPTION: ", "violated: the guard page below the NMI stack, which is full"]),
+    ("crash/above_nmi_stack", &["EXCEPTION: ", "violated: the guard page above the NMI stack, which is empty"]),
+    (
+        "crash/below_machine_check_stack",
+        &["EXCEPTION: ", "violated: the guard page below the machine-check stack, which is full"],
+    ),
+    (
+        "crash/above_machine_check_stack",
+        &["EXCEPTION: ", "violated: the guard page above the machine-check stack, which is empty"],
     ),
     ("crash/vmap_after_unmap", &["EXCEPTION: ", "page fault", "not present", "vmap area"]),
     (
