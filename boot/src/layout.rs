@@ -109,7 +109,7 @@ impl Layout {
         };
         Ok(Self {
             slide,
-            stack: Stack { bottom: stack.address(&mut space)? + PAGE, length: config.kernel_stack_size.max(PAGE) },
+            stack: place_stack(stack, config.kernel_stack_size.max(PAGE), &mut space)?,
             boot_info: boot_info.address(&mut space)?,
             recursive: recursive.map(|request| request.address(&mut space)).transpose()?.map(VirtAddr::p4_index),
             physical_memory: physical.map(|request| request.address(&mut space)).transpose()?,
@@ -143,6 +143,19 @@ impl Request {
             Mapping::Dynamic => space.place(self.extent),
         }
     }
+}
+
+/// A stack of `length` bytes in the room for it, whose first page is not mapped.
+fn place_stack(room: Request, length: u64, space: &mut AddressSpace) -> Result<Stack, Error> {
+    let start = room.address(space)?;
+    let bottom = start + PAGE;
+    // A stack pointer starts at the end, so that has to be an address, too.
+    if bottom.as_u64().checked_add(length).is_none_or(|end| VirtAddr::try_new(end).is_err()) {
+        let Extent { what, length, .. } = room.extent;
+        let reason = "ends where no address is";
+        return Err(Error::Placement { what, at: Some(start.as_u64()), length, reason });
+    }
+    Ok(Stack { bottom, length })
 }
 
 /// The room that a position-independent kernel needs; one with fixed addresses claims them at once.
@@ -281,6 +294,18 @@ mod tests {
             elf.config.kernel_stack_size = stack;
             elf.config.mappings.dynamic_range_end = Some(1 << 46);
             assert!(matches!(plan(&elf), Err(Error::Placement { what: "kernel stack", .. })), "{stack:#x}");
+        }
+    }
+
+    #[test]
+    fn a_stack_that_ends_where_no_address_is_is_refused_and_one_that_ends_a_page_below_is_not() {
+        for end in [1_u64 << 47, 0] {
+            let mut elf = TestElf::kernel();
+            elf.config.kernel_stack_size = PAGE;
+            elf.config.mappings.kernel_stack = Mapping::FixedAddress(end.wrapping_sub(2 * PAGE));
+            assert!(matches!(plan(&elf), Err(Error::Placement { what: "kernel stack", .. })), "{end:#x}");
+            elf.config.mappings.kernel_stack = Mapping::FixedAddress(end.wrapping_sub(3 * PAGE));
+            assert_eq!(plan(&elf).unwrap().stack.top().as_u64(), end.wrapping_sub(PAGE));
         }
     }
 
