@@ -8,7 +8,7 @@
 
 use core::ptr::NonNull;
 
-use super::cache::{Cache, Stability};
+use super::cache::{Cache, Stability, mark};
 use super::caches::{KmemCaches, NoMemory, live};
 use super::cpu::Slot;
 use super::descriptor::{Slab, SlabPointer};
@@ -64,7 +64,12 @@ impl<M: Machine> KmemCaches<'_, M> {
         let first = cache.slot(unsafe { start.add(layout.front as usize) });
         for slot in 0..layout.objects {
             // SAFETY: the slots lie in the block, which the caller has just allocated.
-            cache.construct(unsafe { first.add((slot * layout.stride) as usize) });
+            let slot = unsafe { first.add((slot * layout.stride) as usize) };
+            cache.construct(slot);
+            // Nobody has it, so nobody may free it. Of a debugged one that stands elsewhere already.
+            if cache.watch.is_none() {
+                mark(slot);
+            }
         }
         first
     }

@@ -135,6 +135,34 @@ fn a_constructor_runs_once_an_object_and_what_it_made_survives_free() {
     });
 }
 
+/// Who frees what was another's, long ago, may hit an object that nobody has had since.
+#[test]
+fn an_object_that_was_never_allocated_is_free_already() {
+    with_caches(|caches| {
+        for size in [8, 96, 1024] {
+            let cache = caches.create(CacheSpec::new("young", size)).expect("it fits");
+            let object = cache.alloc_raw().expect("there is memory");
+            let report = cache.report();
+            let others = (1..report.objects_per_slab.0 as usize).flat_map(|nth| {
+                let distance = nth * report.stride.0;
+                [
+                    object.map_addr(|at| at.saturating_add(distance)),
+                    object.map_addr(|at| (at.get() - distance).try_into().unwrap()),
+                ]
+            });
+            let slab = caches.slab_pages(object);
+            let others: Vec<_> =
+                others.filter(|&at| caches.slab_pages(at) == slab && caches.ksize(at).is_ok()).collect();
+            assert_eq!(others.len() + 1, report.objects_per_slab.0 as usize);
+            for other in others {
+                let wrong = free(&cache, other);
+                assert!(matches!(wrong, Err(FreeObjectError::DoubleFree { .. })), "{size} at {other:?}: {wrong:?}");
+            }
+            assert_eq!(free(&cache, object), Ok(()));
+        }
+    });
+}
+
 #[test]
 fn every_wrong_free_is_named_and_changes_nothing() {
     with_caches(|caches| {
