@@ -70,13 +70,13 @@ pub(crate) fn init(
     mut map: BootMap,
     words: &CommandLine,
 ) -> (&'static Allocator, &'static Caches) {
-    let (usable_pages, end) = (map.usable_pages(), map.usable_end().address());
     if words.specification == Beside::Runs {
         match Allocator::carve_specification(platform, &mut map) {
             Ok(table) => platform.specify(table),
             Err(error) => println!("specification: none, {error}"),
         }
     }
+    let (usable_pages, end) = (map.usable_pages(), map.usable_end().address());
     let (allocator, ticks) = Stopwatch::calibrated().time(|| PageAllocator::new(platform, &mut map));
     let allocator = allocator.unwrap_or_else(|error| panic!("page allocator: {error}"));
     println!(

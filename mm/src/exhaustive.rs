@@ -252,10 +252,20 @@ fn eight_pages_of_two_migratetypes_reach_no_bad_state() {
     }
 }
 
-/// Trees three levels high.
+/// Trees three levels high, all of it in lowmem, in highmem, and half in each.
 #[test]
+fn eight_pages_that_never_merge_reach_no_bad_state() {
+    never_merging([0, 4, 8]);
+}
+
+#[test]
+#[ignore = "four minutes: a part of ./qemu-run.sh prove"]
 fn eight_pages_that_never_merge_reach_no_bad_state_wherever_lowmem_ends() {
-    for lowmem in 0..=8 {
+    never_merging(0..=8);
+}
+
+fn never_merging(boundaries: impl IntoIterator<Item = u32>) {
+    for lowmem in boundaries {
         let seen = search::<Flat>(8, lowmem, &[Migratetype::Movable], usize::MAX);
         assert!(seen.complete);
     }
@@ -273,8 +283,15 @@ fn sixteen_pages_reach_no_bad_state_within_three_operations_wherever_lowmem_ends
 /// As deep as a test may take, with one end of the list table in highmem and the other in lowmem.
 #[test]
 fn sixteen_pages_reach_no_bad_state_within_four_operations() {
-    for lowmem in [0, 8] {
-        let seen = search::<Tiny>(16, lowmem, &[Migratetype::Movable], 4);
-        assert!(seen.states > 100_000);
+    let seen = search::<Tiny>(16, 8, &[Migratetype::Movable], 4);
+    assert!(seen.states > 100_000);
+}
+
+#[test]
+#[ignore = "a quarter of an hour: a part of ./qemu-run.sh prove"]
+fn sixteen_pages_reach_no_bad_state_within_five_operations() {
+    for lowmem in [0, 8, 16] {
+        let seen = search::<Tiny>(16, lowmem, &[Migratetype::Movable], 5);
+        assert!(seen.states > 1_000_000);
     }
 }

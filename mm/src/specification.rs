@@ -58,9 +58,6 @@ impl Entry {
     const OUTSIDE: u8 = 0;
     const FREE: u8 = 1;
     const HELD: u8 = 2;
-
-    /// A page that is none of the allocator's.
-    pub const OUTSIDE_ENTRY: Self = Self(AtomicU8::new(Self::OUTSIDE));
 }
 
 impl Standing {
@@ -68,7 +65,7 @@ impl Standing {
         match self {
             Self::Outside => Entry::OUTSIDE,
             Self::Free => Entry::FREE,
-            Self::Held(order) => Entry::HELD + order.index() as u8,
+            Self::Held(order) => Entry::HELD + order.number(),
         }
     }
 
@@ -158,7 +155,9 @@ impl<'t> Specification<'t> {
     fn turn(self, range: PfnRange, from: Standing, to: Standing, what: &'static str) -> Result<(), Violation> {
         let turn = |pfn: Pfn| {
             let broken = Violation::of(Invariant::Spec1, Some(pfn), what);
-            let entry = self.pages.get(pfn.index()).ok_or(broken)?;
+            let unknown =
+                Violation::of(Invariant::Spec1, Some(pfn), "a page is used that the specification has no room for");
+            let entry = self.pages.get(pfn.index()).ok_or(unknown)?;
             // Pairs with itself on whatever CPU: who is given a page finds what was said when it was given up.
             let turned = entry.0.compare_exchange(from.byte(), to.byte(), Ordering::AcqRel, Ordering::Relaxed);
             turned.map(|_| ()).map_err(|_| broken)
@@ -211,7 +210,7 @@ mod tests {
             (Change::Given(PfnRange::new(at(1), at(3))), at(2), "a page is given twice"),
             (Change::Allocated(at(4), ONE), at(4), "a page that is not free is given out"),
             (Change::Allocated(at(1), ONE), at(1), "a page that is not free is given out"),
-            (Change::Allocated(at(8), ONE), at(8), "a page that is not free is given out"),
+            (Change::Allocated(at(8), ONE), at(8), "a page is used that the specification has no room for"),
             (Change::Allocated(at(3), TWO), at(3), "a block starts where none of its size does"),
             (Change::Freed(at(4), ONE), at(4), "a page is taken back that nobody has in such a block"),
             (Change::Freed(at(6), TWO), at(6), "a page is taken back that nobody has in such a block"),

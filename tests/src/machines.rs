@@ -26,7 +26,10 @@ pub const MACHINES: &[Named] = &[
         name: "512M-slubdebug",
         machine: Machine { slab_debug: Some("FZPU"), ..Machine::with_memory(Size::mib(512)) },
     },
-    Named { name: "512M-ragged", machine: Machine { reserved: RAGGED, ..Machine::with_memory(Size::mib(512)).specified() } },
+    Named {
+        name: "512M-ragged",
+        machine: Machine { reserved: RAGGED, ..Machine::with_memory(Size::mib(512)).specified() },
+    },
     Named { name: "512M-2cpus", machine: Machine::with_memory(Size::mib(512)).with_cpus(Cpus::of(2)).specified() },
     Named {
         name: "1G-2nodes-8cpus",

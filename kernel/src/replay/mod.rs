@@ -245,7 +245,11 @@ impl Replay {
     fn verify(&self) -> Result<(), Failure> {
         let operations = self.operations;
         let held::Source { allocator, caches, owners, mappings } = &self.source;
-        let checked = allocator.verify().and_then(|()| allocator.verify_specified()).and_then(|()| caches.verify()).and_then(|()| owners.verify());
+        let checked = allocator
+            .verify()
+            .and_then(|()| allocator.verify_specified())
+            .and_then(|()| caches.verify())
+            .and_then(|()| owners.verify());
         let checked = checked
             .and_then(|()| allocator.verify_charges())
             .and_then(|()| mappings.iter().try_for_each(|mapping| mapping.verify()));

@@ -57,7 +57,7 @@ pub enum Operation {
 impl Operation {
     fn random<M: Machine>(random: &mut Random, frames: PfnRange) -> Self {
         let largest = M::Geometry::MAX_ORDER;
-        let pick = |random: &mut Random| Pick(random.bits() as u16);
+        let pick = |random: &mut Random| Pick(u16::try_from(random.below(1 << 16)).unwrap_or(0));
         let request = |random: &mut Random, order| {
             let highest = ZoneKind::ALL[random.index(ZoneKind::ALL.len())];
             Request::movable(order).with_migratetype(random.migratetype()).up_to(highest).from_reserve()
@@ -223,6 +223,9 @@ impl<'a, M: Machine> Beside<'a, M> {
 
     /// A block that would do: free, in one zone, and of more than one page, without a node.
     fn could_serve(&self, request: Request) -> Option<Pfn> {
+        if request.order > M::Geometry::MAX_ORDER {
+            return None;
+        }
         let size = request.order.pages();
         let mut heads = (0..self.specification.end().number()).step_by(size as usize).map(Pfn::new);
         heads.find(|&head| {

@@ -13,8 +13,8 @@ use crate::specification::{Change, Entry, Specification, Standing};
 use crate::units::{NodeId, Order, Pfn, PfnRange};
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
-    /// Carves the table of a specification for all that a boot map calls usable, for a machine that has none before it has an
-    /// allocator.
+    /// Carves the table of a specification for all that is in the direct map or called usable, for a machine that has none
+    /// before it has an allocator.
     ///
     /// # Errors
     /// The direct map has no room for it.
@@ -22,7 +22,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         machine: &'m M,
         boot_map: &mut BootMap<CAPACITY>,
     ) -> Result<&'m [Entry], CarveError> {
-        let end = boot_map.usable_end().index();
+        let end = boot_map.usable_end().max(machine.direct_map_end()).index();
         Ok(carve_slice(machine, boot_map, NodeId(0), end, |_| Entry::default())?.0)
     }
 

@@ -262,7 +262,7 @@ fn fault_at_the_end_of(low: u64, address: VirtualAddress) -> Outcome {
             ac = const AC.bits(),
             low = in(reg) low,
             address = in(reg) address.0,
-        )
-    };
+        );
+    }
     Err("the kernel goes on".into())
 }

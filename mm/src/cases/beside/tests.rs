@@ -25,9 +25,9 @@ impl Geometry for Small {
 
 const EVERY_ONE: NonZeroU32 = NonZeroU32::MIN;
 
-/// What takes some seconds; `OPERATIONS` says how many if it is to be more.
+/// Ten million in all tests together; `OPERATIONS` says how many in each if it is to be more.
 fn operations() -> u32 {
-    env::var("OPERATIONS").ok().and_then(|number| number.parse().ok()).unwrap_or(2_000_000)
+    env::var("OPERATIONS").ok().and_then(|number| number.parse().ok()).unwrap_or(4_000_000)
 }
 
 /// Runs a machine of 64 frames, of which those from `direct_map_end` on are highmem.
@@ -62,6 +62,6 @@ fn millions_of_operations_in_two_zones_are_as_specified() {
 #[test]
 fn operations_are_as_specified_wherever_lowmem_ends() {
     for end in 40..64 {
-        run(end, operations() / 20);
+        run(end, operations() / 40);
     }
 }
