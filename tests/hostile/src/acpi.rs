@@ -1,7 +1,7 @@
 //! Firmware's tables: any bytes where they are looked for, and any bytes as what tables say whose checksums are right,
 //! since no fuzzer guesses those.
 //!
-//! Input: a byte that says which, and then memory from [`BASE`] on; or tables, each behind its name's number, its
+//! Input: a byte that says which, and then memory from a fixed place on; or tables, each behind its name's number, its
 //! revision, and its length.
 
 use kernel_core::acpi::{ApicId, MAX_NODES, Topology};

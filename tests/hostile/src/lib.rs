@@ -1,4 +1,4 @@
-//! What parses input that anybody may have made, run on any bytes.
+//! What parses input that anybody may have made, run on any bytes; and what takes operations of any kind, in any order.
 //!
 //! Each module has one function, `check`, which takes bytes, makes of them what its parser takes, and panics if the
 //! parser has promised something that does not hold. A parser that panics or does not end is found in passing. What a
@@ -12,18 +12,46 @@ pub mod acpi;
 pub mod boot_map;
 pub mod cmdline;
 pub mod elf;
+pub mod folios;
 pub mod memory_map;
+pub mod objects;
+pub mod pages;
 pub mod trace;
 
-/// A target: its name, which is also its corpus's, and what checks an input.
-pub type Target = (&'static str, fn(&[u8]));
+use mm::invariant::Violation;
+
+/// Panics if an invariant does not, and names it.
+#[track_caller]
+fn holds(checked: Result<(), Violation>) {
+    if let Err(broken) = checked {
+        panic!("{broken}");
+    }
+}
+
+/// Something to be tried with any bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name, which is also its corpus's.
+    pub name: &'static str,
+    /// Tries it.
+    pub check: fn(&[u8]),
+    /// How many damaged inputs take about a second.
+    pub rounds: usize,
+}
+
+const fn target(name: &'static str, rounds: usize, check: fn(&[u8])) -> Target {
+    Target { name, check, rounds }
+}
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
-    ("acpi", acpi::check),
-    ("boot_map", boot_map::check),
-    ("cmdline", cmdline::check),
-    ("elf", elf::check),
-    ("memory_map", memory_map::check),
-    ("trace", trace::check),
+pub const TARGETS: [Target; 9] = [
+    target("acpi", 4000, acpi::check),
+    target("boot_map", 4000, boot_map::check),
+    target("cmdline", 4000, cmdline::check),
+    target("elf", 4000, elf::check),
+    target("folios", 200, folios::check),
+    target("memory_map", 4000, memory_map::check),
+    target("objects", 300, objects::check),
+    target("pages", 1000, pages::check),
+    target("trace", 4000, trace::check),
 ];

@@ -45,7 +45,7 @@ fn check_file(file: &[u8]) {
     match decoder.finish() {
         Ok(()) => assert_eq!(complete, header.records),
         Err(error) => {
-            assert!(error.complete == complete && error.announced == header.records && complete < header.records)
+            assert!(error.complete == complete && error.announced == header.records && complete < header.records);
         }
     }
     for size in [1, 7, 45] {

@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use hostile::{TARGETS, Target};
 
-/// Damaged inputs for each target.
-const ROUNDS: usize = 4000;
 /// Changes to each of them at the most.
 const CHANGES: usize = 6;
 /// What parsers like to get wrong.
@@ -30,7 +28,7 @@ fn corpus(name: &str) -> anyhow::Result<Vec<Vec<u8>>> {
     paths.iter().map(|path| Ok(fs::read(path)?)).collect()
 }
 
-fn holds((name, check): Target, input: &[u8]) {
+fn holds(Target { name, check, .. }: Target, input: &[u8]) {
     if panic::catch_unwind(|| check(input)).is_err() {
         panic!("{name} breaks a promise (see above) on these bytes: {input:?}");
     }
@@ -39,12 +37,15 @@ fn holds((name, check): Target, input: &[u8]) {
 #[test]
 fn all_parsers_keep_their_promises_on_what_fuzzing_has_come_up_with() -> anyhow::Result<()> {
     for target in TARGETS {
-        corpus(target.0)?.iter().for_each(|input| holds(target, input));
+        corpus(target.name)?.iter().for_each(|input| holds(target, input));
         holds(target, &[]);
     }
     let directories = fs::read_dir(corpus_directory())?.map(|entry| Ok(entry?.file_name()));
     let directories = directories.collect::<anyhow::Result<BTreeSet<_>>>()?;
-    anyhow::ensure!(directories == TARGETS.map(|(name, _)| name.into()).into(), "these have a corpus: {directories:?}");
+    anyhow::ensure!(
+        directories == TARGETS.map(|target| target.name.into()).into(),
+        "these have a corpus: {directories:?}"
+    );
     Ok(())
 }
 
@@ -52,8 +53,8 @@ fn all_parsers_keep_their_promises_on_what_fuzzing_has_come_up_with() -> anyhow:
 fn all_parsers_keep_their_promises_on_damaged_input() -> anyhow::Result<()> {
     let mut random = fastrand::Rng::with_seed(1);
     for target in TARGETS {
-        let corpus = corpus(target.0)?;
-        for _ in 0..ROUNDS {
+        let corpus = corpus(target.name)?;
+        for _ in 0..target.rounds {
             let mut input = random.choice(&corpus).context("a corpus is not empty")?.clone();
             for _ in 0..random.usize(1..=CHANGES) {
                 damage(&mut input, &corpus, &mut random);
