@@ -28,6 +28,19 @@ pub struct Launch<'a> {
     /// The reports on memory to print in the end, with commas between them, or `all`; `None`: those that the kernel
     /// likes.
     pub dump: Option<&'a Word>,
+    /// Tables that firmware lists behind its own.
+    pub tables: &'a [FirmwareTable<'a>],
+}
+
+/// One of ACPI's tables, with a header that is right.
+#[derive(Clone, Copy, Debug)]
+pub struct FirmwareTable<'a> {
+    /// Its name: four letters.
+    pub signature: &'a str,
+    /// Its revision.
+    pub revision: u8,
+    /// The file with all that stands behind its header.
+    pub body: &'a Path,
 }
 
 /// What the kernel is to do.
@@ -53,6 +66,8 @@ pub enum Task<'a> {
     },
     /// Nothing but print reports, of which there must be some to print.
     Dump,
+    /// Whatever the file says: it is the command line, and there are no other words.
+    Verbatim(&'a Path),
 }
 
 /// Which tests.
@@ -70,10 +85,18 @@ impl<'a> Launch<'a> {
     /// Translated by QEMU, with the kernel's own seed.
     #[must_use]
     pub fn new(guest: &'a Guest, machine: Machine) -> Launch<'a> {
-        Launch { boot: &guest.boot, kernel: Some(&guest.kernel), machine, accel: Accel::Tcg, seed: None, dump: None }
+        Launch {
+            boot: &guest.boot,
+            kernel: Some(&guest.kernel),
+            machine,
+            accel: Accel::Tcg,
+            seed: None,
+            dump: None,
+            tables: &[],
+        }
     }
 
-    /// The kernel's command line.
+    /// The kernel's command line, unless it is in a file.
     #[must_use]
     pub fn cmdline(&self, task: &Task<'_>) -> String {
         let mut words = Vec::new();
@@ -96,7 +119,7 @@ impl<'a> Launch<'a> {
                 words.push("run=replay".to_owned());
                 words.extend(check.map(|every| format!("check={every}")));
             }
-            Task::Dump => {}
+            Task::Dump | Task::Verbatim(_) => {}
         }
         words.extend(self.dump.map(|reports| format!("dump={reports}")));
         words.extend(self.seed.map(|seed| format!("seed={seed}")));
@@ -118,7 +141,17 @@ impl<'a> Launch<'a> {
         if let Some(kernel) = self.kernel {
             add("-initrd", kernel.as_ref());
         }
-        add("-fw_cfg", &fw_cfg("opt/mm/cmdline", "string", self.cmdline(task).as_ref()));
+        for FirmwareTable { signature, revision, body } in self.tables {
+            let option = format!("sig={signature},rev={revision},data=");
+            add("-acpitable", &with_value(option, body.as_ref()));
+        }
+        add(
+            "-fw_cfg",
+            &match task {
+                Task::Verbatim(file) => fw_cfg("opt/mm/cmdline", "file", file.as_ref()),
+                _ => fw_cfg("opt/mm/cmdline", "string", self.cmdline(task).as_ref()),
+            },
+        );
         if let Task::Replay { trace, .. } = task {
             add("-fw_cfg", &fw_cfg("opt/mm/trace", "file", trace.as_ref()));
         }
@@ -127,9 +160,14 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// The value of an `-fw_cfg` option; in QEMU's values a comma inside is written twice.
+/// The value of an `-fw_cfg` option.
 fn fw_cfg(name: &str, source: &str, value: &OsStr) -> OsString {
-    let mut option = OsString::from(format!("name={name},{source}="));
+    with_value(format!("name={name},{source}="), value)
+}
+
+/// An option's value up to its last key, and that key's; in QEMU's values a comma inside is written twice.
+fn with_value(option: String, value: &OsStr) -> OsString {
+    let mut option = OsString::from(option);
     for (index, piece) in value.as_encoded_bytes().split(|byte| *byte == b',').enumerate() {
         if index > 0 {
             option.push(",,");
@@ -165,6 +203,7 @@ mod tests {
             accel: Accel::Tcg,
             seed: None,
             dump: None,
+            tables: &[],
         }
     }
 
@@ -202,6 +241,15 @@ mod tests {
         let launch = Launch { dump: Some(&reports), machine, ..launch() };
         assert_eq!(launch.cmdline(&Task::Bench(None)), "run=bench dump=meminfo,vmstat");
         assert_eq!(value_of(&launch, &Task::Dump, "-fw_cfg"), ["name=opt/mm/cmdline,string=dump=meminfo,,vmstat"]);
+    }
+
+    #[test]
+    fn a_command_line_in_a_file_and_tables_go_to_qemu_as_they_are() {
+        let tables = [FirmwareTable { signature: "SRAT", revision: 3, body: Path::new("/tmp/a,b") }];
+        let launch = Launch { tables: &tables, ..launch() };
+        let task = Task::Verbatim(Path::new("/tmp/words"));
+        assert_eq!(value_of(&launch, &task, "-fw_cfg"), ["name=opt/mm/cmdline,file=/tmp/words"]);
+        assert_eq!(value_of(&launch, &task, "-acpitable"), ["sig=SRAT,rev=3,data=/tmp/a,,b"]);
     }
 
     #[test]

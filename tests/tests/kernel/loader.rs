@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use bootloader_api::BootloaderConfig;
 use harness::launch::{Launch, Task};
 use harness::machine::Machine;
 use harness::run::End;
@@ -39,6 +40,14 @@ const DAMAGES: &[(&str, Damage)] = &[
         elf[first + 4] = 7;
     }),
     ("an_entry_point_outside", |elf| elf[24..32].fill(0xff)),
+    ("a_stack_that_ends_where_no_address_is", |elf| {
+        // In the configuration, behind its mark and version: the stack's size, and whether and where it has a fixed place.
+        let mark = &BootloaderConfig::new_default().serialize()[..16];
+        let config = elf.windows(mark.len()).position(|bytes| bytes == mark).expect("a kernel has a configuration");
+        let size = u64::from_le_bytes(*elf[config + 23..].first_chunk().expect("it has a size"));
+        elf[config + 31] = 1;
+        elf[config + 32..config + 40].copy_from_slice(&((1_u64 << 47) - size - 0x1000).to_le_bytes());
+    }),
     ("text", |elf| *elf = b"KERNEL?".repeat(1000)),
 ];
 
@@ -69,6 +78,7 @@ fn refused(kernel: Option<&Path>) -> anyhow::Result<()> {
     let error = run.serial.lines().find_map(|line| line.strip_prefix("boot: error:"));
     let error = error.with_context(|| format!("no 'boot: error:' line; {}\n{}", run.end, run.serial))?;
     anyhow::ensure!(!error.trim().is_empty(), "the loader gives no reason");
+    anyhow::ensure!(!error.contains("internal:"), "the loader has stumbled: {error}");
     anyhow::ensure!(run.end == End::Failure, "after '{}': {}", error.trim(), run.end);
     Ok(())
 }

@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Trial};
 
 mod crashes;
 mod figures;
+mod hostile;
 mod in_kernel;
 mod interleavings;
 mod loader;
@@ -41,18 +42,17 @@ fn trial(name: &str, test: impl FnOnce() -> anyhow::Result<()> + Send + 'static)
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let mut trials = match in_kernel::trials(&arguments) {
+    let in_kernel = match in_kernel::trials(&arguments) {
         Ok(trials) => trials,
         Err(error) => {
             eprintln!("cannot tell which tests the kernel has: {error:#}");
             return ExitCode::from(2);
         }
     };
-    trials.extend(crashes::trials());
-    trials.extend(loader::trials());
-    trials.extend(figures::trials());
-    trials.extend(interleavings::trials());
-    trials.extend(replays::trials());
-    trials.extend(reports::trials());
+    // What takes minutes goes first, so that no thread is left alone with it in the end.
+    let long = replays::trials().into_iter().chain(figures::trials());
+    let short = crashes::trials().into_iter().chain(loader::trials()).chain(hostile::trials());
+    let short = short.chain(interleavings::trials()).chain(reports::trials());
+    let trials = long.chain(in_kernel).chain(short).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
