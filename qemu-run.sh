@@ -10,6 +10,8 @@ Usage: ./qemu-run.sh [OPTIONS]                        every in-kernel test, the 
        ./qemu-run.sh bench [FILTER] [--json FILE]     benchmarks, in instructions per operation
        ./qemu-run.sh replay TRACE.gz                  replays a recorded trace (some are in tests/traces/)
        ./qemu-run.sh gdb                              the in-kernel tests under gdb
+       ./qemu-run.sh prove [PART...]                  the long form of the tests, for hours: states, operations,
+                                                      models, fuzz, soak, bugs; all of them if none is named
 
 Options of all but test:
   --mem SIZE          the machine's memory [2G]
@@ -89,4 +91,5 @@ setup
 export RUSTUP_TOOLCHAIN
 RUSTUP_TOOLCHAIN=$(toolchain channel)
 popd >/dev/null
+[ "${1-}" = prove ] && exec "$root/tests/prove" "${@:2}"
 exec cargo run --quiet --manifest-path "$root/Cargo.toml" --package tests --bin qemu-run -- "$@"
