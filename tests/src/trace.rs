@@ -1,5 +1,6 @@
 //! Recorded traces, unpacked for QEMU to hand over.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -7,6 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use flate2::read::GzDecoder;
 use tempfile::NamedTempFile;
+
+/// Bytes of the header, which says at 8 how many records there are and at 20 the most pages that are live at once.
+const HEADER: usize = 32;
+/// Bytes of a record: a block's number, then what becomes of it, which is its order if it is allocated.
+const RECORD: usize = 8;
+/// What becomes of a block that is freed.
+const FREE: u8 = 0x80;
 
 /// A trace unpacked into a file that goes away with this value.
 #[derive(Debug)]
@@ -25,6 +33,31 @@ impl Trace {
             Ok(Trace(unpacked))
         };
         open().with_context(|| format!("cannot unpack the trace {}", packed.display()))
+    }
+
+    /// Its first records, with a header that is theirs.
+    ///
+    /// # Errors
+    /// There are not so many, or a file cannot be read or written.
+    pub fn beginning(&self, records: u32) -> anyhow::Result<Trace> {
+        let whole = std::fs::read(self.path())?;
+        let mut bytes = whole.get(..HEADER + RECORD * records as usize).context("the trace is shorter")?.to_vec();
+        let (mut live, mut pages, mut peak) = (HashMap::new(), 0_u32, 0_u32);
+        for &[a, b, c, d, operation, ..] in bytes[HEADER..].as_chunks::<RECORD>().0 {
+            let id = [a, b, c, d];
+            if operation & FREE == 0 {
+                live.insert(id, 1 << operation);
+                pages += 1 << operation;
+                peak = peak.max(pages);
+            } else {
+                pages -= live.remove(&id).context("a block is freed that is not allocated")?;
+            }
+        }
+        bytes[8..12].copy_from_slice(&records.to_le_bytes());
+        bytes[20..24].copy_from_slice(&peak.to_le_bytes());
+        let mut beginning = NamedTempFile::new()?;
+        beginning.write_all(&bytes)?;
+        Ok(Trace(beginning))
     }
 
     /// Where it lies.
