@@ -89,6 +89,19 @@ mod tests {
     }
 
     #[test]
+    fn the_beginning_of_a_trace_says_how_long_it_is_and_how_much_is_live_in_it() {
+        let trace = Trace::unpack(&bundled("server-thp.mmtrace.gz")).unwrap();
+        let whole = std::fs::read(trace.path()).unwrap();
+        let number = |bytes: &[u8], at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().unwrap());
+        let records = number(&whole, 8);
+        // Of all of it, what was recorded of it.
+        assert!(std::fs::read(trace.beginning(records).unwrap().path()).unwrap() == whole);
+        let first = std::fs::read(trace.beginning(1).unwrap().path()).unwrap();
+        assert_eq!((first.len(), number(&first, 8), number(&first, 20)), (40, 1, 1 << whole[36]));
+        assert!(trace.beginning(records + 1).is_err());
+    }
+
+    #[test]
     fn a_trace_cut_off_or_not_there_is_an_error_that_names_it() {
         let whole = std::fs::read(bundled("server-thp.mmtrace.gz")).unwrap();
         let mut cut = NamedTempFile::new().unwrap();
