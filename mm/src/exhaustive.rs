@@ -286,12 +286,3 @@ fn sixteen_pages_reach_no_bad_state_within_four_operations() {
     let seen = search::<Tiny>(16, 8, &[Migratetype::Movable], 4);
     assert!(seen.states > 100_000);
 }
-
-#[test]
-#[ignore = "a quarter of an hour: a part of ./qemu-run.sh prove"]
-fn sixteen_pages_reach_no_bad_state_within_five_operations() {
-    for lowmem in [0, 8, 16] {
-        let seen = search::<Tiny>(16, lowmem, &[Migratetype::Movable], 5);
-        assert!(seen.states > 1_000_000);
-    }
-}
