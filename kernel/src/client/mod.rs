@@ -40,7 +40,8 @@ const NUMBERS: &[(&str, u32, i64)] = &[
 const TEXTS: &[(&str, u32, usize, &str)] = &[
     // NIST, "Secure Hash Standard: example values".
     ("sha256_of_letters_a", 0, 64, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
-    ("sha256_of_letters_a", 1_000_000, 64, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"),
+    // `head -c 10000 /dev/zero | tr '\0' a | sha256sum`. (The standard's million takes twenty seconds under emulation.)
+    ("sha256_of_letters_a", 10_000, 64, "27dd1f61b867b6a0f6e9d8a41c43231de52107e53ae424de8f847b821db4b711"),
     // The six nines that end at the 767th decimal.
     ("decimals_of_pi", 767, 767, "21134999999"),
 ];
@@ -69,24 +70,21 @@ fn leaving_nothing(work: impl FnOnce() -> Outcome) -> Outcome {
 ktest!(
     "client",
     fn a_webassembly_interpreter_runs_a_real_module_to_the_right_answer() {
-        for round in 1..=2 {
-            leaving_nothing(|| {
-                let before = heap::used();
-                let mut program = Program::load(ANSWERS, PLENTY)?;
-                let (outcome, ticks) = Stopwatch::calibrated().time(|| every_answer_is_right(&mut program));
-                outcome?;
-                diagnostic!(
-                    "round {round}: {} units of fuel, {} of heap at most",
-                    PLENTY.fuel.0 - program.fuel().0,
-                    Bytes(program.peak().0 - before.0),
-                );
-                if Clock::measure() == Clock::Icount {
-                    diagnostic!("{ticks} instructions");
-                }
-                Ok(())
-            })?;
-        }
-        Ok(())
+        leaving_nothing(|| {
+            let before = heap::used();
+            let mut program = Program::load(ANSWERS, PLENTY)?;
+            let (outcome, ticks) = Stopwatch::calibrated().time(|| every_answer_is_right(&mut program));
+            outcome?;
+            diagnostic!(
+                "{} units of fuel, {} of heap at most",
+                PLENTY.fuel.0 - program.fuel().0,
+                Bytes(program.peak().0 - before.0),
+            );
+            if Clock::measure() == Clock::Icount {
+                diagnostic!("{ticks} instructions");
+            }
+            Ok(())
+        })
     }
 );
 
