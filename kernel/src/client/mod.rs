@@ -40,7 +40,7 @@ const NUMBERS: &[(&str, u32, i64)] = &[
 const TEXTS: &[(&str, u32, usize, &str)] = &[
     // NIST, "Secure Hash Standard: example values".
     ("sha256_of_letters_a", 0, 64, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
-    // `head -c 10000 /dev/zero | tr '\0' a | sha256sum`. (The standard's million takes twenty seconds under emulation.)
+    // `head -c 10000 /dev/zero | tr '\0' a | sha256sum`. (The standard's million takes seconds under emulation.)
     ("sha256_of_letters_a", 10_000, 64, "27dd1f61b867b6a0f6e9d8a41c43231de52107e53ae424de8f847b821db4b711"),
     // The six nines that end at the 767th decimal.
     ("decimals_of_pi", 767, 767, "21134999999"),
