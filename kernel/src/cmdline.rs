@@ -89,6 +89,16 @@ pub enum Beside {
     IsOff,
 }
 
+/// Which memory is looked at through `kmap_local` slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KmapLocal {
+    /// What the direct map does not reach.
+    #[default]
+    Highmem,
+    /// All, page by page: Linux's `CONFIG_DEBUG_KMAP_LOCAL_FORCE_MAP`.
+    Always,
+}
+
 /// What pseudo-random sequences start from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seed(pub u64);
@@ -104,6 +114,8 @@ pub struct CommandLine {
     pub seed: Seed,
     /// `lowmem=`: where the direct map is to end; by default where memory does.
     pub lowmem: Option<PhysAddr>,
+    /// `kmap_local=always`: whether slots serve for all memory, in kernels with checks; by default for highmem alone.
+    pub kmap_local: KmapLocal,
     /// `numa=fake=`: into how many nodes memory is split; by default not at all.
     pub nodes: Option<NonZeroU8>,
     /// `nr_cpus=`: how many CPUs there may be; by default all that firmware lists.
@@ -200,6 +212,7 @@ impl CommandLine {
             },
             seed: words.seed.unwrap_or_default(),
             lowmem: words.lowmem,
+            kmap_local: words.kmap_local.unwrap_or_default(),
             nodes: words.nodes,
             cpus: words.cpus,
             reserved: words.reserved,
@@ -223,6 +236,7 @@ struct Words<'l> {
     after: Option<&'l str>,
     seed: Option<Seed>,
     lowmem: Option<PhysAddr>,
+    kmap_local: Option<KmapLocal>,
     nodes: Option<NonZeroU8>,
     cpus: Option<NonZeroU16>,
     reserved: Vec<Region>,
@@ -244,6 +258,7 @@ impl<'l> Words<'l> {
             "after" => once(&mut self.after, text(value)),
             "seed" => once(&mut self.seed, decimal(value).map(Seed)),
             "lowmem" => once(&mut self.lowmem, size(value).and_then(non_zero).map(|end| PhysAddr(end.get()))),
+            "kmap_local" => once(&mut self.kmap_local, kmap_local(value)),
             "numa" => once(&mut self.nodes, fake_nodes(value)),
             "nr_cpus" => once(&mut self.cpus, cpus(value)),
             "memmap" => self.reserve(value),
@@ -287,6 +302,14 @@ fn once<T>(place: &mut Option<T>, value: Result<T, Reason>) -> Result<(), Reason
     }
     *place = Some(value?);
     Ok(())
+}
+
+fn kmap_local(value: &str) -> Result<KmapLocal, Reason> {
+    match value {
+        "always" => Ok(KmapLocal::Always),
+        "highmem" => Ok(KmapLocal::Highmem),
+        _ => Err(Reason::NoSuchValue),
+    }
 }
 
 fn run(value: &str) -> Result<Run, Reason> {
@@ -387,6 +410,7 @@ mod tests {
             selection: Selection::default(),
             seed: Seed(0),
             lowmem: None,
+            kmap_local: KmapLocal::Highmem,
             nodes: None,
             cpus: None,
             reserved: Vec::new(),
@@ -410,7 +434,7 @@ mod tests {
         let (parsed, ignored) = parse(
             "run=replay filter=order exact=a/b after=a/a seed=18446744073709551615 lowmem=64M numa=fake=2 nr_cpus=3 check=1000 \
              memmap=4K$0x10000,0x1M$3G memmap=1$5 dump=meminfo \
-             slub_debug=FZ;-,kmalloc-* specification=on",
+             slub_debug=FZ;-,kmalloc-* specification=on kmap_local=always",
         );
         assert_eq!(
             parsed,
@@ -423,6 +447,7 @@ mod tests {
                 },
                 seed: Seed(u64::MAX),
                 lowmem: Some(PhysAddr(64 << 20)),
+                kmap_local: KmapLocal::Always,
                 nodes: NonZeroU8::new(2),
                 cpus: NonZeroU16::new(3),
                 reserved: vec![reserved(0x1_0000, 0x1_1000), reserved(3 << 30, (3 << 30) + (1 << 20)), reserved(5, 6)],
@@ -446,6 +471,7 @@ mod tests {
             ("seed=+1", Reason::NotANumber),
             ("seed=18446744073709551616", Reason::NotANumber),
             ("specification=yes", Reason::NoSuchValue),
+            ("kmap_local=never", Reason::NoSuchValue),
             ("lowmem=", Reason::Empty),
             ("lowmem=M", Reason::Empty),
             ("lowmem=0", Reason::Zero),

@@ -1,7 +1,7 @@
 //! This machine, as `mm` sees it.
 //!
 //! HIGH-1 is asserted here: slots of a CPU nest, last in, first out, at most [`KMAP_SLOTS`] deep, and hold only frames that
-//! have no permanent mapping.
+//! have no permanent mapping, unless the command line wants all in slots.
 
 use core::arch::asm;
 use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -11,6 +11,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use kernel_core::acpi::Topology;
+use kernel_core::cmdline::KmapLocal;
 use kernel_core::layout::{DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
 use mm::faults::Faults;
 use mm::lock_order::{Context, HeldLocks, Interrupts, Work};
@@ -31,6 +32,7 @@ use crate::serial::println;
 #[derive(Debug)]
 pub(crate) struct Platform {
     direct_map_end: Pfn,
+    kmap_start: Pfn,
     topology: Topology,
 }
 
@@ -62,13 +64,17 @@ static FAULTS: Faults = Faults::none();
 static SPECIFICATION: Once<&'static [Entry]> = Once::new();
 
 impl Platform {
-    /// Makes the machine known, once the kernel runs on its own page tables.
+    /// Makes the machine known, once the kernel runs on its own page tables. `kmap_local` counts in builds with checks.
     ///
     /// # Safety
     /// The live page tables map all memory below `direct_map_end` in the direct map's window, and the `kmap_local`
     /// window's table at its place.
-    pub(crate) unsafe fn init(direct_map_end: Pfn, topology: Topology) -> &'static Self {
-        PLATFORM.call_once(|| Self { direct_map_end, topology })
+    pub(crate) unsafe fn init(direct_map_end: Pfn, kmap_local: KmapLocal, topology: Topology) -> &'static Self {
+        let kmap_start = match kmap_local {
+            KmapLocal::Highmem => direct_map_end,
+            KmapLocal::Always => Pfn::new(0),
+        };
+        PLATFORM.call_once(|| Self { direct_map_end, kmap_start, topology })
     }
 
     /// The CPUs and nodes that firmware lists.
@@ -141,12 +147,17 @@ unsafe impl Machine for Platform {
     }
 
     #[inline(always)]
+    fn kmap_start(&self) -> Pfn {
+        if cfg!(debug_assertions) { self.kmap_start } else { self.direct_map_end }
+    }
+
+    #[inline(always)]
     fn physical(&self, address: NonNull<u8>) -> PhysAddr {
         PhysAddr((address.addr().get() as u64).wrapping_sub(DIRECT_MAP))
     }
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
-        assert!(frame >= self.direct_map_end, "HIGH-1: kmap_local of {frame:?}, which has a permanent mapping");
+        assert!(frame >= self.kmap_start(), "HIGH-1: kmap_local of {frame:?}, which has a permanent mapping");
         let slots = SLOTS.this();
         let slot = slots.load(Ordering::Relaxed);
         assert!(slot < KMAP_SLOTS, "HIGH-1: kmap_local of {frame:?}, but all {KMAP_SLOTS} slots are in use");

@@ -61,6 +61,7 @@ pub struct HostMachine<G: Geometry = Standard> {
     faults: Faults,
     reports: Mutex<Vec<String>>,
     specification: Option<Box<[Entry]>>,
+    kmap_start: Pfn,
     geometry: PhantomData<fn() -> G>,
 }
 
@@ -119,6 +120,7 @@ impl<G: Geometry> HostMachine<G> {
             faults: Faults::none(),
             reports: Mutex::default(),
             specification: None,
+            kmap_start: direct_map_end,
             geometry: PhantomData,
         })
     }
@@ -127,6 +129,13 @@ impl<G: Geometry> HostMachine<G> {
     #[must_use]
     pub fn with_topology(mut self, topology: Topology) -> Self {
         self.topology = topology;
+        self
+    }
+
+    /// The same machine, where all memory is looked at through slots.
+    #[must_use]
+    pub fn kmapped(mut self) -> Self {
+        self.kmap_start = Pfn::new(0);
         self
     }
 
@@ -221,6 +230,11 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     }
 
     #[inline]
+    fn kmap_start(&self) -> Pfn {
+        self.kmap_start
+    }
+
+    #[inline]
     fn direct_map(&self, frame: Pfn) -> NonNull<u8> {
         self.memory.lowmem(frame)
     }
@@ -231,7 +245,7 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     }
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
-        assert!(frame >= self.direct_map_end(), "a slot for {frame:?}, which the direct map reaches");
+        assert!(frame >= self.kmap_start, "a slot for {frame:?}, which the direct map reaches");
         assert!(frame < self.memory_end(), "a slot for {frame:?}, but memory ends at {:?}", self.memory_end());
         let cpu = self.cpu_index();
         let _interrupts = self.disable_interrupts();

@@ -98,6 +98,13 @@ pub unsafe trait Machine: Sync {
     /// [`direct_map`](Self::direct_map). Of an address outside of it, any at which there is no lowmem.
     fn physical(&self, address: NonNull<u8>) -> PhysAddr;
 
+    /// The first frame that is looked at through a slot: the direct map's end, unless slots are to be tried on all memory,
+    /// as with Linux's `CONFIG_DEBUG_KMAP_LOCAL_FORCE_MAP`. It never changes, and lies no higher than the direct map's end.
+    #[inline(always)]
+    fn kmap_start(&self) -> Pfn {
+        self.direct_map_end()
+    }
+
     /// Maps a frame into a slot of this CPU. Slots are given up last in, first out. Of this crate at most three are live at
     /// once in a task: two for a copy, or one that its user looks at and two inside the allocator. As many may be live in an
     /// interrupt handler above it, so a CPU needs six; where there are no handlers, three.

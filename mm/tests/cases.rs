@@ -42,8 +42,16 @@ struct Plan<'a> {
     direct_map_end: u32,
     nodes: u8,
     reserved_is: Reserved,
+    slots: Slots,
     /// Half of memory is allocated before the cases start; one page in this many stays so.
     used: Option<usize>,
+}
+
+/// Which memory is looked at through slots.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slots {
+    Highmem,
+    All,
 }
 
 /// What becomes of the reserved ranges once the allocator is up.
@@ -58,7 +66,15 @@ const MIB: u32 = 256;
 
 impl Plan<'_> {
     const fn lowmem(usable: &'static [(u32, u32)]) -> Plan<'static> {
-        Plan { usable, reserved: &[], direct_map_end: u32::MAX, nodes: 1, reserved_is: Reserved::Kept, used: None }
+        Plan {
+            usable,
+            reserved: &[],
+            direct_map_end: u32::MAX,
+            nodes: 1,
+            reserved_is: Reserved::Kept,
+            slots: Slots::Highmem,
+            used: None,
+        }
     }
 
     fn regions(&self) -> Vec<Region> {
@@ -80,6 +96,7 @@ impl Plan<'_> {
         let end = self.usable.iter().map(|&(_, end)| end).max().expect("a machine has memory");
         let machine = HostMachine::<G>::new(Pfn::new(end), Pfn::new(self.direct_map_end), cpus);
         let machine = machine.expect("the host has room for the machine");
+        let machine = if self.slots == Slots::All { machine.kmapped() } else { machine };
         let map: BootMap = BootMap::new(&self.regions()).expect("the map is sound");
         let nodes = NonZeroU8::new(self.nodes).expect("a machine has a node");
         let mut map = map.split_nodes(nodes, G::MAX_ORDER).expect("there is memory for each node");
@@ -173,6 +190,11 @@ fn name_panics() {
 #[test]
 fn sixteen_mebibytes_of_lowmem() {
     Plan::lowmem(&[(0, 16 * MIB)]).run_all::<Standard>();
+}
+
+#[test]
+fn sixteen_mebibytes_through_slots() {
+    Plan { slots: Slots::All, ..Plan::lowmem(&[(0, 16 * MIB)]) }.run_all::<Standard>();
 }
 
 #[test]

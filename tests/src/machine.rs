@@ -17,6 +17,8 @@ pub struct Machine {
     pub topology: Topology,
     /// Where the direct map ends and highmem starts; `None`: no highmem.
     pub lowmem: Option<Size>,
+    /// Which memory is looked at through `kmap_local` slots, in a kernel with checks.
+    pub kmap_local: KmapLocal,
     /// Into how many nodes the kernel cuts the memory itself, whatever firmware says; `None`: it does not.
     pub fake_nodes: Option<NonZeroU8>,
     /// What the kernel has to keep its hands off.
@@ -25,6 +27,15 @@ pub struct Machine {
     pub slab_debug: Option<&'static str>,
     /// Whether the page allocator's specification runs along, in a kernel with checks.
     pub specification: Beside,
+}
+
+/// Which memory is looked at through slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KmapLocal {
+    /// What the direct map does not reach.
+    Highmem,
+    /// All, page by page.
+    Always,
 }
 
 /// Whether something runs beside what it watches.
@@ -54,6 +65,7 @@ impl Machine {
             cpus: Cpus::ONE,
             topology: Topology::Flat,
             lowmem: None,
+            kmap_local: KmapLocal::Highmem,
             fake_nodes: None,
             reserved: &[],
             slab_debug: None,
@@ -100,6 +112,7 @@ impl Machine {
     pub fn words(&self) -> Vec<String> {
         let mut words = Vec::new();
         words.extend(self.lowmem.map(|end| format!("lowmem={end}")));
+        words.extend((self.kmap_local == KmapLocal::Always).then(|| "kmap_local=always".to_owned()));
         words.extend(self.fake_nodes.map(|nodes| format!("numa=fake={nodes}")));
         if !self.reserved.is_empty() {
             let ranges: Vec<_> = self.reserved.iter().map(|range| format!("{}${}", range.size, range.start)).collect();

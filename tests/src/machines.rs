@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU8;
 
-use crate::machine::{Machine, Reserved};
+use crate::machine::{KmapLocal, Machine, Reserved};
 use crate::size::Size;
 use crate::topology::{Cpus, Node, NodeCount, Topology, Uneven};
 
@@ -21,7 +21,14 @@ pub const MACHINES: &[Named] = &[
     Named { name: "512M", machine: Machine::with_memory(Size::mib(512)) },
     Named { name: "8G", machine: Machine::with_memory(Size::gib(8)) },
     Named { name: "8G-lowmem64M", machine: Machine::with_memory(Size::gib(8)).with_lowmem(Size::mib(64)) },
-    Named { name: "1G-cut", machine: Machine { fake_nodes: NonZeroU8::new(2), ..Machine::with_memory(Size::gib(1)) } },
+    Named {
+        name: "1G-cut",
+        machine: Machine {
+            fake_nodes: NonZeroU8::new(2),
+            kmap_local: KmapLocal::Always,
+            ..Machine::with_memory(Size::gib(1))
+        },
+    },
     Named {
         name: "512M-slubdebug",
         machine: Machine { slab_debug: Some("FZPU"), ..Machine::with_memory(Size::mib(512)) },
@@ -101,7 +108,7 @@ mod tests {
         let of = |name| MACHINES.iter().find(|named| named.name == name).unwrap().machine.to_string();
         assert_eq!(of("16M"), "16M specification=on");
         assert_eq!(of("8G-lowmem64M"), "8G lowmem=64M");
-        assert_eq!(of("1G-cut"), "1G numa=fake=2");
+        assert_eq!(of("1G-cut"), "1G kmap_local=always numa=fake=2");
         assert_eq!(of("1G-2nodes-8cpus"), "1G smp=8 nodes=2");
         assert_eq!(of("768M-4nodes-4cpus"), "768M smp=4 nodes=256M/1+192M/0+6M/2+314M/1 lowmem=256M specification=on");
         assert_eq!(of("512M-slubdebug"), "512M slub_debug=FZPU");

@@ -15,15 +15,15 @@ use crate::platform::Platform;
 
 const WORDS: usize = PAGE_SIZE / size_of::<u64>();
 
-/// The platform, and a highmem frame for each slot; skips the test on a machine without highmem.
-fn with_highmem(test: impl FnOnce(&Platform, [Pfn; KMAP_SLOTS]) -> Outcome) -> Outcome {
+/// The platform, and a frame for each slot; skips the test on a machine that needs no slots for it.
+fn with_frames(test: impl FnOnce(&Platform, [Pfn; KMAP_SLOTS]) -> Outcome) -> Outcome {
     let platform = Platform::get().ok_or("the platform is not up")?;
     let allocator = memory::allocator().ok_or("the page allocator is not up")?;
     let request = Request::movable(Order::ZERO);
     let pages: Vec<_> = (0..KMAP_SLOTS).map(|_| allocator.alloc(request)).collect::<Result<_, _>>()?;
     let frames: [Pfn; KMAP_SLOTS] = core::array::from_fn(|slot| pages[slot].range().start);
-    match frames.into_iter().find(|&frame| frame < platform.direct_map_end()) {
-        Some(lowmem) => skip("no highmem is free", format_args!("a movable page is {lowmem:?}")),
+    match frames.into_iter().find(|&frame| frame < platform.kmap_start()) {
+        Some(direct) => skip("no page that needs a slot is free", format_args!("a movable page is {direct:?}")),
         None => test(platform, frames),
     }
 }
@@ -54,7 +54,7 @@ fn pattern(frame: Pfn, word: usize) -> u64 {
 ktest!(
     "kmap",
     fn nested_slots_see_each_their_own_frame_and_the_frames_keep_it() {
-        with_highmem(|platform, frames| {
+        with_frames(|platform, frames| {
             let slots = frames.map(|frame| platform.kmap_local(frame));
             for (slot, frame) in slots.into_iter().zip(frames) {
                 fill(slot, frame);
@@ -82,7 +82,7 @@ ktest!(
 ktest!(
     "kmap",
     fn one_slot_used_again_and_again_shows_no_stale_frame() {
-        with_highmem(|platform, frames| {
+        with_frames(|platform, frames| {
             for round in 0..100 {
                 let frame = frames[round % frames.len()];
                 let slot = platform.kmap_local(frame);
@@ -104,7 +104,7 @@ ktest!(
     "kmap",
     fn after_unmapping_no_page_of_the_window_is_mapped() {
         check!(WINDOW.mapped().next().is_none(), "page {:?} is mapped before", WINDOW.mapped().next());
-        with_highmem(|platform, frames| {
+        with_frames(|platform, frames| {
             let mut live = Vec::new();
             for (slot, frame) in frames.into_iter().enumerate() {
                 live.push(platform.kmap_local(frame));

@@ -40,7 +40,7 @@ impl NodePointer {
 
     /// The pointer to the node in frame `pfn`.
     pub(super) fn to<M: Machine>(machine: &M, pfn: Pfn) -> Self {
-        if pfn < machine.direct_map_end() {
+        if pfn < machine.kmap_start() {
             return Self(machine.direct_map(pfn));
         }
         let tagged = pfn.index() << PAGE_SHIFT | HIGHMEM;
@@ -59,7 +59,7 @@ impl NodePointer {
 
     /// Whether the tag says what the frame's place in memory demands (HIGH-1).
     pub(super) fn is_tagged_rightly<M: Machine>(self, machine: &M) -> bool {
-        self.is_highmem() == (self.frame(machine) >= machine.direct_map_end())
+        self.is_highmem() == (self.frame(machine) >= machine.kmap_start())
     }
 }
 
