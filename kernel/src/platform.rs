@@ -15,7 +15,7 @@ use kernel_core::cmdline::KmapLocal;
 use kernel_core::layout::{DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
 use mm::faults::Faults;
 use mm::lock_order::{Context, HeldLocks, Interrupts, Work};
-use mm::machine::{Begun, InjectedFault, Machine, Standard};
+use mm::machine::{Begun, Machine, Standard};
 use mm::specification::{Entry, Specification};
 use mm::units::{CpuId, Distance, NodeId, PAGE_SHIFT, Pfn, PhysAddr};
 use spin::Once;
@@ -57,10 +57,10 @@ ro_after_init! {
     static PLATFORM: Once<Platform> = Once::new();
 }
 
-/// Allocations that tests let fail; looked at only where [`faults_fire`](Platform::faults_fire).
+/// Allocations that are to fail; in builds that are measured, nothing is asked.
 static FAULTS: Faults = Faults::none();
 
-/// What the page allocator runs beside, if the command line asks; looked at only where faults fire.
+/// What the page allocator runs beside, if the command line asks; looked at only in builds that are not measured.
 static SPECIFICATION: Once<&'static [Entry]> = Once::new();
 
 impl Platform {
@@ -87,19 +87,9 @@ impl Platform {
         PLATFORM.get()
     }
 
-    /// What is to fail of all allocations of pages and objects.
-    pub(crate) fn faults(&self) -> &'static Faults {
-        &FAULTS
-    }
-
     /// Has the page allocator, which there is none of yet, run beside a specification with this table.
     pub(crate) fn specify(&self, table: &'static [Entry]) {
         SPECIFICATION.call_once(|| table);
-    }
-
-    /// Whether anything does: in builds that are measured, nothing is asked.
-    pub(crate) const fn faults_fire(&self) -> bool {
-        cfg!(debug_assertions)
     }
 }
 
@@ -229,8 +219,8 @@ unsafe impl Machine for Platform {
     }
 
     #[inline(always)]
-    fn allocation_fault(&self) -> Option<InjectedFault> {
-        if self.faults_fire() { FAULTS.next() } else { None }
+    fn injected_faults(&self) -> Option<&Faults> {
+        if cfg!(debug_assertions) { Some(&FAULTS) } else { None }
     }
 
     fn report(&self, report: &dyn fmt::Display) {

@@ -30,7 +30,7 @@ use spin::Mutex;
 
 use crate::faults::Faults;
 use crate::lock_order::{Context, HeldLocks};
-use crate::machine::{Geometry, InjectedFault, Machine, Standard};
+use crate::machine::{Geometry, Machine, Standard};
 use crate::specification::{Entry, Specification};
 use crate::units::{CpuId, Distance, NodeId, Pfn, PfnRange, PhysAddr};
 
@@ -335,8 +335,8 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     }
 
     #[inline]
-    fn allocation_fault(&self) -> Option<InjectedFault> {
-        self.faults.next()
+    fn injected_faults(&self) -> Option<&Faults> {
+        Some(&self.faults)
     }
 }
 

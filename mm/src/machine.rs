@@ -10,6 +10,7 @@ use core::num::NonZeroU16;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::faults::Faults;
 use crate::lock_order::{Context, HeldLocks};
 use crate::specification::Specification;
 use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
@@ -48,10 +49,6 @@ impl Geometry for Standard {
     const CPU_CACHE: u32 = 8192;
     const RESERVE_SHARE: u32 = 64;
 }
-
-/// Tells an allocation to fail: for tests of what happens then.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct InjectedFault;
 
 /// When a CPU began what it is busy with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -179,9 +176,9 @@ pub unsafe trait Machine: Sync {
         None
     }
 
-    /// Asked before every allocation of pages or of an object whether it is to fail.
+    /// What is to fail of all allocations of pages and objects, if anything ever is: asked before each.
     #[inline(always)]
-    fn allocation_fault(&self) -> Option<InjectedFault> {
+    fn injected_faults(&self) -> Option<&Faults> {
         None
     }
 }

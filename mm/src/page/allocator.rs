@@ -26,6 +26,7 @@ use crate::desc::map::PageMap;
 use crate::desc::word::Page;
 use crate::descriptor::WalkGate;
 use crate::early::MetadataBytes;
+use crate::faults::InjectedFault;
 use crate::invariant::Violation;
 use crate::lock::Mutex;
 use crate::lock_order::class;
@@ -127,7 +128,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The order is none there is, no zone that may serve the request has such a block, or its group cannot pay.
     #[inline(always)]
     pub fn alloc(&self, request: Request) -> Result<Block<'_, M>, AllocError> {
-        if self.machine.allocation_fault().is_some() {
+        if self.should_fail_alloc_page(request).is_some() {
             return Err(AllocError::exhausted(request));
         }
         match self.alloc_at_hand(request) {
@@ -143,13 +144,19 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// As [`alloc`](Self::alloc).
     #[inline(always)]
     pub fn alloc_raw(&self, request: Request) -> Result<Pfn, AllocError> {
-        if self.machine.allocation_fault().is_some() {
+        if self.should_fail_alloc_page(request).is_some() {
             return Err(AllocError::exhausted(request));
         }
         match self.alloc_at_hand(request) {
             Some((_, head)) => Ok(head),
             None => self.alloc_particular(request),
         }
+    }
+
+    /// Whether a test wants the request to fail.
+    #[inline(always)]
+    pub(super) fn should_fail_alloc_page(&self, request: Request) -> Option<InjectedFault> {
+        self.machine.injected_faults()?.should_fail_alloc_page(request.order)
     }
 
     /// Allocates a block that is not at hand, or for a group that pays.

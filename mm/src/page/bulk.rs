@@ -19,7 +19,7 @@ impl<M: Machine> PageAllocator<'_, M> {
     pub fn alloc_bulk_raw(&self, request: Request, heads: &mut [Pfn]) -> Count {
         let mut left = heads;
         let mut had = 0;
-        while !left.is_empty() && self.machine().allocation_fault().is_none() {
+        while !left.is_empty() && self.should_fail_alloc_page(request).is_none() {
             let Count(filled) = self.fill_at_hand(request, left);
             had += filled;
             left = &mut left[filled as usize..];

@@ -23,7 +23,7 @@ use crate::lock::Mutex;
 use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::page::PageAllocator;
-use crate::units::PfnRange;
+use crate::units::{Bytes, PfnRange};
 
 /// There is no memory for an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -168,7 +168,9 @@ impl<M: Machine> KmemCaches<'_, M> {
     #[track_caller]
     pub(super) fn alloc_slot(&self, cache: &Cache) -> Result<Slot, NoMemory> {
         let machine = self.pages.machine();
-        if machine.allocation_fault().is_some() {
+        if let Some(faults) = machine.injected_faults()
+            && faults.should_failslab(Bytes(cache.layout.size as usize)).is_some()
+        {
             return Err(NoMemory);
         }
         match cache.cpu(machine.cpu()).take(machine) {
