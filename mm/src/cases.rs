@@ -4,7 +4,8 @@
 //! one node or several. It uses no heap, allocates what it needs from the allocator under test, and leaves every zone
 //! as free and as whole as before; [`Case::run`] checks that too.
 //!
-//! What takes many CPUs (`soak`, `last_page`, `exhausted_node`) has them from a [`crew`](crew::Crew), and is called by itself.
+//! What takes many CPUs (`soak`, `last_page`, `exhausted_node`) has them from a [`crew`](crew::Crew), and is called by itself,
+//! as is what is told which allocations fail (`unwinding`).
 //!
 //! [`beside`] has the specification run along with it. `failure` is how a case ends, `footprint` what it must leave as it was, `holdings` the blocks that it holds, `checks`
 //! how often it runs the full checker, `contents` what it writes to pages, `permutation` an order for millions of
@@ -34,8 +35,10 @@ mod owners;
 mod ownership;
 mod permutation;
 mod random;
+pub mod refill;
 mod reserves;
 pub mod soak;
+pub mod unwinding;
 mod wrong_frees;
 mod zones;
 
@@ -106,6 +109,8 @@ cases! {
         every_free_page_can_be_allocated_and_comes_back_in_descending_order,
         every_free_page_can_be_allocated_and_comes_back_in_random_order,
         blocks_of_every_order_run_out_only_when_none_is_left;
+    refill:
+        coalesced_memory_is_the_same_each_time_it_has_run_out;
     wrong_frees:
         a_block_freed_twice_is_turned_away,
         a_half_that_has_merged_meanwhile_is_turned_away,
