@@ -9,6 +9,7 @@ use core::fmt;
 use core::num::{NonZeroU8, NonZeroU16, NonZeroU64};
 
 use mm::boot_map::{Region, RegionKind};
+use mm::faults::{FaultAttr, FaultAttrError};
 use mm::slab::{SlabDebug, SlabDebugError};
 use mm::units::{NodeId, PhysAddr};
 
@@ -103,6 +104,15 @@ pub enum KmapLocal {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seed(pub u64);
 
+/// Which allocations of pages and of objects fail: Linux's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultWords {
+    /// `fail_page_alloc=`.
+    pub page_alloc: Option<FaultAttr>,
+    /// `failslab=`.
+    pub slab: Option<FaultAttr>,
+}
+
 /// The command line's words, each with its default where it is not given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
@@ -126,6 +136,9 @@ pub struct CommandLine {
     pub slab_debug: SlabDebug,
     /// `specification=on`: whether the page allocator's specification runs along, in kernels with checks; by default not.
     pub specification: Beside,
+    /// `fail_page_alloc=`, `failslab=`: which allocations fail in the tests that are about that, in kernels with checks; by
+    /// default as those tests like.
+    pub faults: FaultWords,
     /// `check=`: after how many operations of a replay everything is checked; 50 000 by default, and at the end.
     pub check_every: NonZeroU64,
     /// `dump=`: the reports to print when all is done, in this order; none by default.
@@ -164,12 +177,15 @@ pub enum Reason {
     TooHigh,
     /// The text does not say which caches are debugged.
     SlabDebug(SlabDebugError),
+    /// The text does not say which allocations fail.
+    Faults(FaultAttrError),
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SlabDebug(error) => return error.fmt(f),
+            Self::Faults(error) => return error.fmt(f),
             Self::Unknown => "unknown word",
             Self::Twice => "given twice",
             Self::Empty => "no value",
@@ -218,6 +234,7 @@ impl CommandLine {
             reserved: words.reserved,
             slab_debug: words.slab_debug.unwrap_or(SlabDebug::NONE),
             specification: words.specification.unwrap_or_default(),
+            faults: words.faults,
             check_every: words.check_every.unwrap_or(CHECK_EVERY),
             dump: words.dump,
         }
@@ -242,6 +259,7 @@ struct Words<'l> {
     reserved: Vec<Region>,
     slab_debug: Option<SlabDebug>,
     specification: Option<Beside>,
+    faults: FaultWords,
     check_every: Option<NonZeroU64>,
     dump: Vec<Report>,
 }
@@ -264,6 +282,8 @@ impl<'l> Words<'l> {
             "memmap" => self.reserve(value),
             "slub_debug" => once(&mut self.slab_debug, SlabDebug::parse(value).map_err(Reason::SlabDebug)),
             "specification" => once(&mut self.specification, beside(value)),
+            "fail_page_alloc" => once(&mut self.faults.page_alloc, value.parse().map_err(Reason::Faults)),
+            "failslab" => once(&mut self.faults.slab, value.parse().map_err(Reason::Faults)),
             "check" => once(&mut self.check_every, decimal(value).and_then(non_zero)),
             _ => Err(Reason::Unknown),
         }
@@ -392,6 +412,8 @@ mod tests {
     use alloc::string::String;
     use alloc::vec;
 
+    use mm::faults::FaultField;
+
     use super::*;
 
     fn parse(line: &str) -> (CommandLine, Vec<(String, Reason)>) {
@@ -416,6 +438,7 @@ mod tests {
             reserved: Vec::new(),
             slab_debug: SlabDebug::NONE,
             specification: Beside::IsOff,
+            faults: FaultWords::default(),
             check_every: NonZeroU64::new(50_000).unwrap(),
             dump: Vec::new(),
         }
@@ -434,7 +457,8 @@ mod tests {
         let (parsed, ignored) = parse(
             "run=replay filter=order exact=a/b after=a/a seed=18446744073709551615 lowmem=64M numa=fake=2 nr_cpus=3 check=1000 \
              memmap=4K$0x10000,0x1M$3G memmap=1$5 dump=meminfo \
-             slub_debug=FZ;-,kmalloc-* specification=on kmap_local=always",
+             slub_debug=FZ;-,kmalloc-* specification=on kmap_local=always fail_page_alloc=7,30,100,-1 \
+             failslab=1,100,0,3",
         );
         assert_eq!(
             parsed,
@@ -453,6 +477,7 @@ mod tests {
                 reserved: vec![reserved(0x1_0000, 0x1_1000), reserved(3 << 30, (3 << 30) + (1 << 20)), reserved(5, 6)],
                 slab_debug: SlabDebug::parse("FZ;-,kmalloc-*").unwrap(),
                 specification: Beside::Runs,
+                faults: FaultWords { page_alloc: "7,30,100,-1".parse().ok(), slab: "1,100,0,3".parse().ok() },
                 check_every: NonZeroU64::new(1000).unwrap(),
                 dump: vec![Report::Meminfo],
             }
@@ -490,6 +515,10 @@ mod tests {
             ("memmap=4K$8K,0$1", Reason::Zero),
             ("memmap=4K$0xfffffffffffffff0", Reason::TooHigh),
             ("check=0", Reason::Zero),
+            ("fail_page_alloc=1,100,0", Reason::Faults(FaultAttrError::NotFour)),
+            ("fail_page_alloc=", Reason::Faults(FaultAttrError::NotFour)),
+            ("failslab=1,101,0,-1", Reason::Faults(FaultAttrError::TooProbable)),
+            ("failslab=1,x,0,-1", Reason::Faults(FaultAttrError::NotANumber(FaultField::Probability))),
             ("dump=", Reason::Empty),
             ("slub_debug=FX", Reason::SlabDebug(SlabDebugError::NoSuchFlag('X'))),
         ];

@@ -77,9 +77,10 @@ use bootloader_api::config::Mapping;
 use bootloader_api::info::MemoryRegionKind;
 use bootloader_api::{BootInfo, BootloaderConfig, entry_point};
 use kernel_core::acpi::Topology;
-use kernel_core::cmdline::{CommandLine, Run};
+use kernel_core::cmdline::{CommandLine, FaultWords, Run};
 use kernel_core::layout::{self, LARGEST_STACK};
 use mm::boot_map::BootMap;
+use mm::machine::Machine;
 use mm::units::{Bytes, Count, Pfn, PhysAddr};
 use x86_64::VirtAddr;
 
@@ -143,9 +144,13 @@ fn run(booted: Box<Booted>) -> ! {
     start::start(start::Memory { platform, allocator, owners, space }, trampoline);
     rodata::mark_ro(space);
 
+    let injects = words.run == Run::Test && platform.injected_faults().is_some();
+    if words.faults != FaultWords::default() && !injects {
+        println!("faults: none, they are for tests in a kernel with checks");
+    }
     let status = match words.run {
         Run::List => exit(list(&words)),
-        Run::Test => ktest::run(&words.selection, words.seed),
+        Run::Test => ktest::run(&words.selection, words.seed, words.faults),
         Run::Bench => bench::run(&words.selection, words.seed, &machine),
         Run::Replay => replay::run(allocator, words.check_every, &machine),
         Run::Dump => Exit::Success,

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 
 use crate::accel::Accel;
+use crate::faults::Faults;
 use crate::guest::Guest;
 use crate::machine::Machine;
 use crate::word::Word;
@@ -25,6 +26,8 @@ pub struct Launch<'a> {
     pub accel: Accel,
     /// Where the kernel's random numbers start; `None`: where the kernel likes.
     pub seed: Option<u64>,
+    /// Which allocations fail where a test has some fail.
+    pub faults: Faults,
     /// The reports on memory to print in the end, with commas between them, or `all`; `None`: those that the kernel
     /// likes.
     pub dump: Option<&'a Word>,
@@ -91,6 +94,7 @@ impl<'a> Launch<'a> {
             machine,
             accel: Accel::Tcg,
             seed: None,
+            faults: Faults::default(),
             dump: None,
             tables: &[],
         }
@@ -123,6 +127,7 @@ impl<'a> Launch<'a> {
         }
         words.extend(self.dump.map(|reports| format!("dump={reports}")));
         words.extend(self.seed.map(|seed| format!("seed={seed}")));
+        words.extend(self.faults.words());
         words.extend(self.machine.words());
         words.join(" ")
     }
@@ -202,6 +207,7 @@ mod tests {
             machine,
             accel: Accel::Tcg,
             seed: None,
+            faults: Faults::default(),
             dump: None,
             tables: &[],
         }

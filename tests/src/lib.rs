@@ -12,6 +12,7 @@
 pub mod accel;
 pub mod bench;
 pub mod crash;
+pub mod faults;
 pub mod guest;
 pub mod interleaving;
 pub mod ktap;

@@ -10,6 +10,7 @@
 mod cases;
 mod cpus;
 mod crash;
+mod faults;
 mod guards;
 mod paging;
 mod protection;
@@ -25,7 +26,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use kernel_core::cmdline::Seed;
+use kernel_core::cmdline::{FaultWords, Seed};
 use kernel_core::selection::Selection;
 use linkme::distributed_slice;
 use mm::cases::Case;
@@ -153,9 +154,11 @@ pub(crate) fn seed() -> Seed {
     Seed(SEED.load(Ordering::Relaxed))
 }
 
-/// Runs the tests that `selection` chooses. It is a failure to choose none by name.
-pub(crate) fn run(selection: &Selection, seed: Seed) -> Exit {
+/// Runs the tests that `selection` chooses, where allocations fail as `words` say in those that are about that. It is a failure
+/// to choose none by name.
+pub(crate) fn run(selection: &Selection, seed: Seed, words: FaultWords) -> Exit {
     SEED.store(seed.0, Ordering::Relaxed);
+    faults::set(words);
     let at_start = heap::census();
     let tests = selected(selection);
     println!("KTAP version 1");
@@ -225,7 +228,7 @@ impl fmt::Display for OneLine<'_> {
 }
 
 /// Tests in the kernel's source: a linker that drops some shows here.
-const REGISTERED: usize = 138;
+const REGISTERED: usize = 141;
 
 ktest!(
     "ktest",

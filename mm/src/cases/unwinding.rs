@@ -21,6 +21,7 @@ use super::{Failure, Seed};
 use crate::faults::{self, FaultAttr, FaultPoint, Faults};
 use crate::machine::Machine;
 use crate::page::PageAllocator;
+use crate::shrinker::Shortage;
 use crate::units::Count;
 
 /// Descriptors that the page checker may look at, but for the last time.
@@ -121,6 +122,8 @@ impl<'s, 'm, M: Machine> Sweep<'s, 'm, M> {
     fn begin(allocator: &'s PageAllocator<'m, M>, inner: Inner<'_, M>) -> Result<Self, Failure> {
         let faults = allocator.machine().injected_faults();
         let faults = faults.ok_or(Failure::Skipped("nothing is told to fail on this machine"))?;
+        // What others would give up in a shortage would count as the script's.
+        while allocator.reclaim(Shortage::of(Count(u32::MAX))) > Count(0) {}
         match script::run(allocator, inner) {
             Ok(()) => {}
             Err(Stopped::NoMemory) => return Err(Failure::Skipped("there is too little memory")),

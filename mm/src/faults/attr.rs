@@ -67,6 +67,14 @@ impl fmt::Display for FaultField {
 }
 
 impl FaultAttr {
+    /// No call fails.
+    pub const NONE: Self = Self { interval: 1, probability: 0, space: 0, times: 0 };
+
+    /// Of a hundred calls so many fail, if it is at most a hundred.
+    pub const fn of_a_hundred(Count(calls): Count) -> Self {
+        Self { interval: 1, probability: calls, space: 0, times: ALWAYS }
+    }
+
     /// The n-th call fails, counted from 1, and no other.
     pub const fn nth(Count(n): Count) -> Self {
         Self { interval: n as u64, probability: CERTAIN, space: 0, times: 1 }

@@ -27,6 +27,8 @@ fn what_is_read_is_shown_as_linux_writes_it() {
         assert_eq!(attr(text).to_string(), text);
     }
     assert_eq!(FaultAttr::nth(Count(7)).to_string(), "7,100,0,1");
+    assert_eq!(FaultAttr::of_a_hundred(Count(7)).to_string(), "1,7,0,-1");
+    assert_eq!(FaultAttr::NONE.to_string(), "1,0,0,0");
 }
 
 #[test]

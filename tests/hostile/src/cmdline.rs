@@ -50,6 +50,8 @@ fn said(words: &CommandLine, line: &str) -> String {
     for region in &words.reserved {
         add("memmap", Some(format!("{}${:#x}", region.len, region.start.0)));
     }
+    add("fail_page_alloc", words.faults.page_alloc.map(|attr| attr.to_string()));
+    add("failslab", words.faults.slab.map(|attr| attr.to_string()));
     for report in &words.dump {
         add("dump", Some(report.name().to_owned()));
     }

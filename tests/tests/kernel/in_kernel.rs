@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
+use harness::faults::Faults;
 use harness::interleaving::Interleaving;
 use harness::ktap::Verdict;
 use harness::launch::{Launch, Select};
@@ -32,7 +33,8 @@ pub(crate) fn trials(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
         _ => Launch::new(checked()?, Machine::with_memory(Size::mib(64))).list(PATIENCE)?.tests,
     };
     let interleaving = Interleaving::from_environment()?;
-    let batch = |named: &Named| Arc::new(Batch::new(*named, &tests, arguments, interleaving));
+    let faults = Faults::from_environment()?;
+    let batch = |named: &Named| Arc::new(Batch::new(*named, &tests, arguments, interleaving, faults));
     let batches: Vec<_> = MACHINES.iter().map(batch).collect();
     // Machine by machine within a test, so that as many boots go on at once as there are threads.
     let trial = |test: &String, batch: &Arc<Batch>| {
@@ -54,18 +56,19 @@ struct Batch {
     /// The filter they were selected with.
     filter: Option<String>,
     interleaving: Interleaving,
+    faults: Faults,
     verdicts: OnceLock<HashMap<String, Verdict>>,
 }
 
 impl Batch {
-    fn new(named: Named, tests: &[String], arguments: &Arguments, interleaving: Interleaving) -> Batch {
+    fn new(named: Named, tests: &[String], arguments: &Arguments, interleaving: Interleaving, faults: Faults) -> Batch {
         let selected = |test: &&String| {
             let name = format!("{}::{test}", named.name);
             let matches = |pattern: &String| if arguments.exact { name == *pattern } else { name.contains(pattern) };
             arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
         };
         let tests = tests.iter().filter(selected).cloned().collect();
-        Batch { named, tests, filter: arguments.filter.clone(), interleaving, verdicts: OnceLock::new() }
+        Batch { named, tests, filter: arguments.filter.clone(), interleaving, faults, verdicts: OnceLock::new() }
     }
 
     fn verdict(&self, test: &str) -> Verdict {
@@ -84,7 +87,7 @@ impl Batch {
         let symbols = Symbols::load(&guest.symbols)?;
         let interleaving = self.interleaving;
         let (accel, seed) = (interleaving.accel(), Some(interleaving.seed));
-        let launch = Launch { accel, seed, ..Launch::new(guest, self.named.machine) };
+        let launch = Launch { accel, seed, faults: self.faults, ..Launch::new(guest, self.named.machine) };
         let mut verdicts = launch.run_tests((&self.select()?, &self.tests), &symbols, PATIENCE, |_| ());
         if self.named.machine.cpus > Cpus::ONE {
             let command = format!("./qemu-run.sh test {}", self.filter.as_deref().unwrap_or_default());

@@ -14,6 +14,7 @@ mod options;
 mod session;
 mod summary;
 
+use harness::faults::Faults;
 use harness::guest::workspace;
 use harness::interleaving::Interleaving;
 use harness::trace::bundled;
@@ -45,7 +46,9 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
             summary.add("benchmarks", session.benchmarks(None, None));
             summary.add("replay", session.replay(&bundled(TRACE)));
         }
-        Some(Subcommand::Test { filter, seed, turns }) => return tests(filter.as_deref(), turns.seeded(*seed)),
+        Some(Subcommand::Test { filter, seed, turns, faults }) => {
+            return tests(filter.as_deref(), turns.seeded(*seed), *faults);
+        }
         Some(Subcommand::Bench { filter, json, machine }) => {
             let session = Session::new(machine, Turns { shift: None })?;
             summary.add("benchmarks", session.benchmarks(filter.as_ref(), json.as_deref()));
@@ -61,10 +64,11 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 /// Everything: the tests that run here, then those that run in the kernel on every machine; last, unless a filter asks
 /// for others, the models of what goes without a lock.
-fn tests(filter: Option<&str>, interleaving: Interleaving) -> anyhow::Result<ExitCode> {
+fn tests(filter: Option<&str>, interleaving: Interleaving, faults: Faults) -> anyhow::Result<ExitCode> {
     let mut command = cargo_test();
     // The words of `cargo test` are the test harness's own.
     command.envs(interleaving.variables());
+    command.envs(faults.variables());
     command.args(["--workspace", "--no-fail-fast"]);
     if let Some(filter) = filter {
         command.args(["--", filter]);

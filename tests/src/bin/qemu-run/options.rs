@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 use harness::accel::{Accel, Shift, Virtualization};
+use harness::faults::Faults;
 use harness::interleaving::Interleaving;
 use harness::machine::Machine;
 use harness::size::Size;
@@ -41,6 +42,8 @@ pub(crate) enum Subcommand {
         seed: Option<u64>,
         #[command(flatten)]
         turns: Turns,
+        #[command(flatten)]
+        faults: Faults,
     },
     /// The benchmarks, in instructions per operation.
     Bench {
@@ -191,9 +194,10 @@ mod tests {
 
     #[test]
     fn what_runs_tests_takes_a_shift_unless_kvm_is_to_run_them() {
-        let options = parse("qemu-run test 512M-2cpus::soak/a --seed 7 --shift 3").unwrap();
-        let Some(Subcommand::Test { filter, seed, turns }) = options.subcommand else { unreachable!() };
+        let options = parse("qemu-run test 512M-2cpus::soak/a --seed 7 --shift 3 --failslab 1,5,0,-1").unwrap();
+        let Some(Subcommand::Test { filter, seed, turns, faults }) = options.subcommand else { unreachable!() };
         assert_eq!((filter.as_deref(), seed), (Some("512M-2cpus::soak/a"), Some(7)));
+        assert_eq!(faults, Faults { fail_page_alloc: None, failslab: "1,5,0,-1".parse().ok() });
         assert_eq!(turns.shift, Shift::all().nth(3));
         let accel = |line| parse(line).map(|options| options.machine.accel(options.turns)).unwrap();
         assert_eq!(accel("qemu-run --shift 0").unwrap(), Accel::Icount(Shift::ZERO));
@@ -221,6 +225,8 @@ mod tests {
             "replay t.gz --shift 0",
             "test --smp 2",
             "test --seed x",
+            "test --failslab 1,2,3",
+            "test --fail-page-alloc 1,101,0,-1",
             "--timeout 0",
             "--timeout 1.5",
             "--accel hvf",
