@@ -192,7 +192,9 @@ fn used_pages(allocator: &Allocator, place: PfnRange) -> Option<u32> {
         let pages = match state {
             PageState::Free | PageState::Cached | PageState::Allocated => order.pages(),
             PageState::Node => 1,
-            PageState::Hole | PageState::Reserved | PageState::Tail | PageState::Isolated => return None,
+            PageState::Hole | PageState::Reserved | PageState::Tail | PageState::Isolated | PageState::Offline => {
+                return None;
+            }
         };
         used += if matches!(state, PageState::Free | PageState::Cached) { 0 } else { pages };
         at = at.plus(pages);

@@ -11,8 +11,7 @@
 //! reverse map and its tree leads to its descriptor; a user's page table, since it knows its place; a freelist's node. The
 //! kernel's own memory stays. Whether an area can be cleared shows in one look at each block, before anything is moved.
 //!
-//! `migrate` is one folio or table to another block, `area` the look, `claim` what has been vacated so far, `report` what
-//! came of it.
+//! `migrate` is one folio or table to another block, `area` the look, `report` what came of it.
 //!
 //! Areas are tried from the top of each zone, as the allocator prefers what is below its pivot, and those first that have
 //! little in use.
@@ -23,7 +22,6 @@
 //! Source: M. Gorman, "Memory Compaction", Linux 2.6.35; Linux's `alloc_contig_range`.
 
 mod area;
-mod claim;
 mod migrate;
 mod report;
 #[cfg(all(test, not(loom)))]
@@ -35,11 +33,9 @@ pub use report::{CompactReport, Moved, Refusal};
 
 use core::fmt;
 
-use claim::Claim;
-
 use crate::machine::{Geometry, Machine};
 use crate::owner::Owners;
-use crate::page::{Block, PageAllocator};
+use crate::page::{Block, Claim, PageAllocator};
 use crate::space::{Mmu, Spaces};
 use crate::units::{Count, Order, Pfn, PfnRange};
 

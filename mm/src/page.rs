@@ -4,7 +4,7 @@
 //! `slowpath` the search for a zone that can serve, in the order of `zonelist` and counted in `numa`, `reclaim` how others
 //! are asked to give something up, `drain` all that CPUs have at hand, `bulk` many blocks at a time, `block` the owned memory,
 //! `access` its bytes,
-//! `charges` who pays for it, `specified` what it is held against, `setup` the way from a boot map, `adopt` the way for memory that was used before, `report`
+//! `charges` who pays for it, `hwpoison` what becomes of memory that lies, `hotplug` sections that go out of use, `claim` what somebody has of an area, `specified` what it is held against, `setup` the way from a boot map, `adopt` the way for memory that was used before, `report`
 //! the counts.
 
 mod access;
@@ -14,7 +14,10 @@ mod at_hand;
 mod block;
 mod bulk;
 mod charges;
+mod claim;
 mod drain;
+mod hotplug;
+mod hwpoison;
 mod numa;
 mod owned;
 mod reclaim;
@@ -32,6 +35,9 @@ pub use adopt::AdoptError;
 pub use allocator::{AllocError, FreeError, PageAllocator};
 pub use block::{Block, ContigRange};
 pub use bulk::BlockBatch;
+pub(crate) use claim::Claim;
+pub use hotplug::NotOffline;
+pub use hwpoison::{FailedPage, FailureError, FailureOutcome, MemoryFailure, UnpoisonError};
 pub use numa::NumaEvents;
 pub use report::{Acquisitions, PageblockReport};
 #[cfg(all(test, not(loom)))]

@@ -29,6 +29,8 @@ use crate::units::{Order, Pfn, PfnRange};
 pub enum Change {
     /// The allocator may have these from now on.
     Given(PfnRange),
+    /// What is free of these the allocator has no longer.
+    Taken(PfnRange),
     /// Somebody has the block of this order there.
     Allocated(Pfn, Order),
     /// Who has the block of this order there gives it up.
@@ -132,6 +134,7 @@ impl<'t> Specification<'t> {
         use Standing::{Free, Held, Outside};
         match change {
             Change::Given(range) => self.turn(range, Outside, Free, "a page is given twice"),
+            Change::Taken(range) => self.turn(range, Free, Outside, "a page is taken away that is not free"),
             Change::Allocated(head, order) => {
                 self.turn(block(head, order)?, Free, Held(order), "a page that is not free is given out")
             }

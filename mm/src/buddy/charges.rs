@@ -18,7 +18,10 @@ impl<M: Machine> Buddy<'_, '_, M> {
                     continue;
                 };
                 let word = section.page(pfn).word();
-                let block = matches!(word.state(), Some(PageState::Allocated | PageState::Free | PageState::Cached));
+                let block = matches!(
+                    word.state(),
+                    Some(PageState::Allocated | PageState::Free | PageState::Cached | PageState::Offline)
+                );
                 at = pfn.plus(if block { word.order().pages() } else { 1 });
                 if word.is_allocated_in(self.zone.id) {
                     return Some((pfn, word));

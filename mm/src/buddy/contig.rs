@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::Buddy;
 use crate::block::FreeBlock;
-use crate::desc::allocator_word::PageState;
+use crate::desc::allocator_word::{AllocatorWord, PageState};
 use crate::machine::{Geometry, Machine};
 use crate::units::{Order, Pfn, PfnRange};
 
@@ -64,9 +64,15 @@ impl<M: Machine> Buddy<'_, '_, M> {
         for piece in FreeBlock::claim_all::<M::Geometry>(range) {
             let (order, frames) = (piece.order(), piece.range());
             for tail in frames.frames().skip(1) {
-                self.map.page(tail).set_tail();
+                self.map.page(tail).adopt(AllocatorWord::TAIL);
             }
-            self.set_allocated(piece.into_head(), order);
+            let head = piece.into_head();
+            let section = self.map.known_section(head);
+            section.page(head).adopt(AllocatorWord::allocated(section.migratetype(head), order, self.zone.id));
+            if self.any_hwpoison(frames) {
+                // Nobody has the block yet who might change the word.
+                let _ = section.page(head).note_hwpoisoned(section.page(head).word());
+            }
         }
         let span = &mut self.zone.span;
         self.zone.present += range.pages() - range.intersection(*span).pages();
@@ -109,7 +115,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
         };
         let word = self.map.page(head).word();
         match word.state() {
-            Some(PageState::Allocated | PageState::Free | PageState::Cached) => head.plus(word.order().pages()),
+            Some(PageState::Allocated | PageState::Free | PageState::Cached | PageState::Offline) => {
+                head.plus(word.order().pages())
+            }
             _ => pfn.plus(1),
         }
     }
@@ -118,26 +126,31 @@ impl<M: Machine> Buddy<'_, '_, M> {
     fn check_free(&self, range: PfnRange) -> Result<(), ContigError> {
         let mut at = range.start;
         while at < range.end {
-            let head = self.map.head_of(at).ok_or(ContigError::NotManaged(at))?;
-            let word = self.map.page(head).word();
-            let pages = match word.state() {
-                Some(PageState::Free) if word.zone() == self.zone.id => word.order().pages(),
-                Some(PageState::Node) if word.zone() == self.zone.id => 1,
-                Some(PageState::Free | PageState::Node) => return Err(ContigError::CrossesZone(at)),
-                Some(PageState::Allocated | PageState::Isolated | PageState::Cached) => {
-                    return Err(ContigError::InUse(at));
-                }
-                Some(PageState::Hole | PageState::Reserved | PageState::Tail) | None => {
-                    return Err(ContigError::NotManaged(at));
-                }
-            };
-            at = head.plus(pages);
+            at = self.free_block(at)?.end;
         }
         Ok(())
     }
 
+    /// The free block, or node, around a frame of this zone.
+    pub(super) fn free_block(&self, at: Pfn) -> Result<PfnRange, ContigError> {
+        let head = self.map.head_of(at).ok_or(ContigError::NotManaged(at))?;
+        let word = self.map.page(head).word();
+        let pages = match word.state() {
+            Some(PageState::Free) if word.zone() == self.zone.id => word.order().pages(),
+            Some(PageState::Node) if word.zone() == self.zone.id => 1,
+            Some(PageState::Free | PageState::Node) => return Err(ContigError::CrossesZone(at)),
+            Some(PageState::Allocated | PageState::Isolated | PageState::Cached) => {
+                return Err(ContigError::InUse(at));
+            }
+            Some(PageState::Hole | PageState::Reserved | PageState::Tail | PageState::Offline) | None => {
+                return Err(ContigError::NotManaged(at));
+            }
+        };
+        Ok(PfnRange::new(head, head.plus(pages)))
+    }
+
     /// Takes every free block that touches the range off its list: what lies inside is allocated, the rest in flight.
-    fn pull_blocks(&mut self, range: PfnRange) {
+    pub(super) fn pull_blocks(&mut self, range: PfnRange) {
         let mut at = range.start;
         while let Some(head) = self.map.head_of(at).filter(|_| at < range.end) {
             at = at.plus(1);
@@ -163,7 +176,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
     /// Moves every node in the range to a page outside, and allocates the page it leaves, as well as those of nodes
     /// that had become needless. There is such a page: what a node holds leads to free blocks, none of them on a list
     /// and in the range any more.
-    fn empty_nodes(&mut self, range: PfnRange) {
+    pub(super) fn empty_nodes(&mut self, range: PfnRange) {
         for pfn in range.frames() {
             let word = self.map.page(pfn).word();
             if word.is(PageState::Node) || word.is(PageState::Isolated) {

@@ -8,7 +8,7 @@
 //! Cost: every descriptor of the zone's span and every entry of its lists, once.
 
 use super::{Buddy, relocate};
-use crate::desc::allocator_word::{End, PageState};
+use crate::desc::allocator_word::{AllocatorWord, End, PageState};
 use crate::freelist::Freelists;
 use crate::invariant::{Invariant, Violation};
 use crate::machine::{Geometry, Machine};
@@ -109,12 +109,13 @@ impl<M: Machine> Buddy<'_, '_, M> {
             let word = page.word();
             let ours = word.zone() == self.zone.id;
             let block = match word.state() {
-                Some(PageState::Free | PageState::Allocated | PageState::Cached) => word.order(),
+                Some(PageState::Free | PageState::Allocated | PageState::Cached | PageState::Offline) => word.order(),
                 _ => Order::ZERO,
             };
             let fault = |invariant, what| Err(Violation::of(invariant, Some(at), what));
             match word.state() {
                 Some(PageState::Hole | PageState::Reserved) => ours_since = at.plus(1),
+                Some(PageState::Offline) => ours_since = at.plus(block.pages()),
                 Some(PageState::Tail) => return fault(Invariant::Acct1, "a page belongs to no block"),
                 Some(PageState::Isolated) => return fault(Invariant::Acct1, "a block is still in flight"),
                 None => return fault(Invariant::Acct1, "a page's state is none there is"),
@@ -138,6 +139,13 @@ impl<M: Machine> Buddy<'_, '_, M> {
             if !at.is_aligned(block) || block > M::Geometry::MAX_ORDER {
                 return fault(Invariant::Zone1, "a block is not aligned to its size");
             }
+            if let Some(bad) = self.marked_wrongly(at, word, block) {
+                return Err(Violation::of(
+                    Invariant::Poison1,
+                    Some(bad),
+                    "memory that lies is free, or its head is silent",
+                ));
+            }
             if let Some(stray) =
                 (1..block.pages()).map(|page| at.plus(page)).find(|&page| !section.page(page).word().is_tail())
             {
@@ -152,6 +160,14 @@ impl<M: Machine> Buddy<'_, '_, M> {
             }
         }
         Ok(census)
+    }
+
+    /// POISON-1: a page of a block whose memory lies though nothing of the block may.
+    fn marked_wrongly(&self, head: Pfn, word: AllocatorWord, order: Order) -> Option<Pfn> {
+        let may = word.has_hwpoisoned()
+            || matches!(word.state(), Some(PageState::Hole | PageState::Reserved | PageState::Offline));
+        let mut pages = PfnRange::new(head, head.plus(order.pages())).frames();
+        if may { None } else { pages.find(|&pfn| self.map.page(pfn).word().is_hwpoison()) }
     }
 }
 

@@ -4,12 +4,12 @@
 //! move, so it decides nothing but whether to try.
 
 use super::Compactor;
-use super::claim::Claim;
 use super::migrate::MigrateError;
 use super::report::{Moved, Refusal};
 use crate::OwnerKind;
 use crate::machine::Machine;
 use crate::owner::{Reference, Seen, Sighting, TableLevel};
+use crate::page::Claim;
 use crate::space::Mmu;
 use crate::units::{Count, Pfn, PfnRange};
 
@@ -26,7 +26,7 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
             let block = sighting.range();
             match sighting.seen() {
                 Seen::Free if block.intersection(area) == area => return Ok(0),
-                Seen::Hole | Seen::Reserved => return Err(Refusal::NotWhole),
+                Seen::Hole | Seen::Reserved | Seen::Offline => return Err(Refusal::NotWhole),
                 Seen::Isolated | Seen::Moving => return Err(Refusal::Unsettled),
                 _ if self.pages().zone_around(sighting.head()) != zone => return Err(Refusal::NotWhole),
                 Seen::Free => {}

@@ -2,11 +2,11 @@
 //! allocator alone:
 //!
 //! ```text
-//!   63        32 31     24 23    16 15   11 10   9 8     5  4  3     0
-//!  +------------+---------+--------+-------+------+-------+---+-------+
-//!  |  resized   |level or |  zone  |   0   | type | order |end| state |
-//!  |            |  group  |        |       |      |       |   |       |
-//!  +------------+---------+--------+-------+------+-------+---+-------+
+//!   63        32 31     24 23    16 15 13  12  11 10   9 8     5  4  3     0
+//!  +------------+---------+--------+-----+---+---+------+-------+---+-------+
+//!  |  resized   |level or |  zone  |  0  |has|hw | type | order |end| state |
+//!  |            |  group  |        |     |hw |poi|      |       |   |       |
+//!  +------------+---------+--------+-----+---+---+------+-------+---+-------+
 //! ```
 //!
 //! `type` is the migratetype of the freelist that a free block stands on or a node serves, or that an allocated block was
@@ -15,6 +15,10 @@
 //! `resized` grows whenever an allocated block is halved or joined, so that who reads the same word twice knows that it
 //! was the same block all the time, or free in between. Only a block's head says more than "tail": merging and splitting each write one word, and allocating writes one whatever
 //! the block's size. A tail's head is found by rounding down.
+//!
+//! `hw poi` stands in any page, of a block in use or that nobody is to use, whose memory lies; `has hw` in the head of an
+//! allocated block that may have such a page. So no block at hand or on a list has one, and what is freed with one differs
+//! from all that goes the fast way.
 //!
 //! Invariants: ZONE-1 (a block's zone stands in its head).
 //! Source: K. Overstreet, "Struct page proposal", linux-mm, 2021-09-23.
@@ -44,6 +48,8 @@ pub enum PageState {
     Isolated,
     /// The head of a free block that a CPU has at hand.
     Cached,
+    /// The head of a section that was taken out of use, and may be taken in again.
+    Offline,
 }
 
 impl PageState {
@@ -55,6 +61,7 @@ impl PageState {
             Self::Allocated => 3,
             Self::Isolated => 4,
             Self::Cached => 5,
+            Self::Offline => 6,
             Self::Free => FREE_PAGES,
             Self::Node => NODE,
         }
@@ -68,6 +75,7 @@ impl PageState {
             3 => Some(Self::Allocated),
             4 => Some(Self::Isolated),
             5 => Some(Self::Cached),
+            6 => Some(Self::Offline),
             FREE_PAGES => Some(Self::Free),
             NODE => Some(Self::Node),
             _ => None,
@@ -161,6 +169,11 @@ const NODE: u64 = FREE_PAGES | 1;
 const LIST_SHIFT: u32 = 4;
 const ORDER_SHIFT: u32 = 5;
 const TYPE: u64 = 3 << 9;
+/// The page's memory lies.
+pub(super) const HWPOISON: u64 = 1 << 11;
+/// A page of the allocated block that this heads may be such a one.
+pub(super) const HAS_HWPOISONED: u64 = 1 << 12;
+const HWPOISON_MARKS: u64 = HWPOISON | HAS_HWPOISONED;
 const ZONE_SHIFT: u32 = 16;
 const LEVEL_SHIFT: u32 = 24;
 /// Only nodes have a level and only allocated blocks a group: in one place, all that freeing asks fits into 32 bits.
@@ -222,7 +235,23 @@ impl AllocatorWord {
 
     /// Whether both head blocks of one state, size, zone and group.
     pub(super) const fn is_like(self, other: Self) -> bool {
-        ((self.0 ^ other.0) & !TYPE) << RESIZED_SHIFT == 0
+        ((self.0 ^ other.0) & !(TYPE | HWPOISON_MARKS)) << RESIZED_SHIFT == 0
+    }
+
+    /// The same word, for the head of another part of the block, whose own memory does not lie.
+    pub(super) const fn of_other_part(self) -> Self {
+        Self(self.0 & !HWPOISON)
+    }
+
+    /// The same word, with what two pages that head the halves of a block say of memory that lies, the first of which heads
+    /// the whole.
+    pub(super) const fn marked_as(self, first: Self, second: Self) -> Self {
+        Self(self.0 & !HWPOISON_MARKS | first.0 & HWPOISON_MARKS | second.0 & HAS_HWPOISONED)
+    }
+
+    /// What a page says that becomes a tail.
+    pub(super) const fn as_tail(self) -> Self {
+        Self(Self::TAIL.0 | self.0 & HWPOISON)
     }
 
     /// The same word, of a block that might have been allocated for any kind of page.
@@ -251,6 +280,15 @@ impl AllocatorWord {
 
     /// No descriptor ever says this.
     pub(crate) const NO_BLOCK: Self = Self(u64::MAX);
+
+    /// A page on its own, in nobody's use for ever, for its memory lies.
+    pub(super) const fn hwpoisoned(migratetype: Migratetype, zone: ZoneId) -> Self {
+        Self(Self::allocated(migratetype, Order::ZERO, zone).0 | HWPOISON_MARKS)
+    }
+
+    pub(super) const fn offline(order: Order, zone: ZoneId) -> Self {
+        Self::head(PageState::Offline, order, zone)
+    }
 
     pub(crate) const fn isolated(order: Order, zone: ZoneId) -> Self {
         Self::head(PageState::Isolated, order, zone)
@@ -289,10 +327,28 @@ impl AllocatorWord {
         self.0 & (STATE | 0xff << ZONE_SHIFT) == PageState::Allocated.bits() | (zone.0 as u64) << ZONE_SHIFT
     }
 
-    /// Whether this heads an allocated block that no group but the root pays for: one masked compare.
+    /// The same, if none of its pages lies: one masked compare, too.
+    #[inline(always)]
+    pub(crate) const fn is_sound_in(self, zone: ZoneId) -> bool {
+        self.0 & (STATE | HAS_HWPOISONED | 0xff << ZONE_SHIFT)
+            == PageState::Allocated.bits() | (zone.0 as u64) << ZONE_SHIFT
+    }
+
+    /// Whether this heads an allocated block that no group but the root pays for, and of which no page lies: one masked
+    /// compare.
     #[inline(always)]
     pub(crate) const fn is_uncharged(self) -> bool {
-        self.0 & (STATE | 0xff << GROUP_SHIFT) == PageState::Allocated.bits()
+        self.0 & (STATE | HAS_HWPOISONED | 0xff << GROUP_SHIFT) == PageState::Allocated.bits()
+    }
+
+    /// Whether the page's memory lies.
+    pub(crate) const fn is_hwpoison(self) -> bool {
+        self.0 & HWPOISON != 0
+    }
+
+    /// Whether the memory of a page of the block that this heads may lie.
+    pub(crate) const fn has_hwpoisoned(self) -> bool {
+        self.0 & HAS_HWPOISONED != 0
     }
 
     /// The state; `None` if the word was never written by this module.

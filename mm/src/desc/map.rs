@@ -23,7 +23,7 @@ use crate::boot_map::{BootMap, CarveError, Extent, RegionKind};
 use crate::early::{MetadataBytes, carve_slice};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::units::{NodeId, Order, PAGE_SHIFT, Pfn, PfnRange, PhysAddr};
+use crate::units::{NodeId, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 
 /// log2 of the sections in one table.
 const TABLE_SHIFT: u32 = 9;
@@ -191,6 +191,20 @@ impl<'m, G: Geometry> PageMap<'m, G> {
     #[inline(always)]
     pub(crate) fn get(&self, pfn: Pfn) -> Option<&'m Page> {
         Some(self.section(pfn)?.page(pfn))
+    }
+
+    /// Whether a frame holds descriptors, or tables that lead to them. Cost: a look at every section there may be.
+    pub(crate) fn stands_in(&self, machine: &impl Machine<Geometry = G>, frame: Pfn) -> bool {
+        let holds = |place: NonNull<u8>, bytes: usize| {
+            let start = machine.physical(place);
+            start.0 < frame.address().0 + PAGE_SIZE as u64 && frame.address().0 < start.0 + bytes as u64
+        };
+        let of_section = |pages: NonNull<Page>| holds(pages.cast(), Section::<G>::PAGES * size_of::<Page>());
+        let of_table = |table: &&'m Table<'m, G>| {
+            holds(NonNull::from(*table).cast(), size_of::<Table<'m, G>>())
+                || table.iter().any(|section| of_section(section.descriptors.pages))
+        };
+        holds(NonNull::from(self.root).cast(), size_of_val(self.root)) || self.root.iter().any(of_table)
     }
 
     /// Descriptors of frames of which most stand near the one before.

@@ -5,11 +5,16 @@
 //! first position under it (the way back to its parent's slot), for a block in flight between lists the next one in
 //! flight, and zero for a block at hand of a CPU, as for an allocated one that nobody owns.
 //!
-//! Invariants: FREE-1 (a free block's position stands in its head).
+//! That a page's memory lies may be said by anybody at any time, of a block whose owner is just about to halve it, join it or
+//! have another group pay for it. So those change what differs, in one atomic step, and what is said meanwhile stays.
+//!
+//! Invariants: FREE-1 (a free block's position stands in its head), POISON-1 (the head of an allocated block says so if the
+//! memory of one of its pages lies, and no block that is free has such a page).
 //! Source: K. Overstreet, "Struct page proposal", linux-mm, 2021-09-23.
 
-use super::allocator_word::{AllocatorWord, ListId};
+use super::allocator_word::{AllocatorWord, HAS_HWPOISONED, HWPOISON, ListId};
 use super::owner_word::OwnerWord;
+use crate::OwnerKind;
 use crate::charge::GroupId;
 use crate::migratetype::Migratetype;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
@@ -105,18 +110,23 @@ impl Page {
     }
 
     /// Lets a group pay for the allocated block that this heads. Only the block's owner calls this, so that nobody
-    /// else writes the word meanwhile.
+    /// else changes the word meanwhile, but for what it says of memory that lies.
     pub(crate) fn set_group(&self, group: GroupId) {
-        self.publish(self.word().charged_to(group));
+        let word = self.word();
+        self.turn(word, word.charged_to(group));
     }
 
     /// Makes two blocks of `order` of the allocated block that this heads. The upper one, which `upper` is to head, gets
     /// its owner first: who finds its head finds that.
     pub(crate) fn halve(&self, upper: &Self, order: Order, owner: OwnerWord) {
-        let word = self.word().resized(order);
+        let word = self.word();
+        let half = word.resized(order);
         upper.set_owner(owner);
-        upper.publish(word);
-        self.publish(word);
+        upper.turn(AllocatorWord::TAIL, half.of_other_part());
+        // POISON-1: who says so of the whole from here on finds the new head, too.
+        if self.turn(word, half).has_hwpoisoned() {
+            upper.allocator.fetch_or(HAS_HWPOISONED, Ordering::AcqRel);
+        }
     }
 
     /// Makes one block of `order` of two allocated ones of one zone and group, of whose owners this one's stays. The
@@ -128,11 +138,61 @@ impl Page {
         if !word.is_like(uppers) {
             return None;
         }
-        self.publish(word.newer(uppers).resized(order));
-        upper.set_tail();
+        self.turn(word, word.newer(uppers).resized(order).marked_as(word, uppers));
+        let before = upper.turn(uppers, uppers.as_tail());
+        if before.has_hwpoisoned() && !uppers.has_hwpoisoned() {
+            upper.allocator.fetch_and(!HAS_HWPOISONED, Ordering::AcqRel);
+            self.allocator.fetch_or(HAS_HWPOISONED, Ordering::AcqRel);
+        }
         // No one finds the upper block's owner any more who climbs past its head.
         upper.set_owner(OwnerWord::PLAIN);
         Some(())
+    }
+
+    /// Makes a page that was never the allocator's part of an allocated block.
+    pub(crate) fn adopt(&self, word: AllocatorWord) {
+        self.set_owner(OwnerWord::PLAIN);
+        self.turn(AllocatorWord::RESERVED, word);
+    }
+
+    /// Says that the page's memory lies. Says whether it was not said before.
+    pub(crate) fn set_hwpoison(&self) -> bool {
+        self.allocator.fetch_or(HWPOISON, Ordering::AcqRel) & HWPOISON == 0
+    }
+
+    /// Says that the page's memory does not lie. Says whether it was said to.
+    pub(crate) fn clear_hwpoison(&self) -> bool {
+        self.allocator.fetch_and(!HWPOISON, Ordering::AcqRel) & HWPOISON != 0
+    }
+
+    /// Has the head of an allocated block, which was just read as `word`, say that memory of the block may lie. `None` if it
+    /// says something else by now.
+    pub(crate) fn note_hwpoisoned(&self, word: AllocatorWord) -> Option<()> {
+        self.replace(word, AllocatorWord(word.0 | HAS_HWPOISONED))
+    }
+
+    /// Has it say that none lies.
+    pub(crate) fn note_sound(&self, word: AllocatorWord) -> Option<()> {
+        self.replace(word, AllocatorWord(word.0 & !HAS_HWPOISONED))
+    }
+
+    /// Makes the page one that is never handed out again, for its memory lies.
+    pub(crate) fn set_hwpoisoned(&self, migratetype: Migratetype, zone: ZoneId) {
+        self.set_owner(OwnerWord::bare(OwnerKind::Poisoned, Order::ZERO));
+        self.publish(AllocatorWord::hwpoisoned(migratetype, zone));
+    }
+
+    /// Makes the page the head of a section that is out of use.
+    pub(crate) fn set_offline(&self, order: Order, zone: ZoneId) {
+        let word = AllocatorWord::offline(order, zone);
+        self.set_owner(OwnerWord::PLAIN);
+        self.publish(AllocatorWord(word.0 | self.word().0 & HWPOISON));
+    }
+
+    /// Puts the page behind its block's head, of memory that nobody has; that it lies stays said.
+    pub(crate) fn set_tail_marked(&self) {
+        self.set_owner(OwnerWord::PLAIN);
+        self.publish(self.word().as_tail());
     }
 
     /// Makes the page the head of a block in flight, in front of `next`.
@@ -197,6 +257,17 @@ impl Page {
         let word = self.word().of_any_type();
         let placed = word.is_free_or_node();
         [word.0, if placed { u64::from(self.position().0) } else { 0 }]
+    }
+
+    /// Changes the word from one to another but for what it says of memory that lies: that stays, where the two say the same of
+    /// it. Gives what stood there. As [`publish`](Self::publish) otherwise.
+    fn turn(&self, from: AllocatorWord, to: AllocatorWord) -> AllocatorWord {
+        AllocatorWord(self.allocator.fetch_xor(from.0 ^ to.0, Ordering::AcqRel))
+    }
+
+    fn replace(&self, from: AllocatorWord, to: AllocatorWord) -> Option<()> {
+        let replaced = self.allocator.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed);
+        replaced.is_ok().then_some(())
     }
 
     /// The state is written last, so that no one reads a new state with the old second word. Pairs with the acquire

@@ -34,6 +34,8 @@ impl Tally {
 pub struct PageTypes {
     /// Memory that the allocator was not given.
     pub reserved: Tally,
+    /// Sections that are out of use.
+    pub offline: Tally,
     /// Free blocks.
     pub free: Tally,
     /// Free pages that serve freelists.
@@ -55,7 +57,7 @@ impl PageTypes {
 
     /// All pages: holes are none.
     pub fn pages(&self) -> Count {
-        let others = [self.reserved, self.free, self.nodes, self.isolated, self.cached, self.moving];
+        let others = [self.reserved, self.offline, self.free, self.nodes, self.isolated, self.cached, self.moving];
         Count(others.iter().chain(&self.allocated).map(|tally| tally.pages).sum())
     }
 
@@ -63,6 +65,7 @@ impl PageTypes {
         match seen {
             Seen::Hole => {}
             Seen::Reserved => self.reserved.add(pages),
+            Seen::Offline => self.offline.add(pages),
             Seen::Free => self.free.add(pages),
             Seen::Node => self.nodes.add(pages),
             Seen::Isolated => self.isolated.add(pages),

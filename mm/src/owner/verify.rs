@@ -40,7 +40,7 @@ impl<M: Machine> Owners<'_, M> {
                     return Ok(());
                 }
             }
-            Seen::Hole | Seen::Reserved | Seen::Free | Seen::Node | Seen::Cached => {
+            Seen::Hole | Seen::Reserved | Seen::Offline | Seen::Free | Seen::Node | Seen::Cached => {
                 if self.names_owner(head) {
                     return broken(head, "a page that is not allocated names an owner");
                 }

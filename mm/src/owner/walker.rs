@@ -72,6 +72,8 @@ pub enum Seen {
     Free,
     /// A free page that serves a freelist.
     Node,
+    /// A section that is out of use.
+    Offline,
     /// A free block between two lists.
     Isolated,
     /// A free block that a CPU has at hand.
@@ -128,6 +130,7 @@ impl Found {
             PageState::Hole => Self::single(head, Seen::Hole).around(pfn),
             PageState::Reserved => Self::single(head, Seen::Reserved).around(pfn),
             PageState::Node => Self::single(head, Seen::Node).around(pfn),
+            PageState::Offline => Self::block(head, word.order(), Seen::Offline).around(pfn),
             PageState::Free => Self::block(head, word.order(), Seen::Free).around(pfn),
             PageState::Isolated => Self::block(head, word.order(), Seen::Isolated).around(pfn),
             PageState::Cached => Self::block(head, word.order(), Seen::Cached).around(pfn),

@@ -10,6 +10,8 @@
 //! Cost: at hand, no lock and no atomic read-modify-write; else one lock, and within it what `buddy` costs. Freeing reads the
 //! block's own words to learn zone and order.
 
+use core::sync::atomic::AtomicU32;
+
 use thiserror::Error;
 
 use super::block::{Block, ContigRange};
@@ -63,6 +65,8 @@ pub struct PageAllocator<'m, M: Machine> {
     pub(super) metadata: MetadataBytes,
     /// Who follows owner words without a lock.
     pub(super) gate: WalkGate,
+    /// Pages whose memory is known to lie.
+    pub(super) hwpoisoned: AtomicU32,
 }
 
 /// Why no block was allocated.
@@ -97,6 +101,9 @@ pub enum FreeError {
     /// The frame was never the allocator's.
     #[error("{0:?} is reserved")]
     Reserved(Pfn),
+    /// The frame is in a section that is out of use.
+    #[error("{0:?} is offline")]
+    Offline(Pfn),
     /// The frame is free: freed before, or never allocated.
     #[error("{0:?} is free already: a double free, or it was never allocated")]
     AlreadyFree(Pfn),
@@ -225,7 +232,10 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     pub fn alloc_contig(&self, range: PfnRange) -> Result<ContigRange<'_, M>, ContigError> {
         let head = self.map.head_of(range.start).ok_or(ContigError::NotManaged(range.start))?;
         let word = self.map.page(head).word();
-        if matches!(word.state(), Some(PageState::Hole | PageState::Reserved | PageState::Tail) | None) {
+        if matches!(
+            word.state(),
+            Some(PageState::Hole | PageState::Reserved | PageState::Tail | PageState::Offline) | None
+        ) {
             return Err(ContigError::NotManaged(range.start));
         }
         let cell = self.zones.get(word.zone().index()).ok_or(ContigError::NotManaged(range.start))?;
@@ -350,8 +360,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let cell = self.zones.get(zone.index()).ok_or(word)?;
         self.with_buddy(cell, |buddy| {
             let word = page.word();
-            if page.owner().is_owned() || !word.is_allocated_in(zone) {
-                return Err(word);
+            if page.owner().is_owned() || !word.is_sound_in(zone) {
+                return self.free_unsound(buddy, pfn);
             }
             self.changed(Change::Freed(pfn, word.order()));
             buddy.free(section, FreeBlock::claim(pfn, word.order()), word.when_freed());
@@ -364,11 +374,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         match word.state() {
             Some(PageState::Hole) => FreeError::NoMemory(pfn),
             Some(PageState::Reserved) => FreeError::Reserved(pfn),
+            Some(PageState::Offline) => FreeError::Offline(pfn),
             Some(PageState::Free | PageState::Node | PageState::Isolated | PageState::Cached) => {
                 FreeError::AlreadyFree(pfn)
             }
             Some(PageState::Tail) => match self.map.head_of(pfn) {
                 Some(head) if self.map.page(head).word().is(PageState::Allocated) => FreeError::Tail { pfn, head },
+                Some(head) if self.map.page(head).word().is(PageState::Offline) => FreeError::Offline(pfn),
                 Some(_) => FreeError::AlreadyFree(pfn),
                 None => FreeError::Corrupt(pfn),
             },

@@ -127,6 +127,11 @@ impl<'a, M: Machine> Block<'a, M> {
         allocator.set_head_owner(self.into_raw(), OwnerWord::bare(OwnerKind::Poisoned, order));
     }
 
+    /// Whether a page of the block is known to fail.
+    pub(crate) fn has_hwpoisoned(&self) -> bool {
+        self.allocator.has_hwpoisoned(self.head)
+    }
+
     pub(crate) const fn allocator(&self) -> &'a PageAllocator<'a, M> {
         self.allocator
     }

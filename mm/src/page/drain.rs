@@ -62,7 +62,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         Some(self.cpu_caches.close(cpu, barrier, |closed| work(&interrupts, &closed)))
     }
 
-    fn drain_closed(&self, interrupts: &M::InterruptGuard<'_>, closed: &ClosedCaches<'m>) -> Count {
+    pub(super) fn drain_closed(&self, interrupts: &M::InterruptGuard<'_>, closed: &ClosedCaches<'m>) -> Count {
         let mut pages = 0;
         for cell in self.zones {
             for list in closed.lists(cell.id).filter(|list| list.len() > 0) {

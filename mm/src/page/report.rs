@@ -80,7 +80,7 @@ impl<M: Machine> PageAllocator<'_, M> {
             PageState::Free | PageState::Node | PageState::Allocated | PageState::Isolated | PageState::Cached => {
                 Some(word.zone())
             }
-            PageState::Hole | PageState::Reserved | PageState::Tail => None,
+            PageState::Hole | PageState::Reserved | PageState::Tail | PageState::Offline => None,
         }
     }
 

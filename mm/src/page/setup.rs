@@ -3,6 +3,7 @@
 //! Cost: one descriptor write a frame of populated sections, and one free a block of the largest order.
 
 use core::cmp::Reverse;
+use core::sync::atomic::AtomicU32;
 
 use arrayvec::ArrayVec;
 use thiserror::Error;
@@ -52,8 +53,21 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let cpu_caches = CpuCaches::carve(machine, boot_map, &pages, &first, &mut metadata)?;
         map.fill(boot_map.extents());
         let (draining, gate) = (Mutex::new(()), WalkGate::new());
-        let allocator =
-            Self { machine, map, zones, zonelists, cpu_caches, draining, numa, reclaim, groups, metadata, gate };
+        let hwpoisoned = AtomicU32::new(0);
+        let allocator = Self {
+            machine,
+            map,
+            zones,
+            zonelists,
+            cpu_caches,
+            draining,
+            numa,
+            reclaim,
+            groups,
+            metadata,
+            gate,
+            hwpoisoned,
+        };
         for cell in allocator.zones {
             let frames = cell.kind.frames(machine.direct_map_end());
             let ranges = || {

@@ -75,6 +75,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         }
         match state {
             PageState::Hole | PageState::Reserved => Ok((Standing::Outside, Order::ZERO)),
+            PageState::Offline => Ok((Standing::Outside, order)),
             PageState::Node => Ok((Standing::Free, Order::ZERO)),
             PageState::Free | PageState::Cached => Ok((Standing::Free, order)),
             PageState::Allocated => Ok((Standing::Held(order), order)),

@@ -4,6 +4,8 @@ mod adopt;
 #[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 mod at_hand;
 mod charges;
+mod hotplug;
+mod hwpoison;
 mod instructions;
 mod interrupted;
 #[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]

@@ -62,6 +62,26 @@ impl Pivot {
         self.run = PfnRange::new(Pfn::new(0), Pfn::new(0));
     }
 
+    /// The zone does not have this memory any more. Where no more runs are told apart, it is taken for memory still.
+    pub(crate) fn uncover(&mut self, range: PfnRange) {
+        if let Some(index) = self.runs.iter().position(|run| run.start <= range.start && range.end <= run.end) {
+            let run = self.runs[index];
+            let behind = PfnRange::new(range.end, run.end);
+            match (run.start == range.start, behind.is_empty()) {
+                (true, true) => {
+                    let _ = self.runs.remove(index);
+                }
+                (true, false) => self.runs[index].start = range.end,
+                (false, _) => {
+                    if behind.is_empty() || self.runs.try_insert(index + 1, behind).is_ok() {
+                        self.runs[index].end = range.start;
+                    }
+                }
+            }
+        }
+        (self.before, self.run) = (0, PfnRange::new(Pfn::new(0), Pfn::new(0)));
+    }
+
     /// So many pages are in use.
     #[inline(always)]
     pub(super) fn follow(&mut self, used: u32) {
