@@ -15,7 +15,7 @@
 //! memory; `page_cache` what all mappings share, `lru` who goes next, `mapping` one of them, `standing` how folios come into it and leave it, `lookup` the way to a folio
 //! without a lock, `fill` getting contents, `given` folios made elsewhere, `fault` what a user's access needs, `shadow` copy-on-write, `reverse_map`
 //! who maps a folio, `bytes` reading and writing without mapping, `write_back` and `reclaim` the ways out, `split` folios
-//! made smaller where they stand, `verify` the checker.
+//! made smaller where they stand, `failure` what becomes of one whose memory lies, `verify` the checker.
 //!
 //! Invariants: CACHE-1 (a folio stands in one mapping at most, at its index, in every slot that its size covers, and says
 //! so), CACHE-2 (who is marked in the tree is dirty, and the other way round), CACHE-3 (an entry that lets users write
@@ -28,6 +28,7 @@
 //! Management", ASPLOS 1987 (memory objects and shadows).
 
 mod bytes;
+mod failure;
 mod fault;
 mod fill;
 mod given;

@@ -38,6 +38,7 @@ mod rewrite;
 mod spaces;
 mod tables;
 #[cfg(all(test, not(loom)))]
+#[expect(unsafe_code, reason = "frees objects that it took raw")]
 mod tests;
 mod verify;
 mod walk;

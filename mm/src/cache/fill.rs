@@ -36,6 +36,9 @@ pub enum CacheError {
     /// The store does not give or take them.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// They were in memory that lies, and nowhere else.
+    #[error("page {:#x} of the mapping was lost: its memory has failed", .0.0)]
+    Lost(PageIndex),
     /// The mapping ends before.
     #[error("the mapping ends before page {:#x}", .0.0)]
     Beyond(PageIndex),
@@ -51,6 +54,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
             match self.standing(index) {
                 None => return Ok(None),
                 Some(Standing::Stored) => self.read_back(index)?,
+                Some(Standing::Lost) => return Err(CacheError::Lost(index)),
                 Some(Standing::Folio(folio)) if folio.flags().contains(FolioFlags::UPTODATE) => {
                     return Ok(Some(folio));
                 }

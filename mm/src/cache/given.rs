@@ -46,7 +46,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
             let found = self.tree.lock(self.machine()).next(index).filter(|found| found.first <= index);
             match found {
                 None => return,
-                Some(Found { entry: Entry::Stored(_), .. }) => return self.forget_stored(index),
+                Some(Found { entry: Entry::Stored(_) | Entry::Lost, .. }) => return self.forget_absent(index),
                 Some(Found { entry: Entry::Item(_), .. }) => {
                     let Some(folio) = self.lookup(index) else { continue };
                     let folio = folio.lock();

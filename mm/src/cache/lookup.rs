@@ -21,6 +21,8 @@ pub(super) enum Standing<'a, M: Machine> {
     Folio(FolioRef<'a, M>),
     /// It was written out.
     Stored,
+    /// It was lost.
+    Lost,
 }
 
 /// What is seen at an index without reading anything.
@@ -38,7 +40,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     pub fn lookup(&self, index: PageIndex) -> Option<FolioRef<'a, M>> {
         match self.standing(index)? {
             Standing::Folio(folio) => Some(folio),
-            Standing::Stored => None,
+            Standing::Stored | Standing::Lost => None,
         }
     }
 
@@ -49,6 +51,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
         loop {
             match self.tree.look(index, &walking)? {
                 Entry::Stored(_) => return Some(Standing::Stored),
+                Entry::Lost => return Some(Standing::Lost),
                 Entry::Item(descriptor) => {
                     // SAFETY: the tree had the address while this walks.
                     let folio = unsafe { FolioRef::find(self.cache.owners, descriptor) };
@@ -65,14 +68,14 @@ impl<'a, M: Machine> Mapping<'a, M> {
     pub(crate) fn shown(&self, index: PageIndex) -> Shown<'a, M> {
         match self.standing(index) {
             Some(Standing::Folio(folio)) => return Shown::Own(folio),
-            Some(Standing::Stored) => return Shown::Nothing,
+            Some(Standing::Stored | Standing::Lost) => return Shown::Nothing,
             None => {}
         }
         let mut behind = self.behind();
         while let Some(mapping) = behind {
             match mapping.standing(index) {
                 Some(Standing::Folio(folio)) => return Shown::Behind(folio),
-                Some(Standing::Stored) => return Shown::Nothing,
+                Some(Standing::Stored | Standing::Lost) => return Shown::Nothing,
                 None => behind = mapping.behind(),
             }
         }

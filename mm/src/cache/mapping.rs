@@ -11,7 +11,7 @@ use crate::folio::LockedFolio;
 use crate::machine::Machine;
 use crate::owner::{Folio, FolioRef};
 use crate::slab::{Counted, NoMemory};
-use crate::tree::{Extent, NodeReserve, Tree};
+use crate::tree::{Entry, Extent, NodeReserve, Tree};
 use crate::units::{Count, Order, PAGE_SIZE, PageIndex, StoreSlot};
 
 /// A reference to a mapping. With the last one it goes, and all that stands in it.
@@ -148,6 +148,13 @@ impl<'a, M: Machine> Mapping<'a, M> {
     pub(super) fn release(&self, slot: StoreSlot, order: Order) {
         if let Some(swap) = &self.cache.swap {
             swap.release(slot, Count(order.pages()));
+        }
+    }
+
+    /// Gives back what an entry has beyond itself, of something that is not in memory.
+    pub(super) fn release_entry(&self, entry: Entry<Descriptor<Folio>>, order: Order) {
+        if let Entry::Stored(slot) = entry {
+            self.release(slot, order);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef};
 use crate::slab::NoMemory;
 use crate::tree::{Entry, Extent, Found, InsertError, NodeReserve};
-use crate::units::{PageIndex, StoreSlot};
+use crate::units::PageIndex;
 
 /// What the two sides of a fork see from then on.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
                     Some(Ok(folio)) if behind.holds(&folio, first) => self.absorb_folio(behind, folio),
                     _ => Absorbed::Part,
                 },
-                Entry::Stored(slot) => self.absorb_stored(behind, extent, slot),
+                Entry::Stored(_) | Entry::Lost => self.absorb_absent(behind, extent, entry),
             };
             if moved == Absorbed::Part {
                 absorbed = Absorbed::Part;
@@ -128,20 +128,20 @@ impl<'a, M: Machine> Mapping<'a, M> {
         }
     }
 
-    /// Takes over what was written out, or forgets it if nobody sees any of it.
-    fn absorb_stored(&self, behind: &MappingRef<'a, M>, extent: Extent, slot: StoreSlot) -> Absorbed {
+    /// Takes over what is not in memory, for it was written out or lost, or forgets it if nobody sees any of it.
+    fn absorb_absent(&self, behind: &MappingRef<'a, M>, extent: Extent, entry: Entry<Descriptor<Folio>>) -> Absorbed {
         let covers = self.covers(extent);
         if covers == Covers::Some {
             return Absorbed::Part;
         }
         let mut reserve = self.reserve();
-        if covers == Covers::None && !self.insert_with(extent, Entry::Stored(slot), &mut reserve) {
+        if covers == Covers::None && !self.insert_with(extent, entry, &mut reserve) {
             return Absorbed::Part;
         }
         let taken = behind.tree.lock(behind.machine()).remove(extent, &mut reserve);
-        assert!(taken == Ok(Entry::Stored(slot)), "invariant CACHE-4 broken: what was written out is not there");
+        assert!(taken == Ok(entry), "invariant CACHE-4 broken: what was written out is not there");
         if covers == Covers::All {
-            self.release(slot, extent.order());
+            self.release_entry(entry, extent.order());
         }
         Absorbed::All
     }

@@ -17,7 +17,7 @@ use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef};
 use crate::slab::NoMemory;
 use crate::tree::{Entry, Extent, Found, InsertError};
-use crate::units::{Bytes, Order, PAGE_SIZE, PageIndex, StoreSlot};
+use crate::units::{Bytes, Count, Order, PAGE_SIZE, PageIndex, StoreSlot};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum PutBack {
@@ -103,7 +103,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     /// Takes a frozen folio out that stands here. In its place is from then on what was written out, or nothing.
     pub(super) fn take_out_frozen(&self, folio: &FrozenFolio<'a, M>, stored: Option<StoreSlot>) {
         self.cache.lru.remove_frozen(folio);
-        let _ = self.vacate(folio, folio.order(), stored);
+        let _ = self.vacate(folio, folio.order(), stored.map(Entry::Stored));
     }
 
     /// Says that a folio that stands here lies in other memory by now.
@@ -111,13 +111,18 @@ impl<'a, M: Machine> Mapping<'a, M> {
         self.cache.lru.relist(folio);
     }
 
-    fn vacate(&self, folio: &Folio, order: Order, stored: Option<StoreSlot>) -> NonNull<Descriptor<Folio>> {
+    fn vacate(
+        &self,
+        folio: &Folio,
+        order: Order,
+        instead: Option<Entry<Descriptor<Folio>>>,
+    ) -> NonNull<Descriptor<Folio>> {
         let mut reserve = self.cache.nodes.no_reserve();
         let mut tree = self.tree.lock(self.machine());
         let extent = Extent::around(folio.index(), order);
         tree.unmark(extent);
-        let taken = match stored {
-            Some(slot) => tree.replace(extent, Entry::Stored(slot)),
+        let taken = match instead {
+            Some(entry) => tree.replace(extent, entry),
             None => tree.remove(extent, &mut reserve),
         };
         let Ok(Entry::Item(kept)) = taken else {
@@ -154,7 +159,9 @@ impl<'a, M: Machine> Mapping<'a, M> {
                     self.read_back(index)?;
                     next = Some(index);
                 }
-                Entry::Stored(_) => self.forget_stored(index),
+                // What was lost with something that stays is still lost.
+                Entry::Lost if first < from => {}
+                Entry::Stored(_) | Entry::Lost => self.forget_absent(index),
                 Entry::Item(_) => {
                     let Some(folio) = self.lookup(first.max(index)) else { continue };
                     let folio = folio.lock();
@@ -188,7 +195,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
                 continue;
             }
             match entry {
-                Entry::Stored(_) => self.forget_stored(first),
+                Entry::Stored(_) | Entry::Lost => self.forget_absent(first),
                 Entry::Item(_) => {
                     let Some(folio) = self.lookup(first) else { continue };
                     let folio = folio.lock();
@@ -202,15 +209,29 @@ impl<'a, M: Machine> Mapping<'a, M> {
         }
     }
 
-    /// Gives up the place of what was written out, from an index on to the end of the entry; what is before goes too.
-    pub(super) fn forget_stored(&self, index: PageIndex) {
+    /// Takes a folio out, for good, whose memory lies: nobody maps it any more. If nobody else has its contents, that is what is
+    /// said in its place from then on. Gives the reference that the tree had, and how many pages are lost.
+    pub(super) fn take_out_failed(&self, folio: &LockedFolio<'a, M>) -> (NonNull<Descriptor<Folio>>, Count) {
+        self.unmap_folio(folio, Leave::Nothing);
+        let lost = folio.flags().contains(FolioFlags::DIRTY);
+        self.cache.lru.remove(folio);
+        let kept = self.vacate(folio, folio.order(), lost.then_some(Entry::Lost));
+        folio.clear(FolioFlags::DIRTY);
+        (kept, Count(if lost { folio.order().pages() } else { 0 }))
+    }
+
+    /// Gives up what is not in memory, from an index on to the end of the entry, and what is before: the place where it was
+    /// written out, or that it was lost.
+    pub(super) fn forget_absent(&self, index: PageIndex) {
         let mut reserve = self.cache.nodes.no_reserve();
         let mut tree = self.tree.lock(self.machine());
-        let Some(Found { first, last, entry: Entry::Stored(slot) }) = tree.next(index) else { return };
+        let Some(Found { first, last, entry: entry @ (Entry::Stored(_) | Entry::Lost) }) = tree.next(index) else {
+            return;
+        };
         let Some(extent) = extent_of(first, last) else { return };
         if tree.remove(extent, &mut reserve).is_ok() {
             drop(tree);
-            self.release(slot, extent.order());
+            self.release_entry(entry, extent.order());
         }
     }
 }

@@ -46,6 +46,9 @@ pub enum FaultError {
     /// The file that is shown there ends before.
     #[error("the file mapped at {0:?} ends before")]
     Beyond(VirtualAddress),
+    /// What was shown there was in memory that failed, and is nowhere else. Linux: `VM_FAULT_HWPOISON`, a `SIGBUS`.
+    #[error("the memory behind {0:?} has failed")]
+    Poisoned(VirtualAddress),
     /// The contents cannot be had.
     #[error(transparent)]
     Contents(#[from] CacheError),
@@ -111,6 +114,7 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         loop {
             let faulted = mapping.fault(index, intent, region.largest(address)).map_err(|error| match error {
                 CacheError::Beyond(_) => FaultError::Beyond(address),
+                CacheError::Lost(_) => FaultError::Poisoned(address),
                 other => other.into(),
             })?;
             let wanted = match self.install(region, mapping, index, address, &faulted, &mut provision) {

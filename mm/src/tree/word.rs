@@ -6,6 +6,7 @@
 //!   |       address of an item       | 0000 |   an item
 //!   |       address of a node  | level | 01 |   a node of the level below
 //!   |            | place in a store    | 10 |   stored
+//!   |                   0              | 11 |   lost
 //! ```
 //!
 //! The level stands in the word, so that who walks down reads no line of a node but the one with its slot.
@@ -23,6 +24,8 @@ pub(crate) enum Entry<T> {
     Item(NonNull<T>),
     /// Something written out.
     Stored(StoreSlot),
+    /// Something that was in memory which lies, and nowhere else.
+    Lost,
 }
 
 impl<T> Clone for Entry<T> {
@@ -46,6 +49,7 @@ impl<T> fmt::Debug for Entry<T> {
         match self {
             Self::Item(item) => write!(f, "Item({:p})", item.as_ptr()),
             Self::Stored(StoreSlot(slot)) => write!(f, "Stored({slot})"),
+            Self::Lost => f.write_str("Lost"),
         }
     }
 }
@@ -154,6 +158,7 @@ impl<T> PartialEq for Word<T> {
 const TAG: usize = 0b11;
 const NODE: usize = 0b01;
 const STORED: usize = 0b10;
+const LOST: usize = 0b11;
 const TAG_BITS: u32 = 2;
 const LEVEL_SHIFT: u32 = TAG_BITS;
 
@@ -177,6 +182,7 @@ impl<T> Word<T> {
         Self::raw(match entry {
             Entry::Item(item) => item.as_ptr().cast(),
             Entry::Stored(StoreSlot(slot)) => ptr::without_provenance_mut((slot as usize) << TAG_BITS | STORED),
+            Entry::Lost => ptr::without_provenance_mut(LOST),
         })
     }
 
@@ -207,6 +213,7 @@ impl<T> Word<T> {
             0 => NonNull::new(self.0.cast()).map(Entry::Item),
             #[expect(clippy::cast_possible_truncation, reason = "made of 32 bits, by `of`")]
             STORED => Some(Entry::Stored(StoreSlot((self.0.addr() >> TAG_BITS) as u32))),
+            LOST => Some(Entry::Lost),
             _ => None,
         }
     }

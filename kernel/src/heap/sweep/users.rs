@@ -32,7 +32,9 @@ impl From<CacheError> for Stopped {
         match error {
             CacheError::Folio(error) => error.into(),
             CacheError::Node(error) => error.into(),
-            CacheError::Store(_) | CacheError::Beyond(_) => Self::Wrong("a file has no such contents"),
+            CacheError::Store(_) | CacheError::Beyond(_) | CacheError::Lost(_) => {
+                Self::Wrong("a file has no such contents")
+            }
         }
     }
 }

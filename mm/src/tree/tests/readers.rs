@@ -47,6 +47,7 @@ impl World<'_> {
                     .is_some_and(|thing| { thing.extent.first() <= index && index <= thing.extent.last() }),
                 "{slot} stands at {index:?} of tree {tree}"
             ),
+            Entry::Lost => panic!("nothing was lost"),
             Entry::Item(thing) => {
                 // SAFETY: items live as long as the world; that nothing else is found is what is checked.
                 let thing = unsafe { thing.as_ref() };
