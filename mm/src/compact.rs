@@ -11,7 +11,8 @@
 //! reverse map and its tree leads to its descriptor; a user's page table, since it knows its place; a freelist's node. The
 //! kernel's own memory stays. Whether an area can be cleared shows in one look at each block, before anything is moved.
 //!
-//! `migrate` is one folio or table to another block, `area` the look, `report` what came of it.
+//! `migrate` is one folio or table to another block, `area` the look, `report` what came of it; `offline` is for a whole
+//! section that is to go out of use.
 //!
 //! Areas are tried from the top of each zone, as the allocator prefers what is below its pivot, and those first that have
 //! little in use.
@@ -23,15 +24,19 @@
 
 mod area;
 mod migrate;
+mod offline;
 mod report;
 #[cfg(all(test, not(loom)))]
 #[expect(unsafe_code, reason = "frees objects that it took raw")]
 mod tests;
 
 pub use migrate::MigrateError;
+pub use offline::OfflineError;
 pub use report::{CompactReport, Moved, Refusal};
 
 use core::fmt;
+
+use area::InTheWay;
 
 use crate::machine::{Geometry, Machine};
 use crate::owner::Owners;
@@ -125,11 +130,11 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
             if claim.is_whole() {
                 return claim.into_block().ok_or(Refusal::NotWhole);
             }
-            if let Err(refusal) = self.vacate(&mut claim, moved) {
-                if !refusal.may_pass() {
-                    return Err(refusal);
+            if let Err(InTheWay { why, .. }) = self.vacate(&mut claim, moved) {
+                if !why.may_pass() {
+                    return Err(why);
                 }
-                refused = refusal;
+                refused = why;
             }
         }
         Err(refused)

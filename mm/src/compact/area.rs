@@ -13,6 +13,13 @@ use crate::page::Claim;
 use crate::space::Mmu;
 use crate::units::{Count, Pfn, PfnRange};
 
+/// What did not move, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct InTheWay {
+    pub(super) head: Pfn,
+    pub(super) why: Refusal,
+}
+
 impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
     /// Pages in use that would have to move for the area to be free; none if it is one free block.
     ///
@@ -46,7 +53,7 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
     }
 
     /// Whether the owner of a block might let it go.
-    fn could_move(sighting: &Sighting<'_, 'a, M>, kind: OwnerKind) -> Result<(), Refusal> {
+    pub(super) fn could_move(sighting: &Sighting<'_, 'a, M>, kind: OwnerKind) -> Result<(), Refusal> {
         match (kind, sighting.get()) {
             (OwnerKind::Folio | OwnerKind::PageTable, None) => Err(Refusal::Unsettled),
             (_, Some(Reference::Folio(folio))) if folio.pins() > Count(0) => Err(MigrateError::Pinned.into()),
@@ -94,11 +101,11 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
         (PfnRange::new(start, at), nodes)
     }
 
-    /// Asks each owner that is left in the area to move, and claims what it leaves.
+    /// Asks each owner that is left in the area to move, and claims what it leaves. Memory that lies has no owner who might.
     ///
     /// # Errors
-    /// The last that did not, or the first that never will.
-    pub(super) fn vacate(&self, claim: &mut Claim<'a, M>, moved: &mut Moved) -> Result<(), Refusal> {
+    /// The first that did not, or that never will.
+    pub(super) fn vacate(&self, claim: &mut Claim<'a, M>, moved: &mut Moved) -> Result<(), InTheWay> {
         let mut outcome = Ok(());
         let mut at = claim.area().start;
         while at < claim.area().end {
@@ -112,19 +119,27 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
                 let sighting = walker.look(from);
                 match (sighting.seen(), sighting.get()) {
                     (Seen::Allocated(_), Some(owner)) => owner,
-                    (Seen::Allocated(kind), None) if !kind.has_descriptor() => return Err(Refusal::Unmovable(kind)),
+                    (Seen::Allocated(OwnerKind::Poisoned), None) => continue,
+                    (Seen::Allocated(kind), None) if !kind.has_descriptor() => {
+                        return Err(InTheWay { head: from, why: Refusal::Unmovable(kind) });
+                    }
                     _ => continue,
                 }
             };
             let block = owner.range();
             at = block.end;
             if block.intersection(claim.area()) != block {
-                return Err(Refusal::NotWhole);
+                return Err(InTheWay { head: block.start, why: Refusal::NotWhole });
             }
             match self.move_owner(owner, moved) {
                 Ok(left) => claim.add(left),
-                Err(refusal) if refusal.may_pass() => outcome = Err(refusal),
-                Err(refusal) => return Err(refusal),
+                Err(why) => {
+                    let in_the_way = InTheWay { head: block.start, why };
+                    if !why.may_pass() {
+                        return Err(in_the_way);
+                    }
+                    outcome = outcome.and(Err(in_the_way));
+                }
             }
         }
         outcome

@@ -50,11 +50,14 @@ pub enum MigrateError {
     /// It is not there any more.
     #[error("it is not there any more")]
     Gone,
+    /// Its memory has failed: what it holds is not to be spread.
+    #[error("its memory has failed")]
+    Poisoned,
 }
 
 impl MigrateError {
     /// All of them, in the order of their codes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoMemory,
         Self::Locked,
         Self::WriteBack,
@@ -63,6 +66,7 @@ impl MigrateError {
         Self::Unlisted,
         Self::Fixed,
         Self::Gone,
+        Self::Poisoned,
     ];
 
     /// Whether it may be otherwise soon.
@@ -96,6 +100,9 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
         if folio.pins().0 > 0 {
             return Err(MigrateError::Pinned);
         }
+        if self.pages().has_hwpoisoned(folio.head()) {
+            return Err(MigrateError::Poisoned);
+        }
         let block = self.pages().alloc(Request::movable(folio.order()).nowait()).map_err(|_| MigrateError::NoMemory)?;
         let folio = folio.try_lock().map_err(|_| MigrateError::Locked)?;
         if folio.flags().contains(FolioFlags::WRITEBACK) {
@@ -128,6 +135,9 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
     pub(super) fn move_table(&self, table: Shared<'a, M, PageTable>) -> Result<Block<'a, M>, MigrateError> {
         if table.place().is_none() {
             return Err(MigrateError::Fixed);
+        }
+        if self.pages().has_hwpoisoned(table.head()) {
+            return Err(MigrateError::Poisoned);
         }
         let page = self.pages().alloc(Request::new(table.order()).nowait()).map_err(|_| MigrateError::NoMemory)?;
         self.spaces.move_table(table, page).map_err(|(_, why)| why.into())

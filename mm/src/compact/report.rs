@@ -76,6 +76,13 @@ pub struct Moved {
     pub nodes: Count,
 }
 
+impl Moved {
+    /// Nothing yet.
+    pub(super) const fn none() -> Self {
+        Self { folios: Count(0), tables: Count(0), nodes: Count(0) }
+    }
+}
+
 /// What came of one search.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CompactReport {
@@ -94,8 +101,7 @@ pub struct CompactReport {
 
 impl Default for CompactReport {
     fn default() -> Self {
-        let none = Count(0);
-        let moved = Moved { folios: none, tables: none, nodes: none };
+        let (none, moved) = (Count(0), Moved::none());
         Self { areas: none, free: none, tried: none, cleared: none, moved, refused: [0; CODES] }
     }
 }

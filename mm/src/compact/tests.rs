@@ -21,6 +21,7 @@ use crate::units::{Bytes, FileOffset, NodeId, PAGE_SIZE, PageIndex, PhysAddr, Vi
 mod blocks;
 mod fragmented;
 mod migrate;
+mod offline;
 mod stress;
 
 /// Tables of sixteen entries: there are many of them.
