@@ -15,13 +15,17 @@ use super::random::Random;
 use super::{Failure, Seed};
 use crate::PageState;
 use crate::machine::{Geometry, Machine};
-use crate::page::{AllocError, Block, FreeError, PageAllocator, Request};
+use crate::page::{AllocError, Block, FailureError, FailureOutcome, FreeError, PageAllocator, Request};
 use crate::specification::{Specification, Standing};
 use crate::units::{Count, Order, Pfn, PfnRange};
 use crate::zone::ZoneKind;
 
 /// The most blocks that are held at a time.
 const HELD: usize = 64;
+
+/// The most pages that are out of use at a time because they fail, and the most sections.
+const FAILED: usize = 16;
+const OFFLINE: usize = 4;
 
 /// Steps of a case, and how many of them lie between two comparisons.
 const STEPS: Count = Count(2000);
@@ -52,6 +56,14 @@ pub enum Operation {
     FreeWrongly(Pfn),
     /// Takes what CPUs have at hand.
     Drain,
+    /// Says that the memory of this frame fails; if too much does, takes some in again instead.
+    Fail(Pfn),
+    /// Takes a page in again of which that was said.
+    Unpoison(Pick),
+    /// Takes the section around this frame out of use, if it is free; if too many are, takes one in again instead.
+    Offline(Pfn),
+    /// Takes in one that is.
+    Online(Pick),
 }
 
 impl Operation {
@@ -62,7 +74,7 @@ impl Operation {
             let highest = ZoneKind::ALL[random.index(ZoneKind::ALL.len())];
             Request::movable(order).with_migratetype(random.migratetype()).up_to(highest).from_reserve()
         };
-        match random.below(32) {
+        match random.below(40) {
             0..8 => {
                 let order = random.small_order(largest);
                 Self::Alloc(request(random, order))
@@ -84,6 +96,10 @@ impl Operation {
                 Self::Contig(PfnRange::new(start, start.plus(1 + random.below(largest.pages()))))
             }
             28..31 => Self::FreeWrongly(random.frame(frames)),
+            31..34 => Self::Fail(random.frame(frames)),
+            34..36 => Self::Unpoison(pick(random)),
+            36..38 => Self::Offline(random.frame(frames)),
+            38 => Self::Online(pick(random)),
             _ => Self::Drain,
         }
     }
@@ -94,12 +110,15 @@ pub struct Beside<'a, M: Machine> {
     pages: &'a PageAllocator<'a, M>,
     specification: Specification<'a>,
     held: ArrayVec<Block<'a, M>, HELD>,
+    failed: ArrayVec<Pfn, FAILED>,
+    offline: ArrayVec<Pfn, OFFLINE>,
 }
 
 impl<'a, M: Machine> Beside<'a, M> {
     /// With nothing held; `None` if the machine has no specification.
     pub fn new(pages: &'a PageAllocator<'a, M>) -> Option<Self> {
-        Some(Self { pages, specification: pages.machine().specification()?, held: ArrayVec::new() })
+        let specification = pages.machine().specification()?;
+        Some(Self { pages, specification, held: ArrayVec::new(), failed: ArrayVec::new(), offline: ArrayVec::new() })
     }
 
     /// Does so many random operations and compares behind every so many of them.
@@ -115,7 +134,19 @@ impl<'a, M: Machine> Beside<'a, M> {
                 self.compare()?;
             }
         }
+        self.restore()?;
         self.compare()
+    }
+
+    /// Takes in all that is out of use.
+    fn restore(&mut self) -> Result<(), Failure> {
+        while !self.offline.is_empty() {
+            self.online(Pick(0))?;
+        }
+        while !self.failed.is_empty() {
+            self.unpoison(Pick(0))?;
+        }
+        Ok(())
     }
 
     /// Does an operation, and looks at its outcome.
@@ -160,6 +191,12 @@ impl<'a, M: Machine> Beside<'a, M> {
             Operation::Drain => {
                 self.pages.drain();
             }
+            Operation::Fail(_) if self.failed.is_full() => self.unpoison(Pick(0))?,
+            Operation::Fail(pfn) => self.fail(pfn)?,
+            Operation::Unpoison(pick) => self.unpoison(pick)?,
+            Operation::Offline(_) if self.offline.is_full() => self.online(Pick(0))?,
+            Operation::Offline(pfn) => self.take_offline(pfn)?,
+            Operation::Online(pick) => self.online(pick)?,
         }
         Ok(())
     }
@@ -282,13 +319,75 @@ impl<'a, M: Machine> Beside<'a, M> {
         Ok(())
     }
 
+    /// What the block around a frame is.
+    fn state_around(&self, pfn: Pfn) -> PageState {
+        self.pages.block_of(pfn).map_or(PageState::Hole, |head| self.pages.page_state(head).0)
+    }
+
+    fn fail(&mut self, pfn: Pfn) -> Result<(), Failure> {
+        let (known, standing, state) =
+            (self.failed.contains(&pfn), self.specification.standing(pfn), self.state_around(pfn));
+        let failed = self.pages.memory_failure(pfn).map(|failure| failure.outcome);
+        let as_expected = match (standing, state) {
+            _ if known => failed == Err(FailureError::Known(pfn)),
+            (Standing::Free, _) | (_, PageState::Offline) => failed == Ok(FailureOutcome::Recovered),
+            (Standing::Held(_), _) => matches!(failed, Ok(FailureOutcome::Delayed | FailureOutcome::Ignored)),
+            (Standing::Outside, PageState::Hole) => failed == Err(FailureError::NoMemory(pfn)),
+            (Standing::Outside, _) => failed == Ok(FailureOutcome::Ignored),
+        };
+        Failure::unless_of(as_expected, pfn, "memory that fails is taken out, or marked")?;
+        if failed.is_ok() {
+            self.failed.push(pfn);
+            let held = match standing {
+                Standing::Free => Standing::Held(Order::ZERO),
+                other => other,
+            };
+            let still = self.specification.standing(pfn);
+            Failure::unless_of(still == held, pfn, "what was free is nobody's to have, and all else is as before")?;
+        }
+        Ok(())
+    }
+
+    fn unpoison(&mut self, Pick(pick): Pick) -> Result<(), Failure> {
+        let Some(index) = usize::from(pick).checked_rem(self.failed.len()) else { return Ok(()) };
+        let pfn = self.failed.swap_remove(index);
+        let taken_in = self.pages.unpoison_memory(pfn);
+        Failure::unless_of(taken_in.is_ok(), pfn, "what was said to fail can be taken in")
+    }
+
+    fn take_offline(&mut self, pfn: Pfn) -> Result<(), Failure> {
+        let section = self.pages.section_of(pfn);
+        let is_free = self.is_free_run(section);
+        match self.pages.offline_pages(pfn) {
+            Ok(section) => {
+                let is_out = |pfn| self.specification.standing(pfn) == Standing::Outside;
+                Failure::unless_of(section.frames().all(is_out), section.start, "a section goes whole")?;
+                self.offline.push(section.start);
+                Ok(())
+            }
+            Err(_) => Failure::unless_of(!is_free, section.start, "a section that is free can go"),
+        }
+    }
+
+    fn online(&mut self, Pick(pick): Pick) -> Result<(), Failure> {
+        let Some(index) = usize::from(pick).checked_rem(self.offline.len()) else { return Ok(()) };
+        let start = self.offline.swap_remove(index);
+        let section = self.pages.online_pages(start);
+        let section =
+            section.map_err(|_| Failure::ExpectedOf { what: "what is out of use can come back", pfn: start })?;
+        let fails = |pfn| self.failed.contains(&pfn);
+        let is_back = |pfn| (self.specification.standing(pfn) == Standing::Free) != fails(pfn);
+        Failure::unless_of(section.frames().all(is_back), start, "all that does not fail is free again")
+    }
+
     fn free_wrongly(&self, pfn: Pfn) -> Result<(), Failure> {
         let expected = match (self.specification.standing(pfn), self.specification.head(pfn)) {
             (Standing::Held(_), Some(head)) if head == pfn => return Ok(()),
             (Standing::Held(_), Some(head)) => FreeError::Tail { pfn, head },
             (Standing::Free, _) => FreeError::AlreadyFree(pfn),
-            (Standing::Outside | Standing::Held(_), _) => match self.pages.page_state(pfn).0 {
+            (Standing::Outside | Standing::Held(_), _) => match self.state_around(pfn) {
                 PageState::Hole => FreeError::NoMemory(pfn),
+                PageState::Offline => FreeError::Offline(pfn),
                 _ => FreeError::Reserved(pfn),
             },
         };
