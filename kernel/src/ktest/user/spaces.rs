@@ -3,8 +3,8 @@
 use mm::cache::Store;
 use mm::compact::{Compactor, MigrateError, Refusal};
 use mm::owner::Seen;
-use mm::page::Request;
-use mm::space::{Access, GupError, PageProtection, Sharing};
+use mm::page::{FailureOutcome, Request};
+use mm::space::{Access, FaultError, GupError, PageProtection, Sharing};
 use mm::units::{Bytes, Count, FileOffset, Order, PAGE_SIZE, PageIndex};
 
 use super::users::{PAGES, Users, filed, filed_page, is, page, pages, read, write};
@@ -396,6 +396,78 @@ ktest!(
             drop(blocks);
             write(&one, 3, 3)?;
             check!(is(&other, 3, 3), "the other does not see what was written after all had moved");
+            Ok(())
+        })
+    }
+);
+
+ktest!(
+    "spaces",
+    fn memory_that_fails_is_gone_for_all_who_map_it_and_what_was_only_there_is_reported_and_not_waited_for() {
+        Users::with(|users| {
+            let file = users.file(Order::of(2))?;
+            let [one, other] = [users.spaces.create()?, users.spaces.create()?];
+            for space in [&one, &other] {
+                space.map_file(pages(0, 16), &file, PageIndex(0), PageProtection::ReadWrite, Sharing::Shared)?;
+            }
+            (0..16).try_for_each(|number| read(&one, number).map(drop))?;
+            (8..16).try_for_each(|number| write(&other, number, 0x5a))?;
+            let frame = |number: u64| {
+                let folio = file.lookup(PageIndex(number))?;
+                Some(folio.head().plus(u32::try_from(number - folio.index().0).ok()?))
+            };
+            let [clean, dirty] = [frame(1).ok_or("page 1 is not there")?, frame(9).ok_or("page 9 is not there")?];
+            let failed = users.cache.memory_failure(clean)?;
+            check!(failed.outcome == FailureOutcome::Recovered, "a clean page: {failed:?}");
+            check!(read(&other, 1)? == filed_page(1) && frame(1) != Some(clean), "a clean page is not read again");
+            let failed = users.cache.memory_failure(dirty)?;
+            check!(failed.outcome == FailureOutcome::Failed { lost: Count(1) }, "a dirty page: {failed:?}");
+            for space in [&one, &other] {
+                check!(read(space, 9).is_err() && write(space, 9, 1).is_err(), "what was lost can be accessed");
+                let fault = space.fault(page(9), Access::Read);
+                check!(fault == Err(FaultError::Poisoned(page(9))), "{fault:?}");
+                check!(is(space, 8, 0x5a) && is(space, 10, 0x5a), "a page beside it was lost, too");
+                space.verify()?;
+            }
+            file.verify()?;
+            for pfn in [clean, dirty] {
+                users.live.allocator.unpoison_memory(pfn)?;
+            }
+            Ok(())
+        })
+    }
+);
+
+ktest!(
+    "spaces",
+    fn a_section_goes_out_of_use_under_those_who_have_memory_in_it_and_comes_back() {
+        const COUNT: u64 = 256;
+        Users::with(|users| {
+            let space = users.spaces.create()?;
+            space.map_anonymous(pages(0, COUNT), PageProtection::ReadWrite, Sharing::Private, Order::ZERO)?;
+            let byte = |number: u64| number.to_le_bytes()[0] | 1;
+            (0..COUNT).try_for_each(|number| write(&space, number, byte(number)))?;
+            let pinned = space.get_user_pages(page(0), Bytes(1), Access::Read)?;
+            let head = pinned.runs().first().ok_or("nothing is pinned")?.folio().head();
+            drop(pinned);
+            let (allocator, compactor) = (users.live.allocator, Compactor::new(users.spaces));
+            let free = allocator.free_pages();
+            // The kernel's own memory may stand there.
+            let section = match compactor.offline_pages(head) {
+                Ok(section) => section,
+                Err(why) => return skip("the section of a user's page stays", why),
+            };
+            check!(section.contains(head), "{section:?} went, and {head:?} was to");
+            check!(
+                allocator.free_pages() + section.pages() == free,
+                "{free} pages were free, then {}",
+                allocator.free_pages()
+            );
+            check!((0..COUNT).all(|number| is(&space, number, byte(number))), "a user lost something");
+            allocator.verify()?;
+            check!(allocator.online_pages(head)? == section, "another section came back");
+            check!((0..COUNT).all(|number| is(&space, number, byte(number))), "a user lost something");
+            space.verify()?;
             Ok(())
         })
     }
