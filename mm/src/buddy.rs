@@ -13,8 +13,8 @@
 //!
 //! `free` and `alloc` are the two directions, `fallback` what a migratetype does when it has run out, `highatomic` what is
 //! set aside for large blocks in need, `relocate` how nodes get out of the way of a merge, `contig` ranges out of the
-//! middle, `hwpoison` pages that stay out of use, `hotplug` sections that do, `verify` the checker, `charges` the blocks in use, `bulk` many blocks at a
-//! time.
+//! middle, `hwpoison` pages that stay out of use, `hotplug` sections that do, `verify` the checker, `charges` the blocks in
+//! use, `bulk` many blocks at a time.
 //!
 //! Invariants: FREE-2, FREE-3, FREE-5, FREE-6, ZONE-1.
 //! Cost: O(orders) list operations; what those cost stands in `freelist`.
