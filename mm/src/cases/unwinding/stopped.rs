@@ -117,6 +117,7 @@ impl From<CacheError> for Stopped {
             CacheError::Folio(error) => error.into(),
             CacheError::Node(error) => error.into(),
             CacheError::Store(_) | CacheError::Beyond(_) => Self::Wrong("a store takes and gives its contents"),
+            CacheError::Lost(_) => Self::Wrong("no memory fails"),
         }
     }
 }
