@@ -19,6 +19,7 @@ use crate::space::{Access, AddressRange, FaultError, PageProtection, Sharing, Sp
 use crate::units::{Bytes, FileOffset, NodeId, PAGE_SIZE, PageIndex, PhysAddr, VirtualAddress};
 
 mod blocks;
+mod failing;
 mod fragmented;
 mod migrate;
 mod offline;

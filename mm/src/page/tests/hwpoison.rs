@@ -1,6 +1,5 @@
 //! Pages whose memory fails, in every state that a page can be in.
 
-use std::vec;
 use std::vec::Vec;
 
 use super::{MIB, Machine, PAGE_SIZE, PageAllocator, Request, usable};
@@ -190,9 +189,9 @@ fn the_half_with_the_page_keeps_the_mark_when_a_block_is_split_and_so_does_the_w
             let (low, high) = whole.split().expect("eight pages can be halved");
             // In whatever order they go.
             if at % 2 == 0 {
-                drop((low, high))
+                drop((low, high));
             } else {
-                drop((high, low))
+                drop((high, low));
             }
             verify(a);
             assert!(!exhaust(a).contains(&pfn), "page {at}");
@@ -269,7 +268,7 @@ fn what_is_not_known_to_fail_is_not_taken_in() {
     on_machines(|a| {
         let block = a.alloc(Request::movable(Order::of(2))).expect("memory is free");
         let free = find(a, PageState::Free)[0];
-        for pfn in vec![block.head(), block.head().plus(1), free, Pfn::new(31 << 8), Pfn::new(64 << 8), Pfn::LIMIT] {
+        for pfn in [block.head(), block.head().plus(1), free, Pfn::new(31 << 8), Pfn::new(64 << 8), Pfn::LIMIT] {
             assert_eq!(a.unpoison_memory(pfn), Err(UnpoisonError::NotPoisoned(pfn)));
         }
     });
