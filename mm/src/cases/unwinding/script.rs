@@ -30,6 +30,8 @@ type Rest<'r> = &'r dyn Fn() -> Result<(), Stopped>;
 
 /// Runs the script. However it ends, what it made is gone, and was sound until then.
 pub(super) fn run<M: Machine>(pages: &PageAllocator<'_, M>, inner: Inner<'_, M>) -> Result<(), Stopped> {
+    // Owners take every page with an owner for one of theirs, so they are only asked if nobody else has any.
+    let alone = pages.zones().all(|zone| zone.free == zone.managed);
     blocks_that_a_group_pays_for(pages, &|| {
         let caches = KmemCaches::new(pages)?;
         let outcome = a_cache_of_its_own(&caches, &|| {
@@ -37,7 +39,9 @@ pub(super) fn run<M: Machine>(pages: &PageAllocator<'_, M>, inner: Inner<'_, M>)
                 let owners = Owners::new(&caches)?;
                 let outcome =
                     owners_of_every_kind(&owners, &|| folios_in_pieces(&owners, &|| contents(&owners, inner)));
-                owners.verify()?;
+                if alone {
+                    owners.verify()?;
+                }
                 outcome
             })
         });
