@@ -10,6 +10,7 @@ use core::num::{NonZeroU8, NonZeroU16, NonZeroU64};
 
 use mm::boot_map::{Region, RegionKind};
 use mm::faults::{FaultAttr, FaultAttrError};
+use mm::hardening::Hardening;
 use mm::slab::{SlabDebug, SlabDebugError};
 use mm::units::{NodeId, PhysAddr};
 
@@ -134,6 +135,8 @@ pub struct CommandLine {
     pub reserved: Vec<Region>,
     /// `slub_debug`, `slub_debug=`: which caches are debugged, and how; none by default.
     pub slab_debug: SlabDebug,
+    /// `page_poison=1`, `init_on_alloc=1`, `init_on_free=1`: what is done to free memory; nothing by default.
+    pub hardening: Hardening,
     /// `specification=on`: whether the page allocator's specification runs along, in kernels with checks; by default not.
     pub specification: Beside,
     /// `fail_page_alloc=`, `failslab=`: which allocations fail in the tests that are about that, in kernels with checks; by
@@ -233,6 +236,7 @@ impl CommandLine {
             cpus: words.cpus,
             reserved: words.reserved,
             slab_debug: words.slab_debug.unwrap_or(SlabDebug::NONE),
+            hardening: words.hardening,
             specification: words.specification.unwrap_or_default(),
             faults: words.faults,
             check_every: words.check_every.unwrap_or(CHECK_EVERY),
@@ -258,6 +262,9 @@ struct Words<'l> {
     cpus: Option<NonZeroU16>,
     reserved: Vec<Region>,
     slab_debug: Option<SlabDebug>,
+    hardening: Hardening,
+    /// Those that were spoken of, if only to say no.
+    hardening_given: Hardening,
     specification: Option<Beside>,
     faults: FaultWords,
     check_every: Option<NonZeroU64>,
@@ -281,12 +288,29 @@ impl<'l> Words<'l> {
             "nr_cpus" => once(&mut self.cpus, cpus(value)),
             "memmap" => self.reserve(value),
             "slub_debug" => once(&mut self.slab_debug, SlabDebug::parse(value).map_err(Reason::SlabDebug)),
+            "page_poison" => self.harden(Hardening::PAGE_POISON, value),
+            "init_on_alloc" => self.harden(Hardening::INIT_ON_ALLOC, value),
+            "init_on_free" => self.harden(Hardening::INIT_ON_FREE, value),
             "specification" => once(&mut self.specification, beside(value)),
             "fail_page_alloc" => once(&mut self.faults.page_alloc, value.parse().map_err(Reason::Faults)),
             "failslab" => once(&mut self.faults.slab, value.parse().map_err(Reason::Faults)),
             "check" => once(&mut self.check_every, decimal(value).and_then(non_zero)),
             _ => Err(Reason::Unknown),
         }
+    }
+
+    /// Takes a measure, or says that it is not taken. Linux, too, reads both as numbers and as words.
+    fn harden(&mut self, measure: Hardening, value: &str) -> Result<(), Reason> {
+        if self.hardening_given.contains(measure) {
+            return Err(Reason::Twice);
+        }
+        match value {
+            "1" | "on" => self.hardening |= measure,
+            "0" | "off" => {}
+            _ => return Err(Reason::NoSuchValue),
+        }
+        self.hardening_given |= measure;
+        Ok(())
     }
 
     /// Takes the reports that are named, each once; the word, too, may come again. Names of none go to `ignored`.
@@ -437,10 +461,35 @@ mod tests {
             cpus: None,
             reserved: Vec::new(),
             slab_debug: SlabDebug::NONE,
+            hardening: Hardening::empty(),
             specification: Beside::IsOff,
             faults: FaultWords::default(),
             check_every: NonZeroU64::new(50_000).unwrap(),
             dump: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_measure_is_taken_or_not_and_neither_half_nor_twice() {
+        let measures = [
+            ("page_poison", Hardening::PAGE_POISON),
+            ("init_on_alloc", Hardening::INIT_ON_ALLOC),
+            ("init_on_free", Hardening::INIT_ON_FREE),
+        ];
+        for (word, measure) in measures {
+            for (value, taken) in
+                [("1", measure), ("on", measure), ("0", Hardening::empty()), ("off", Hardening::empty())]
+            {
+                let (parsed, ignored) = parse(&alloc::format!("{word}={value}"));
+                assert_eq!((parsed.hardening, ignored), (taken, Vec::new()), "{word}={value}");
+                let (parsed, ignored) = parse(&alloc::format!("{word}={value} {word}=1"));
+                assert_eq!((parsed.hardening, ignored), (taken, vec![(alloc::format!("{word}=1"), Reason::Twice)]));
+            }
+            for value in ["", "2", "yes", "On", "1,1"] {
+                let line = alloc::format!("{word}={value}");
+                let (parsed, ignored) = parse(&line);
+                assert_eq!((parsed.hardening, ignored), (Hardening::empty(), vec![(line, Reason::NoSuchValue)]));
+            }
         }
     }
 
@@ -458,7 +507,7 @@ mod tests {
             "run=replay filter=order exact=a/b after=a/a seed=18446744073709551615 lowmem=64M numa=fake=2 nr_cpus=3 check=1000 \
              memmap=4K$0x10000,0x1M$3G memmap=1$5 dump=meminfo \
              slub_debug=FZ;-,kmalloc-* specification=on kmap_local=always fail_page_alloc=7,30,100,-1 \
-             failslab=1,100,0,3",
+             failslab=1,100,0,3 page_poison=1 init_on_alloc=on init_on_free=0",
         );
         assert_eq!(
             parsed,
@@ -476,6 +525,7 @@ mod tests {
                 cpus: NonZeroU16::new(3),
                 reserved: vec![reserved(0x1_0000, 0x1_1000), reserved(3 << 30, (3 << 30) + (1 << 20)), reserved(5, 6)],
                 slab_debug: SlabDebug::parse("FZ;-,kmalloc-*").unwrap(),
+                hardening: Hardening::PAGE_POISON | Hardening::INIT_ON_ALLOC,
                 specification: Beside::Runs,
                 faults: FaultWords { page_alloc: "7,30,100,-1".parse().ok(), slab: "1,100,0,3".parse().ok() },
                 check_every: NonZeroU64::new(1000).unwrap(),

@@ -250,7 +250,7 @@ fn leave_loader(
     unsafe { prevention::switch_on() };
     let (map, topology) = memory::split_nodes(map, topology, words);
     // SAFETY: these tables are live, and were built with this end.
-    let platform = unsafe { Platform::init(direct_map_end, words.kmap_local, topology) };
+    let platform = unsafe { Platform::init(direct_map_end, topology, words) };
     (platform, map, trampoline)
 }
 

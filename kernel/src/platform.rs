@@ -11,9 +11,10 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use kernel_core::acpi::Topology;
-use kernel_core::cmdline::KmapLocal;
+use kernel_core::cmdline::{CommandLine, KmapLocal};
 use kernel_core::layout::{DIRECT_MAP, KMAP_SLOTS, kmap_address, kmap_entry};
 use mm::faults::Faults;
+use mm::hardening::Hardening;
 use mm::lock_order::{Context, HeldLocks, Interrupts, Work};
 use mm::machine::{Begun, Machine, Standard};
 use mm::specification::{Entry, Specification};
@@ -34,6 +35,7 @@ pub(crate) struct Platform {
     direct_map_end: Pfn,
     kmap_start: Pfn,
     topology: Topology,
+    hardening: Hardening,
 }
 
 /// Slots in use on each CPU: the lowest ones. Only the CPU itself touches its own.
@@ -63,18 +65,26 @@ static FAULTS: Faults = Faults::none();
 /// What the page allocator runs beside, if the command line asks; looked at only in builds that are not measured.
 static SPECIFICATION: Once<&'static [Entry]> = Once::new();
 
+/// How often something was told of that nobody was there to take as an error.
+static REPORTS: AtomicUsize = AtomicUsize::new(0);
+
+/// How often something was told of so far, whatever it was.
+pub(crate) fn reports() -> usize {
+    REPORTS.load(Ordering::Relaxed)
+}
+
 impl Platform {
     /// Makes the machine known, once the kernel runs on its own page tables. `kmap_local` counts in builds with checks.
     ///
     /// # Safety
     /// The live page tables map all memory below `direct_map_end` in the direct map's window, and the `kmap_local`
     /// window's table at its place.
-    pub(crate) unsafe fn init(direct_map_end: Pfn, kmap_local: KmapLocal, topology: Topology) -> &'static Self {
-        let kmap_start = match kmap_local {
+    pub(crate) unsafe fn init(direct_map_end: Pfn, topology: Topology, words: &CommandLine) -> &'static Self {
+        let kmap_start = match words.kmap_local {
             KmapLocal::Highmem => direct_map_end,
             KmapLocal::Always => Pfn::new(0),
         };
-        PLATFORM.call_once(|| Self { direct_map_end, kmap_start, topology })
+        PLATFORM.call_once(|| Self { direct_map_end, kmap_start, topology, hardening: words.hardening })
     }
 
     /// The CPUs and nodes that firmware lists.
@@ -224,7 +234,13 @@ unsafe impl Machine for Platform {
     }
 
     fn report(&self, report: &dyn fmt::Display) {
-        println!("# slab: {report}");
+        REPORTS.fetch_add(1, Ordering::Relaxed);
+        println!("# mm: {report}");
+    }
+
+    #[inline(always)]
+    fn hardening(&self) -> Hardening {
+        self.hardening
     }
 
     fn prefetch(&self, line: NonNull<u8>) {

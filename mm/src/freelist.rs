@@ -37,7 +37,8 @@ use crate::desc::map::PageMap;
 use crate::desc::word::{NodePlace, Page, Position};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::units::{Order, Pfn, ZoneId};
+use crate::poison;
+use crate::units::{Order, Pfn, PfnRange, ZoneId};
 
 /// What a list needs to keep its entries' descriptors and its nodes.
 #[derive(Debug)]
@@ -58,6 +59,7 @@ pub(crate) struct Released<'z> {
 impl Released<'_> {
     fn page<M: Machine>(&mut self, context: &ListContext<'_, '_, M>, page: Pfn) {
         *self.nodes -= 1;
+        poison::on_free(context.nodes.machine(), PfnRange::new(page, page.plus(1)));
         self.pending.push(context.map, context.zone, FreeBlock::claim(page, Order::ZERO));
     }
 }
@@ -175,6 +177,7 @@ impl<G: Geometry> Freelists<G> {
         list: ListId,
         pfn: Pfn,
     ) {
+        poison::on_becoming_node(context.nodes.machine(), pfn);
         let stack = &mut self.stacks[list.index()];
         // INVARIANT: FREE-4, the page says which node it is before the tree leads to it.
         context.map.page(pfn).set_node(list, context.zone, stack.next_place());
@@ -189,8 +192,10 @@ impl<G: Geometry> Freelists<G> {
         place: NodePlace,
         to: Pfn,
     ) {
+        poison::on_becoming_node(context.nodes.machine(), to);
         context.map.page(to).set_node(list, context.zone, place);
-        self.stacks[list.index()].relocate(context.nodes, place, to);
+        let from = self.stacks[list.index()].relocate(context.nodes, place, to);
+        poison::on_free(context.nodes.machine(), PfnRange::new(from, from.plus(1)));
     }
 
     /// The heads of a list, the ones that would be taken first in front.

@@ -29,6 +29,7 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use spin::Mutex;
 
 use crate::faults::Faults;
+use crate::hardening::Hardening;
 use crate::lock_order::{Context, HeldLocks};
 use crate::machine::{Geometry, Machine, Standard};
 use crate::specification::{Entry, Specification};
@@ -62,6 +63,7 @@ pub struct HostMachine<G: Geometry = Standard> {
     reports: Mutex<Vec<String>>,
     specification: Option<Box<[Entry]>>,
     kmap_start: Pfn,
+    hardening: Hardening,
     geometry: PhantomData<fn() -> G>,
 }
 
@@ -121,6 +123,7 @@ impl<G: Geometry> HostMachine<G> {
             reports: Mutex::default(),
             specification: None,
             kmap_start: direct_map_end,
+            hardening: Hardening::empty(),
             geometry: PhantomData,
         })
     }
@@ -143,6 +146,13 @@ impl<G: Geometry> HostMachine<G> {
     #[must_use]
     pub fn specified(mut self) -> Self {
         self.specification = Some((0..self.memory_end().index()).map(|_| Entry::default()).collect());
+        self
+    }
+
+    /// The same machine, with this done to its free memory.
+    #[must_use]
+    pub fn hardened(mut self, hardening: Hardening) -> Self {
+        self.hardening = hardening;
         self
     }
 
@@ -332,6 +342,11 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     #[inline(always)]
     fn specification(&self) -> Option<Specification<'_>> {
         if cfg!(debug_assertions) { self.specification.as_deref().map(Specification::new) } else { None }
+    }
+
+    #[inline(always)]
+    fn hardening(&self) -> Hardening {
+        self.hardening
     }
 
     #[inline]

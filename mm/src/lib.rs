@@ -40,7 +40,9 @@
 //! |---|---|
 //! | [`units`], [`migratetype`], [`invariant`], [`lock_order`] | quantities, names, and which lock may be taken where |
 //! | [`specification`] | what the page allocator is to do, and nothing of how |
+//! | [`hardening`] | what is done to memory that nobody uses |
 //! | [`machine`], [`faults`] | the door to the machine, and how it lets allocations fail |
+//! | `frame`, [`poison`] | where a frame stands while it is looked at, and what free ones hold |
 //! | [`lock`] | locks that are checked against their order |
 //! | [`boot_map`] | firmware's memory map made fit to build on |
 //! | `early` | typed memory before there is an allocator |
@@ -92,7 +94,9 @@ mod early;
 mod exhaustive;
 pub mod faults;
 pub mod folio;
+mod frame;
 mod freelist;
+pub mod hardening;
 #[cfg(feature = "host")]
 #[expect(unsafe_code, reason = "it maps memory, and answers for the Machine it is")]
 pub mod host;
@@ -106,6 +110,7 @@ mod model;
 pub mod owner;
 pub mod page;
 mod pcp;
+pub mod poison;
 pub mod report;
 pub mod shrinker;
 pub mod slab;

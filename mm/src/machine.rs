@@ -11,6 +11,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::faults::Faults;
+use crate::hardening::Hardening;
 use crate::lock_order::{Context, HeldLocks};
 use crate::specification::Specification;
 use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
@@ -168,6 +169,12 @@ pub unsafe trait Machine: Sync {
     /// allocate, nor call back: locks may be held.
     fn report(&self, report: &dyn fmt::Display) {
         let _ = report;
+    }
+
+    /// What is done to memory that nobody uses. It never changes.
+    #[inline(always)]
+    fn hardening(&self) -> Hardening {
+        Hardening::empty()
     }
 
     /// What every step of the page allocator is held against, if anything is: asked before or after each.

@@ -13,6 +13,7 @@ use std::sync::Once;
 
 use mm::boot_map::{BootMap, Region, RegionKind};
 use mm::cases::{Case, Failure, Seed};
+use mm::hardening::Hardening;
 use mm::host::{HostMachine, on_cpu};
 use mm::machine::{Geometry, Machine, Standard};
 use mm::migratetype::Migratetype;
@@ -45,6 +46,8 @@ struct Plan<'a> {
     slots: Slots,
     /// Half of memory is allocated before the cases start; one page in this many stays so.
     used: Option<usize>,
+    /// What is done to free memory.
+    hardening: Hardening,
 }
 
 /// Which memory is looked at through slots.
@@ -74,6 +77,7 @@ impl Plan<'_> {
             reserved_is: Reserved::Kept,
             slots: Slots::Highmem,
             used: None,
+            hardening: Hardening::empty(),
         }
     }
 
@@ -95,7 +99,7 @@ impl Plan<'_> {
         let cpus = NonZeroU16::new(cpus).expect("a machine has a CPU");
         let end = self.usable.iter().map(|&(_, end)| end).max().expect("a machine has memory");
         let machine = HostMachine::<G>::new(Pfn::new(end), Pfn::new(self.direct_map_end), cpus);
-        let machine = machine.expect("the host has room for the machine");
+        let machine = machine.expect("the host has room for the machine").hardened(self.hardening);
         let machine = if self.slots == Slots::All { machine.kmapped() } else { machine };
         let map: BootMap = BootMap::new(&self.regions()).expect("the map is sound");
         let nodes = NonZeroU8::new(self.nodes).expect("a machine has a node");
@@ -115,6 +119,9 @@ impl Plan<'_> {
             pages.into_iter().step_by(every).collect::<Vec<_>>()
         });
         work(&allocator);
+        if !self.hardening.is_empty() {
+            assert_eq!(machine.take_reports(), [""; 0], "nobody has written to a free page");
+        }
     }
 
     /// Runs every case, and panics with the list of those that failed.
@@ -267,4 +274,10 @@ fn tiny_sizes_with_memory_that_was_reserved_and_handed_in() {
     let reserved = [(9, 10), (100, 103), (203, 219), (333, 350), (395, 400)];
     let plan = Plan { reserved: &reserved, direct_map_end: 270, nodes: 2, ..Plan::lowmem(&[(0, 400)]) };
     Plan { reserved_is: Reserved::HandedIn, used: Some(5), ..plan }.run_all::<Tiny>();
+}
+
+#[test]
+fn tiny_sizes_with_free_pages_poisoned_and_fresh_ones_zeroed() {
+    let plan = Plan { direct_map_end: 157, nodes: 2, hardening: Hardening::all(), ..Plan::lowmem(&[(0, 500)]) };
+    Plan { reserved: &[(203, 219)], reserved_is: Reserved::HandedIn, ..plan }.run_all::<Tiny>();
 }

@@ -25,6 +25,8 @@ pub struct Machine {
     pub reserved: &'static [Reserved],
     /// Which caches of objects the kernel debugs, and how; `None`: none.
     pub slab_debug: Option<&'static str>,
+    /// What the kernel does to free memory, each measure as its command line has it.
+    pub hardening: &'static [&'static str],
     /// Whether the page allocator's specification runs along, in a kernel with checks.
     pub specification: Beside,
 }
@@ -69,6 +71,7 @@ impl Machine {
             fake_nodes: None,
             reserved: &[],
             slab_debug: None,
+            hardening: &[],
             specification: Beside::IsOff,
         }
     }
@@ -90,6 +93,12 @@ impl Machine {
     #[must_use]
     pub const fn with_lowmem(self, lowmem: Size) -> Machine {
         Machine { lowmem: Some(lowmem), ..self }
+    }
+
+    /// The same machine, with this done to its free memory.
+    #[must_use]
+    pub const fn hardened(self, hardening: &'static [&'static str]) -> Machine {
+        Machine { hardening, ..self }
     }
 
     /// The same machine, its page allocator beside the specification.
@@ -119,6 +128,7 @@ impl Machine {
             words.push(format!("memmap={}", ranges.join(",")));
         }
         words.extend(self.slab_debug.map(|debug| format!("slub_debug={debug}")));
+        words.extend(self.hardening.iter().map(|&measure| measure.to_owned()));
         words.extend((self.specification == Beside::Runs).then(|| "specification=on".to_owned()));
         words
     }

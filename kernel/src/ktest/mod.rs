@@ -12,6 +12,7 @@ mod cpus;
 mod crash;
 mod faults;
 mod guards;
+mod hardening;
 mod paging;
 mod protection;
 mod slab;

@@ -285,7 +285,8 @@ impl<G: Geometry> Stack<G> {
         if first.is_multiple_of(Self::LEAF) {
             // Every node that starts here holds nothing any more; at position 0 that is the root too.
             let highest = if first == 0 { self.height } else { self.highest_missing() };
-            for level in (1..=highest).rev() {
+            // From the bottom up: the way to a node leads through those above it, which hold nothing once they are released.
+            for level in 1..=highest {
                 released.page(context, self.node(nodes, level, first).frame(nodes.machine()));
             }
         }
@@ -307,7 +308,8 @@ impl<G: Geometry> Stack<G> {
     ) {
         let nodes = context.nodes;
         let highest = self.highest_missing();
-        for level in (highest + 1 - self.prepared..=highest).rev() {
+        // From the bottom up, as in `refill_from_leaf`.
+        for level in highest + 1 - self.prepared..=highest {
             released.page(context, self.node(nodes, level, self.stored).frame(nodes.machine()));
         }
         self.prepared = 0;
@@ -324,8 +326,9 @@ impl<G: Geometry> Stack<G> {
         }
     }
 
-    /// Moves the node at `place` to frame `to`: copies the page and turns the one pointer that leads to it.
-    pub(super) fn relocate<M: Machine>(&mut self, nodes: Nodes<'_, M>, place: NodePlace, to: Pfn) {
+    /// Moves the node at `place` to frame `to`: copies the page and turns the one pointer that leads to it. Gives the frame where
+    /// it was.
+    pub(super) fn relocate<M: Machine>(&mut self, nodes: Nodes<'_, M>, place: NodePlace, to: Pfn) -> Pfn {
         let NodePlace { level, first } = place;
         let new = NodePointer::to(nodes.machine(), to);
         let old = self.node(nodes, level, first.0);
@@ -339,6 +342,7 @@ impl<G: Geometry> Stack<G> {
         if self.tail == Some(old) {
             self.tail = Some(new);
         }
+        old.frame(nodes.machine())
     }
 
     /// Shows every node of the tree to `see`, with the place that the tree's shape gives it: for the checker.

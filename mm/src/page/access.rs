@@ -8,20 +8,9 @@ use core::slice;
 
 use super::allocator::PageAllocator;
 use super::block::{Block, ContigRange};
+use crate::frame::with_mapped;
 use crate::machine::Machine;
 use crate::units::{PAGE_SIZE, Pfn, PfnRange};
-
-/// Shows where a frame stands while `look` runs.
-fn with_mapped<M: Machine, R>(machine: &M, pfn: Pfn, look: impl FnOnce(NonNull<u8>) -> R) -> R {
-    let direct = pfn < machine.kmap_start();
-    let page = if direct { machine.direct_map(pfn) } else { machine.kmap_local(pfn) };
-    let seen = look(page);
-    if !direct {
-        // SAFETY: HIGH-1, this is the youngest live slot: those that `look` mapped were given up inside it.
-        unsafe { machine.kunmap_local(page) };
-    }
-    seen
-}
 
 /// Shows the bytes of a frame to `look`.
 ///

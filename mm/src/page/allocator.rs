@@ -34,6 +34,7 @@ use crate::lock::Mutex;
 use crate::lock_order::class;
 use crate::machine::{Geometry, Machine};
 use crate::pcp::CpuCaches;
+use crate::poison;
 use crate::specification::Change;
 use crate::units::{NodeId, Order, Pfn, PfnRange, ZoneId};
 use crate::zone::{Zone, ZoneKind};
@@ -178,6 +179,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         } else {
             self.alloc_charged(request, || self.alloc_slowly(request))?
         };
+        poison::on_alloc(self.machine, PfnRange::new(head, head.plus(request.order.pages())));
         self.changed(Change::Allocated(head, request.order));
         Ok(head)
     }
@@ -248,7 +250,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 .unwrap_or(Err(error))?,
             result => result?,
         }
-        Ok(ContigRange::own(self, range))
+        Ok(self.own_contig(range))
     }
 
     /// Allocates a run of `pages` frames that starts at a multiple of `align`, anywhere in the zones up to `highest`.
@@ -275,7 +277,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         };
         let range = find(&self.machine.disable_interrupts());
         let range = range.or_else(|| self.with_all_drained(find)?);
-        range.map(|range| ContigRange::own(self, range)).ok_or(ContigError::NoSuchRun)
+        range.map(|range| self.own_contig(range)).ok_or(ContigError::NoSuchRun)
+    }
+
+    /// The range was just allocated, and was free before.
+    fn own_contig(&self, range: PfnRange) -> ContigRange<'_, M> {
+        poison::on_alloc(self.machine, range);
+        ContigRange::own(self, range)
     }
 
     /// Checks every invariant of every zone, and of what CPUs have at hand, which they cannot use meanwhile. Not for handlers.
@@ -364,6 +372,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 return self.free_unsound(buddy, pfn);
             }
             self.changed(Change::Freed(pfn, word.order()));
+            poison::on_free(self.machine, PfnRange::new(pfn, pfn.plus(word.order().pages())));
             buddy.free(section, FreeBlock::claim(pfn, word.order()), word.when_freed());
             Ok(())
         })

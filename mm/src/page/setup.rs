@@ -20,6 +20,7 @@ use crate::early::{MetadataBytes, carve_slice};
 use crate::lock::Mutex;
 use crate::machine::{Geometry, Machine};
 use crate::pcp::CpuCaches;
+use crate::poison;
 use crate::specification::Change;
 use crate::units::{NodeId, Order, PfnRange, ZoneId};
 use crate::zone::{Zone, ZoneKind};
@@ -76,6 +77,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             };
             allocator.with_buddy(cell, |buddy| ranges().for_each(|range| buddy.zone().pivot.cover(range)));
             ranges().for_each(|range| allocator.changed(Change::Given(range)));
+            ranges().for_each(|range| poison::on_free(machine, range));
             // The smallest blocks first, so that no whole one is broken for the first nodes.
             for order in (0..=M::Geometry::MAX_ORDER.index()).map(Order::of) {
                 allocator.with_buddy(cell, |buddy| ranges().for_each(|range| buddy.adopt(range, order)));

@@ -10,6 +10,7 @@ mod instructions;
 mod interrupted;
 #[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 mod nodes;
+mod poison;
 #[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 mod reserves;
 

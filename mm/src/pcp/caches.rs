@@ -203,7 +203,9 @@ impl<'m> CpuCaches<'m> {
         bytes: &mut MetadataBytes,
     ) -> Result<Self, CarveError> {
         let cpus = machine.cpus().get();
-        let share = |pages: u32| pages / u32::from(cpus);
+        // What is at hand goes from hand to hand as it is.
+        let keeps_any = !machine.hardening().treats_pages();
+        let share = |pages: u32| if keeps_any { pages / u32::from(cpus) } else { 0 };
         let orders = || (0..=M::Geometry::MAX_ORDER.index()).map(Order::of);
         // Who is alone has nobody to hand over to.
         let has_shelf = cpus > 1;

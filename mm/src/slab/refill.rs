@@ -46,7 +46,10 @@ impl<M: Machine> KmemCaches<'_, M> {
         let mut grown = Ok(());
         loop {
             match (find(), grown) {
-                (Some(slot), _) => return Ok(slot),
+                (Some(slot), _) => {
+                    self.init_on_alloc(cache, slot);
+                    return Ok(slot);
+                }
                 (None, Err(no_memory)) => return Err(no_memory),
                 (None, Ok(())) => {}
             }
@@ -81,6 +84,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             }
             return;
         }
+        self.init_on_free(cache, slot);
         let mut discarded = SlabList::new();
         let mut sheaf = Fresh::NotAsked;
         loop {

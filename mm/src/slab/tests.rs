@@ -19,6 +19,7 @@ const CPUS: u16 = 4;
 type Pages<'m> = PageAllocator<'m, HostMachine>;
 
 mod crowd;
+mod init;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod interrupted;
 

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use kernel_core::cmdline::{CommandLine, Run};
 use mm::boot_map::RegionKind;
+use mm::hardening::Hardening;
 use mm::slab::SlabDebug;
 
 /// See the module.
@@ -54,6 +55,13 @@ fn said(words: &CommandLine, line: &str) -> String {
     add("failslab", words.faults.slab.map(|attr| attr.to_string()));
     for report in &words.dump {
         add("dump", Some(report.name().to_owned()));
+    }
+    for (word, measure) in [
+        ("page_poison", Hardening::PAGE_POISON),
+        ("init_on_alloc", Hardening::INIT_ON_ALLOC),
+        ("init_on_free", Hardening::INIT_ON_FREE),
+    ] {
+        add(word, words.hardening.contains(measure).then(|| "1".to_owned()));
     }
     add("slub_debug", slab_debug(line).map(str::to_owned));
     said

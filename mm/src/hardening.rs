@@ -1,0 +1,32 @@
+//! What is done to memory that nobody uses, against those who use it all the same.
+//!
+//! The words are those of Linux's command line. All of them are off unless a machine [says so](crate::machine::Machine::hardening),
+//! and then cost nothing.
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// What is done to free memory.
+    #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+    pub struct Hardening: u8 {
+        /// `page_poison`: a free page is filled with [`PAGE_POISON`](crate::poison::PAGE_POISON), and whoever wrote to it is told
+        /// of when it is allocated.
+        const PAGE_POISON = 1;
+        /// `init_on_alloc`: pages and objects are zero when they are allocated.
+        const INIT_ON_ALLOC = 1 << 1;
+        /// `init_on_free`: nothing is left in pages and objects that are freed, and they are zero when they are allocated.
+        const INIT_ON_FREE = 1 << 2;
+    }
+}
+
+impl Hardening {
+    /// Whether objects are zeroed, so that none may go from hand to hand as it is.
+    pub(crate) const fn initializes(self) -> bool {
+        self.intersects(Self::INIT_ON_ALLOC.union(Self::INIT_ON_FREE))
+    }
+
+    /// Whether something is done to pages, so that none may go from hand to hand as it is.
+    pub(crate) const fn treats_pages(self) -> bool {
+        self.intersects(Self::PAGE_POISON.union(Self::INIT_ON_ALLOC).union(Self::INIT_ON_FREE))
+    }
+}
