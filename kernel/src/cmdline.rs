@@ -135,7 +135,8 @@ pub struct CommandLine {
     pub reserved: Vec<Region>,
     /// `slub_debug`, `slub_debug=`: which caches are debugged, and how; none by default.
     pub slab_debug: SlabDebug,
-    /// `page_poison=1`, `init_on_alloc=1`, `init_on_free=1`: what is done to free memory; nothing by default.
+    /// `page_poison=1`, `init_on_alloc=1`, `init_on_free=1`, `page_alloc.shuffle=1`, `slab_freelist_random=1`: what is done to free
+    /// memory; nothing by default.
     pub hardening: Hardening,
     /// `specification=on`: whether the page allocator's specification runs along, in kernels with checks; by default not.
     pub specification: Beside,
@@ -291,6 +292,8 @@ impl<'l> Words<'l> {
             "page_poison" => self.harden(Hardening::PAGE_POISON, value),
             "init_on_alloc" => self.harden(Hardening::INIT_ON_ALLOC, value),
             "init_on_free" => self.harden(Hardening::INIT_ON_FREE, value),
+            "page_alloc.shuffle" => self.harden(Hardening::SHUFFLE_PAGES, value),
+            "slab_freelist_random" => self.harden(Hardening::SHUFFLE_OBJECTS, value),
             "specification" => once(&mut self.specification, beside(value)),
             "fail_page_alloc" => once(&mut self.faults.page_alloc, value.parse().map_err(Reason::Faults)),
             "failslab" => once(&mut self.faults.slab, value.parse().map_err(Reason::Faults)),
@@ -475,6 +478,8 @@ mod tests {
             ("page_poison", Hardening::PAGE_POISON),
             ("init_on_alloc", Hardening::INIT_ON_ALLOC),
             ("init_on_free", Hardening::INIT_ON_FREE),
+            ("page_alloc.shuffle", Hardening::SHUFFLE_PAGES),
+            ("slab_freelist_random", Hardening::SHUFFLE_OBJECTS),
         ];
         for (word, measure) in measures {
             for (value, taken) in

@@ -17,6 +17,7 @@ use mm::faults::Faults;
 use mm::hardening::Hardening;
 use mm::lock_order::{Context, HeldLocks, Interrupts, Work};
 use mm::machine::{Begun, Machine, Standard};
+use mm::random::RandomSeed;
 use mm::specification::{Entry, Specification};
 use mm::units::{CpuId, Distance, NodeId, PAGE_SHIFT, Pfn, PhysAddr};
 use spin::Once;
@@ -36,6 +37,7 @@ pub(crate) struct Platform {
     kmap_start: Pfn,
     topology: Topology,
     hardening: Hardening,
+    random_seed: RandomSeed,
 }
 
 /// Slots in use on each CPU: the lowest ones. Only the CPU itself touches its own.
@@ -84,7 +86,8 @@ impl Platform {
             KmapLocal::Highmem => direct_map_end,
             KmapLocal::Always => Pfn::new(0),
         };
-        PLATFORM.call_once(|| Self { direct_map_end, kmap_start, topology, hardening: words.hardening })
+        let (hardening, random_seed) = (words.hardening, RandomSeed(words.seed.0));
+        PLATFORM.call_once(|| Self { direct_map_end, kmap_start, topology, hardening, random_seed })
     }
 
     /// The CPUs and nodes that firmware lists.
@@ -241,6 +244,10 @@ unsafe impl Machine for Platform {
     #[inline(always)]
     fn hardening(&self) -> Hardening {
         self.hardening
+    }
+
+    fn random_seed(&self) -> RandomSeed {
+        self.random_seed
     }
 
     fn prefetch(&self, line: NonNull<u8>) {

@@ -41,6 +41,7 @@ use crate::desc::map::PageMap;
 use crate::desc::word::Page;
 use crate::freelist::{ListContext, Nodes, Released};
 use crate::machine::Machine;
+use crate::random::Random;
 use crate::units::{Order, Pfn};
 use crate::zone::{Zone, ZoneReport};
 
@@ -98,6 +99,11 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
         let Zone { lists, nodes, pending, .. } = &mut *self.zone;
         let head = lists.pop(&context, list, &mut Released { pending, nodes });
         FreeBlock::claim(head, list.order())
+    }
+
+    /// Brings the zone's free blocks into a random order.
+    pub(crate) fn shuffle(&mut self, random: &mut Random) {
+        self.zone.lists.shuffle(&self.context(), random);
     }
 
     /// Lets a block wait until those smaller than it are placed.

@@ -38,6 +38,7 @@ use crate::desc::word::{NodePlace, Page, Position};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::poison;
+use crate::random::Random;
 use crate::units::{Order, Pfn, PfnRange, ZoneId};
 
 /// What a list needs to keep its entries' descriptors and its nodes.
@@ -196,6 +197,22 @@ impl<G: Geometry> Freelists<G> {
         context.map.page(to).set_node(list, context.zone, place);
         let from = self.stacks[list.index()].relocate(context.nodes, place, to);
         poison::on_free(context.nodes.machine(), PfnRange::new(from, from.plus(1)));
+    }
+
+    /// Brings every list into a random order.
+    pub(crate) fn shuffle<M: Machine<Geometry = G>>(&mut self, context: &ListContext<'_, '_, M>, random: &mut Random) {
+        for list in Self::ids() {
+            let stack = &mut self.stacks[list.index()];
+            for last in (1..stack.len()).rev() {
+                let (one, other) = (Position(last), Position(random.below(last + 1)));
+                let (head, moved) = (stack.get(context.nodes, one), stack.get(context.nodes, other));
+                stack.set(context.nodes, one, moved);
+                stack.set(context.nodes, other, head);
+                // INVARIANT: FREE-1, both learn their new positions.
+                context.map.page(moved).set_position(one);
+                context.map.page(head).set_position(other);
+            }
+        }
     }
 
     /// The heads of a list, the ones that would be taken first in front.

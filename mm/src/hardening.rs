@@ -16,6 +16,10 @@ bitflags! {
         const INIT_ON_ALLOC = 1 << 1;
         /// `init_on_free`: nothing is left in pages and objects that are freed, and they are zero when they are allocated.
         const INIT_ON_FREE = 1 << 2;
+        /// `page_alloc.shuffle`: at boot, free blocks come into a random order.
+        const SHUFFLE_PAGES = 1 << 3;
+        /// `slab_freelist_random`: objects leave their slabs in a random order. Linux's `CONFIG_SLAB_FREELIST_RANDOM`.
+        const SHUFFLE_OBJECTS = 1 << 4;
     }
 }
 

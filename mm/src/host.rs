@@ -32,6 +32,7 @@ use crate::faults::Faults;
 use crate::hardening::Hardening;
 use crate::lock_order::{Context, HeldLocks};
 use crate::machine::{Geometry, Machine, Standard};
+use crate::random::RandomSeed;
 use crate::specification::{Entry, Specification};
 use crate::units::{CpuId, Distance, NodeId, Pfn, PfnRange, PhysAddr};
 
@@ -64,6 +65,7 @@ pub struct HostMachine<G: Geometry = Standard> {
     specification: Option<Box<[Entry]>>,
     kmap_start: Pfn,
     hardening: Hardening,
+    random_seed: RandomSeed,
     geometry: PhantomData<fn() -> G>,
 }
 
@@ -124,6 +126,7 @@ impl<G: Geometry> HostMachine<G> {
             specification: None,
             kmap_start: direct_map_end,
             hardening: Hardening::empty(),
+            random_seed: RandomSeed::default(),
             geometry: PhantomData,
         })
     }
@@ -153,6 +156,13 @@ impl<G: Geometry> HostMachine<G> {
     #[must_use]
     pub fn hardened(mut self, hardening: Hardening) -> Self {
         self.hardening = hardening;
+        self
+    }
+
+    /// The same machine, whose random choices start from this.
+    #[must_use]
+    pub fn seeded(mut self, seed: RandomSeed) -> Self {
+        self.random_seed = seed;
         self
     }
 
@@ -347,6 +357,10 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     #[inline(always)]
     fn hardening(&self) -> Hardening {
         self.hardening
+    }
+
+    fn random_seed(&self) -> RandomSeed {
+        self.random_seed
     }
 
     #[inline]

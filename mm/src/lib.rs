@@ -40,7 +40,7 @@
 //! |---|---|
 //! | [`units`], [`migratetype`], [`invariant`], [`lock_order`] | quantities, names, and which lock may be taken where |
 //! | [`specification`] | what the page allocator is to do, and nothing of how |
-//! | [`hardening`] | what is done to memory that nobody uses |
+//! | [`hardening`], [`random`] | what is done to memory that nobody uses, and choices that nobody foresees |
 //! | [`machine`], [`faults`] | the door to the machine, and how it lets allocations fail |
 //! | `frame`, [`poison`] | where a frame stands while it is looked at, and what free ones hold |
 //! | [`lock`] | locks that are checked against their order |
@@ -111,6 +111,7 @@ pub mod owner;
 pub mod page;
 mod pcp;
 pub mod poison;
+pub mod random;
 pub mod report;
 pub mod shrinker;
 pub mod slab;

@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use crate::faults::Faults;
 use crate::hardening::Hardening;
 use crate::lock_order::{Context, HeldLocks};
+use crate::random::RandomSeed;
 use crate::specification::Specification;
 use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
 
@@ -175,6 +176,11 @@ pub unsafe trait Machine: Sync {
     #[inline(always)]
     fn hardening(&self) -> Hardening {
         Hardening::empty()
+    }
+
+    /// What random choices start from, where [`hardening`](Self::hardening) has any made. It never changes.
+    fn random_seed(&self) -> RandomSeed {
+        RandomSeed::default()
     }
 
     /// What every step of the page allocator is held against, if anything is: asked before or after each.

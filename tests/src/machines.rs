@@ -48,8 +48,9 @@ pub const MACHINES: &[Named] = &[
     Named { name: "768M-4nodes-4cpus", machine: Machine::with_nodes(&RING).with_lowmem(Size::mib(256)).specified() },
 ];
 
-/// Free memory holds a pattern, and fresh memory nothing.
-const POISONED: &[&str] = &["page_poison=1", "init_on_alloc=1", "init_on_free=1"];
+/// Free memory holds a pattern and is in no order, and fresh memory holds nothing.
+const POISONED: &[&str] =
+    &["page_poison=1", "init_on_alloc=1", "init_on_free=1", "page_alloc.shuffle=1", "slab_freelist_random=1"];
 
 /// Four nodes in a ring, one of them without CPUs and one nearly without memory. What is next to a node is not at one
 /// distance, and to node 1 it is farther than back from it.
@@ -114,7 +115,8 @@ mod tests {
         assert_eq!(of("1G-cut"), "1G kmap_local=always numa=fake=2");
         assert_eq!(of("1G-2nodes-8cpus"), "1G smp=8 nodes=2");
         assert_eq!(of("768M-4nodes-4cpus"), "768M smp=4 nodes=256M/1+192M/0+6M/2+314M/1 lowmem=256M specification=on");
-        assert_eq!(of("512M-slubdebug"), "512M slub_debug=FZPU page_poison=1 init_on_alloc=1 init_on_free=1");
+        let poisoned = POISONED.join(" ");
+        assert_eq!(of("512M-slubdebug"), format!("512M slub_debug=FZPU {poisoned}"));
         assert!(of("512M-ragged").starts_with("512M memmap=1$67112959,4K$73730K,12K$98292K,20481$96M,"));
     }
 }

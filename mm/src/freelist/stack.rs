@@ -130,7 +130,8 @@ impl<G: Geometry> Stack<G> {
         }
     }
 
-    fn set<M: Machine>(&mut self, nodes: Nodes<'_, M>, position: Position, pfn: Pfn) {
+    /// Puts another entry at `position`, which is below the length.
+    pub(super) fn set<M: Machine>(&mut self, nodes: Nodes<'_, M>, position: Position, pfn: Pfn) {
         let position = position.0;
         if position >= self.stored {
             self.ring[Self::ring_slot(position)] = pfn.number();

@@ -17,10 +17,12 @@ use crate::charge::ChargeGroups;
 use crate::desc::map::PageMap;
 use crate::descriptor::WalkGate;
 use crate::early::{MetadataBytes, carve_slice};
+use crate::hardening::Hardening;
 use crate::lock::Mutex;
 use crate::machine::{Geometry, Machine};
 use crate::pcp::CpuCaches;
 use crate::poison;
+use crate::random::Random;
 use crate::specification::Change;
 use crate::units::{NodeId, Order, PfnRange, ZoneId};
 use crate::zone::{Zone, ZoneKind};
@@ -81,6 +83,10 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             // The smallest blocks first, so that no whole one is broken for the first nodes.
             for order in (0..=M::Geometry::MAX_ORDER.index()).map(Order::of) {
                 allocator.with_buddy(cell, |buddy| ranges().for_each(|range| buddy.adopt(range, order)));
+            }
+            if machine.hardening().contains(Hardening::SHUFFLE_PAGES) {
+                let mut random = Random::of(machine.random_seed(), &[cell.id.0]);
+                allocator.with_buddy(cell, |buddy| buddy.shuffle(&mut random));
             }
             allocator.with_buddy(cell, |buddy| {
                 buddy.set_aside();

@@ -13,6 +13,7 @@ mod nodes;
 mod poison;
 #[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 mod reserves;
+mod shuffle;
 
 use core::num::NonZeroU16;
 use std::vec::Vec;

@@ -84,7 +84,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// # Errors
     /// No slab holds such an object, or there is no memory.
     pub(super) fn new_cache(&self, spec: &CacheSpec<'_>) -> Result<NonNull<Cache>, CreateError> {
-        let mut cache = self.initialized(self.plan_debugged(spec)?);
+        let mut cache = self.hardened(self.plan_debugged(spec)?);
         let place = self.alloc_for(self.first.caches)?.cast::<Cache>();
         match self.cpu_sides(&cache) {
             Ok(cpus) => cache.cpus = cpus,

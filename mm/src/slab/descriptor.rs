@@ -14,6 +14,7 @@ use super::cache::Cache;
 use super::cpu::{CpuSheaf, Slot};
 use super::layout::MAX_OBJECTS;
 use crate::descriptor::Descriptor;
+use crate::random::Random;
 use crate::units::CpuId;
 
 const WORDS: usize = MAX_OBJECTS as usize / u64::BITS as usize;
@@ -113,6 +114,35 @@ impl SlabState {
             }
         }
         found
+    }
+
+    /// The same, of slots chosen at random. Cost: a look at all of the bitmap for each.
+    pub(super) fn take_at_random(&mut self, wanted: usize, random: &mut Random, mut each: impl FnMut(u32)) -> usize {
+        let mut found = 0;
+        while found < wanted {
+            let left = self.in_slab();
+            if left == 0 {
+                break;
+            }
+            let slot = self.nth_in_slab(random.below(left));
+            each(slot);
+            self.take_slot(slot);
+            found += 1;
+        }
+        found
+    }
+
+    /// The n-th slot whose object is in the slab, of which there are more.
+    fn nth_in_slab(&self, n: u32) -> u32 {
+        let mut left = n;
+        for (word, &bits) in (0..).zip(&self.free) {
+            if left < bits.count_ones() {
+                let lower = (0..left).fold(bits, |bits, _| bits & (bits - 1));
+                return word * u64::BITS + lower.trailing_zeros();
+            }
+            left -= bits.count_ones();
+        }
+        panic!("invariant SLAB-2 broken: a slab has fewer than {n} objects in it, and said that it had more");
     }
 
     /// Takes one slot's object out. Nothing if it is not in.

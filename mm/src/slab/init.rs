@@ -12,17 +12,26 @@ use super::cache::Cache;
 use super::caches::KmemCaches;
 use super::cpu::Slot;
 use super::layout::MARK;
+use super::lists::Slabs;
 use crate::hardening::Hardening;
+use crate::lock::Mutex;
 use crate::machine::Machine;
+use crate::random::Random;
 
 impl<M: Machine> KmemCaches<'_, M> {
     fn initializes(&self, cache: &Cache) -> bool {
         cache.constructor.is_none() && self.pages.machine().hardening().initializes()
     }
 
-    /// The same cache, closed if its objects are zeroed.
-    pub(super) fn initialized(&self, cache: Cache) -> Cache {
-        if self.initializes(&cache) { Cache { sheaf_objects: 0, ..cache } } else { cache }
+    /// The same cache, closed if its objects are zeroed, and with an order of its own if that is to be random.
+    pub(super) fn hardened(&self, cache: Cache) -> Cache {
+        let machine = self.pages.machine();
+        let cache = if self.initializes(&cache) { Cache { sheaf_objects: 0, ..cache } } else { cache };
+        if machine.hardening().contains(Hardening::SHUFFLE_OBJECTS) {
+            let random = Random::of(machine.random_seed(), cache.name.as_bytes());
+            return Cache { slabs: Mutex::new(Slabs::shuffled(random)), ..cache };
+        }
+        cache
     }
 
     /// Zeroes an object that was just allocated, if it is to be zero and may not be.

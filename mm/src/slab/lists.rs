@@ -12,6 +12,7 @@ use super::cpu::Slot;
 use super::descriptor::{SlabPointer, SlabState};
 use super::layout::SlabLayout;
 use super::sheaf::{Sheaf, SheafStack};
+use crate::random::Random;
 
 /// Where a slab stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +42,8 @@ pub(super) struct Slabs {
     /// Sheaves that are full, and that are empty.
     pub(super) full_sheaves: SheafStack,
     pub(super) empty_sheaves: SheafStack,
+    /// By which objects are chosen; the lowest of a slab without.
+    random: Option<Random>,
 }
 
 // SAFETY: the slabs and sheaves on the lists are the lists' own, wherever those go.
@@ -123,7 +126,13 @@ impl Slabs {
             taken: 0,
             full_sheaves: SheafStack::new(),
             empty_sheaves: SheafStack::new(),
+            random: None,
         }
+    }
+
+    /// No slabs; those to come give their objects away in a random order.
+    pub(super) const fn shuffled(random: Random) -> Self {
+        Self { random: Some(random), ..Self::new(0) }
     }
 
     pub(super) fn list(&mut self, place: Place) -> &mut SlabList {
@@ -162,19 +171,25 @@ impl Slabs {
     /// Takes up to `wanted` objects out of slabs, partial ones first.
     pub(super) fn take(&mut self, wanted: usize, layout: &SlabLayout, mut each: impl FnMut(Slot)) {
         let mut left = wanted;
+        let mut random = self.random;
         while left > 0 {
             let partial = self.list(Place::Partial).first;
-            let Some(slab) = partial.or(self.list(Place::Empty).first) else { return };
+            let Some(slab) = partial.or(self.list(Place::Empty).first) else { break };
             // SAFETY: the slab is on a list of this cache, so there is a reference.
             let descriptor = unsafe { slab.as_ref() };
             // SAFETY: as above.
             let first = unsafe { descriptor.owner() }.first();
             let found = self.with_state(slab, layout, |state| {
                 // SAFETY: the slot is below the slab's objects.
-                state.take(left, |slot| each(unsafe { first.add(slot as usize * layout.stride as usize) }))
+                let each = |slot| each(unsafe { first.add(slot as usize * layout.stride as usize) });
+                match &mut random {
+                    Some(random) => state.take_at_random(left, random, each),
+                    None => state.take(left, each),
+                }
             });
             left -= found;
         }
+        self.random = random;
     }
 
     /// Puts the object of `slot` back into its slab.

@@ -22,6 +22,8 @@ mod crowd;
 mod init;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod interrupted;
+mod separate;
+mod shuffle;
 
 /// A machine with 32 MiB, the upper half highmem.
 pub(super) fn with_pages<R>(test: impl FnOnce(&Pages<'_>) -> R) -> R {

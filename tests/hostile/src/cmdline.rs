@@ -60,6 +60,8 @@ fn said(words: &CommandLine, line: &str) -> String {
         ("page_poison", Hardening::PAGE_POISON),
         ("init_on_alloc", Hardening::INIT_ON_ALLOC),
         ("init_on_free", Hardening::INIT_ON_FREE),
+        ("page_alloc.shuffle", Hardening::SHUFFLE_PAGES),
+        ("slab_freelist_random", Hardening::SHUFFLE_OBJECTS),
     ] {
         add(word, words.hardening.contains(measure).then(|| "1".to_owned()));
     }

@@ -14,9 +14,18 @@ use crate::units::{Bytes, NodeId, Pfn, PhysAddr};
 const SIZES: [u32; 9] = [1, 5, 8, 24, 100, 256, 1000, 4096, 40_000];
 
 fn with_hardened(hardening: Hardening, debug: SlabDebug, test: impl FnOnce(&KmemCaches<'_, HostMachine>)) {
+    with_machine(|machine| machine.hardened(hardening), debug, test);
+}
+
+/// Gives a test the caches of a machine that was changed first.
+pub(super) fn with_machine(
+    change: impl FnOnce(HostMachine) -> HostMachine,
+    debug: SlabDebug,
+    test: impl FnOnce(&KmemCaches<'_, HostMachine>),
+) {
     let cpus = core::num::NonZeroU16::MIN;
     let machine = HostMachine::new(Pfn::new(0x2000), Pfn::new(0x2000), cpus).expect("the host lends memory");
-    let machine = machine.hardened(hardening);
+    let machine = change(machine);
     let memory = Region { start: PhysAddr(0), len: 32 * MIB, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
     let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
