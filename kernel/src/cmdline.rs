@@ -135,8 +135,8 @@ pub struct CommandLine {
     pub reserved: Vec<Region>,
     /// `slub_debug`, `slub_debug=`: which caches are debugged, and how; none by default.
     pub slab_debug: SlabDebug,
-    /// `page_poison=1`, `init_on_alloc=1`, `init_on_free=1`, `page_alloc.shuffle=1`, `slab_freelist_random=1`: what is done to free
-    /// memory; nothing by default.
+    /// `page_poison=1`, `init_on_alloc=1`, `init_on_free=1`, `page_alloc.shuffle=1`, `slab_freelist_random=1`,
+    /// `debug_pagealloc=on`: what is done to free memory; nothing by default.
     pub hardening: Hardening,
     /// `specification=on`: whether the page allocator's specification runs along, in kernels with checks; by default not.
     pub specification: Beside,
@@ -294,6 +294,7 @@ impl<'l> Words<'l> {
             "init_on_free" => self.harden(Hardening::INIT_ON_FREE, value),
             "page_alloc.shuffle" => self.harden(Hardening::SHUFFLE_PAGES, value),
             "slab_freelist_random" => self.harden(Hardening::SHUFFLE_OBJECTS, value),
+            "debug_pagealloc" => self.harden(Hardening::DEBUG_PAGEALLOC, value),
             "specification" => once(&mut self.specification, beside(value)),
             "fail_page_alloc" => once(&mut self.faults.page_alloc, value.parse().map_err(Reason::Faults)),
             "failslab" => once(&mut self.faults.slab, value.parse().map_err(Reason::Faults)),
@@ -480,6 +481,7 @@ mod tests {
             ("init_on_free", Hardening::INIT_ON_FREE),
             ("page_alloc.shuffle", Hardening::SHUFFLE_PAGES),
             ("slab_freelist_random", Hardening::SHUFFLE_OBJECTS),
+            ("debug_pagealloc", Hardening::DEBUG_PAGEALLOC),
         ];
         for (word, measure) in measures {
             for (value, taken) in

@@ -3,9 +3,11 @@
 use core::arch::naked_asm;
 use core::fmt::{self, Write};
 
-use kernel_core::exception::{PageFault, Vector};
+use kernel_core::exception::{PageFault, PageFaultCause, Vector};
 use kernel_core::layout::Place;
 use kernel_core::violation::Violation;
+use mm::PageState;
+use mm::hardening::Hardening;
 use mm::machine::Machine;
 use mm::units::Pfn;
 use x86_64::registers::control::{Cr2, Cr4};
@@ -14,7 +16,7 @@ use x86_64::registers::rflags::RFlags;
 use crate::backtrace::{self, FramePointer};
 use crate::panic::die;
 use crate::platform::Platform;
-use crate::{image, stacks};
+use crate::{image, memory, stacks};
 
 /// What the processor and an exception's entry push, from the lowest address upwards.
 #[derive(Debug)]
@@ -173,9 +175,25 @@ fn write_headline(serial: &mut impl Write, registers: &Registers) -> fmt::Result
     let place = Place::of(address, Platform::get().map_or(Pfn::new(0), Platform::direct_map_end), stacks::guards());
     writeln!(serial, "\nEXCEPTION: {vector} at {address:#x}, in {place}; error code {explained}")?;
     let fault = PageFault::of(registers.error_code);
-    match Violation::of(fault, place, registers.flags(), Cr4::read()) {
+    let violation = Violation::of(fault, place, registers.flags(), Cr4::read());
+    match free_page(place, fault).or(violation) {
         Some(violation) => writeln!(serial, "  violated: {violation}"),
         None => Ok(()),
+    }
+}
+
+/// What a fault in the direct map has violated, if free pages are taken out of it and this is one.
+fn free_page(place: Place, fault: PageFault) -> Option<Violation> {
+    let takes_out = Platform::get()?.hardening().contains(Hardening::DEBUG_PAGEALLOC);
+    let Place::DirectMap(pfn) = place else { return None };
+    if !takes_out || fault.cause() != PageFaultCause::NotPresent {
+        return None;
+    }
+    let allocator = memory::allocator()?;
+    let head = allocator.block_of(pfn)?;
+    match allocator.page_state(head) {
+        (PageState::Free | PageState::Isolated, order) => Some(Violation::FreePage(head, order)),
+        _ => None,
     }
 }
 

@@ -80,6 +80,7 @@ use kernel_core::acpi::Topology;
 use kernel_core::cmdline::{CommandLine, FaultWords, Run};
 use kernel_core::layout::{self, LARGEST_STACK};
 use mm::boot_map::BootMap;
+use mm::hardening::Hardening;
 use mm::machine::Machine;
 use mm::units::{Bytes, Count, Pfn, PhysAddr};
 use x86_64::VirtAddr;
@@ -88,7 +89,7 @@ use crate::exit::{Exit, exit};
 use crate::fw_cfg::FileError;
 use crate::kernel_stack::{BOOT_TASK, MappedStack};
 use crate::memory::{Allocator, MachineOwners};
-use crate::paging::build::{self, Loader};
+use crate::paging::build::{self, DirectMapPages, Loader};
 use crate::paging::space::Space;
 use crate::paging::{adopt, retire};
 use crate::platform::Platform;
@@ -240,9 +241,11 @@ fn leave_loader(
     let direct_map_end = lowmem.min(map.usable_end());
     let trampoline = Trampoline::carve(&mut map, topology.cpus(), direct_map_end);
 
+    let takes_out = words.hardening.contains(Hardening::DEBUG_PAGEALLOC);
+    let pages = if takes_out { DirectMapPages::Smallest } else { DirectMapPages::Largest };
     // SAFETY: the loader's tables are live and map physical memory as the configuration asks; the loader and the
     // command line vouch for what is usable.
-    let built = unsafe { build::build(&loader, direct_map_end, &mut map) };
+    let built = unsafe { build::build(&loader, direct_map_end, pages, &mut map) };
     let tables = built.unwrap_or_else(|error| panic!("page tables: {error}"));
     // SAFETY: the boot information was copied, its borrow ends here, and nothing else of the loader is in use.
     unsafe { tables.switch() };

@@ -19,7 +19,7 @@ use mm::lock_order::{Context, HeldLocks, Interrupts, Work};
 use mm::machine::{Begun, Machine, Standard};
 use mm::random::RandomSeed;
 use mm::specification::{Entry, Specification};
-use mm::units::{CpuId, Distance, NodeId, PAGE_SHIFT, Pfn, PhysAddr};
+use mm::units::{CpuId, Distance, NodeId, PAGE_SHIFT, Pfn, PfnRange, PhysAddr};
 use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
@@ -28,6 +28,7 @@ use crate::cpu_local::{PerCpu, per_cpu, this_cpu};
 use crate::image::ro_after_init;
 use crate::kmap::WINDOW;
 use crate::nmi::{self, Errand};
+use crate::paging::direct_map;
 use crate::serial::println;
 
 /// The machine's door for `mm`.
@@ -244,6 +245,14 @@ unsafe impl Machine for Platform {
     #[inline(always)]
     fn hardening(&self) -> Hardening {
         self.hardening
+    }
+
+    unsafe fn unmap_pages(&self, pages: PfnRange) {
+        direct_map::take_out(self, pages);
+    }
+
+    unsafe fn map_pages(&self, pages: PfnRange) {
+        direct_map::put_back(self, pages);
     }
 
     fn random_seed(&self) -> RandomSeed {

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use mm::space::Access;
+use mm::units::{Order, Pfn};
 use x86_64::registers::control::Cr4Flags;
 use x86_64::registers::rflags::RFlags;
 
@@ -24,6 +25,8 @@ pub enum Violation {
     ReadOnly,
     /// What does not allow it is not executed.
     NotExecutable,
+    /// A free page is nobody's.
+    FreePage(Pfn, Order),
     /// What is not there is not used.
     NotMapped,
 }
@@ -82,6 +85,9 @@ impl fmt::Display for Violation {
             Self::NullPage => f.write_str("a null pointer is used"),
             Self::ReadOnly => f.write_str("a write to read-only memory"),
             Self::NotExecutable => f.write_str("an execution of memory that is not executable"),
+            Self::FreePage(head, order) => {
+                write!(f, "a use of memory that is free, in the block of order {} at {head:?}", order.number())
+            }
             Self::NotMapped => f.write_str("a use of memory that is not mapped"),
         }
     }
@@ -90,8 +96,6 @@ impl fmt::Display for Violation {
 #[cfg(test)]
 mod tests {
     use alloc::string::ToString;
-
-    use mm::units::Pfn;
 
     use super::*;
 

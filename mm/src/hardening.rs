@@ -20,6 +20,8 @@ bitflags! {
         const SHUFFLE_PAGES = 1 << 3;
         /// `slab_freelist_random`: objects leave their slabs in a random order. Linux's `CONFIG_SLAB_FREELIST_RANDOM`.
         const SHUFFLE_OBJECTS = 1 << 4;
+        /// `debug_pagealloc`: free pages cannot be reached in the direct map, so that whoever uses one faults.
+        const DEBUG_PAGEALLOC = 1 << 5;
     }
 }
 
@@ -31,6 +33,7 @@ impl Hardening {
 
     /// Whether something is done to pages, so that none may go from hand to hand as it is.
     pub(crate) const fn treats_pages(self) -> bool {
-        self.intersects(Self::PAGE_POISON.union(Self::INIT_ON_ALLOC).union(Self::INIT_ON_FREE))
+        let contents = Self::PAGE_POISON.union(Self::INIT_ON_ALLOC).union(Self::INIT_ON_FREE);
+        self.intersects(contents.union(Self::DEBUG_PAGEALLOC))
     }
 }

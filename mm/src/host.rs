@@ -47,7 +47,7 @@ mod topology;
 
 pub use interrupts::InterruptsOff;
 use interrupts::State;
-use memory::Memory;
+use memory::{Access, Memory};
 pub use mmu::HostMmu;
 pub use topology::Topology;
 
@@ -357,6 +357,20 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     #[inline(always)]
     fn hardening(&self) -> Hardening {
         self.hardening
+    }
+
+    unsafe fn unmap_pages(&self, pages: PfnRange) {
+        // SAFETY: the caller's promise: nothing borrows from them.
+        if let Err(error) = unsafe { self.memory.set_access(pages, Access::None) } {
+            panic!("{pages:?} cannot be unmapped: {error}");
+        }
+    }
+
+    unsafe fn map_pages(&self, pages: PfnRange) {
+        // SAFETY: nothing borrows from what cannot be reached.
+        if let Err(error) = unsafe { self.memory.set_access(pages, Access::All) } {
+            panic!("{pages:?} cannot be mapped: {error}");
+        }
     }
 
     fn random_seed(&self) -> RandomSeed {

@@ -15,7 +15,7 @@ use crate::hardening::Hardening;
 use crate::lock_order::{Context, HeldLocks};
 use crate::random::RandomSeed;
 use crate::specification::Specification;
-use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
+use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PfnRange, PhysAddr};
 
 /// Sizes that tests shrink, so that small memory has deep trees; [`Standard`] is the one to run with.
 pub trait Geometry: 'static {
@@ -67,8 +67,9 @@ pub enum Begun {
 /// * [`direct_map`](Self::direct_map) and [`kmap_local`](Self::kmap_local) give 4 KiB-aligned addresses at which the
 ///   whole page may be read and written; for one frame they always lead to the same memory, for two frames never.
 ///   Neighbouring frames are neighbours in the direct map.
-/// * MACHINE-MEMORY: the direct map's end never changes, what it maps stays mapped while the machine is borrowed, and
-///   memory that the boot map calls usable exists and has no other user.
+/// * MACHINE-MEMORY: the direct map's end never changes, what it maps stays mapped while the machine is borrowed, but for what
+///   is [unmapped](Self::unmap_pages) and not mapped again, and memory that the boot map calls usable exists and has no other
+///   user.
 /// * While an interrupt guard lives, no interrupt handler runs on this CPU. [`context`](Self::context) says what the CPU
 ///   does, and [`held_locks`](Self::held_locks) is one for each CPU.
 /// * A kmap slot belongs to the CPU that mapped it (HIGH-1).
@@ -176,6 +177,24 @@ pub unsafe trait Machine: Sync {
     #[inline(always)]
     fn hardening(&self) -> Hardening {
         Hardening::empty()
+    }
+
+    /// Takes free pages out of the direct map: once this returns, whoever uses one faults, on any CPU. Asked for only where
+    /// [`hardening`](Self::hardening) has [`DEBUG_PAGEALLOC`](Hardening::DEBUG_PAGEALLOC); with locks held, perhaps in a handler.
+    ///
+    /// # Safety
+    /// The pages are in the direct map, nobody's, and nothing refers to them.
+    unsafe fn unmap_pages(&self, pages: PfnRange) {
+        let _ = pages;
+    }
+
+    /// Puts pages that were taken out of the direct map back where they were. When it is asked for, see
+    /// [`unmap_pages`](Self::unmap_pages).
+    ///
+    /// # Safety
+    /// The pages were taken out, and nobody else puts them back.
+    unsafe fn map_pages(&self, pages: PfnRange) {
+        let _ = pages;
     }
 
     /// What random choices start from, where [`hardening`](Self::hardening) has any made. It never changes.

@@ -1,10 +1,10 @@
-//! What free pages hold, and who is told of it that they hold something else.
+//! What free pages hold and whether they can be reached, and who is told of it that they hold something else.
 //!
 //! ```text
 //!            freed                            allocated
-//!   owner ─────────> filled, on some list ──────────────> looked at, zeroed ──> owner
+//!   owner ─────────> filled, unmapped, on some list ──────────────> mapped, looked at, zeroed ──> owner
 //!                      │ ▲
-//!            looked at │ │ filled
+//!    mapped, looked at │ │ filled, unmapped
 //!                      ▼ │
 //!                a freelist's node
 //! ```
@@ -15,9 +15,10 @@
 //!
 //! A page that was written to is told of once, and handed out all the same: what it holds is its new owner's to overwrite.
 //!
-//! Invariants: POISON-1 (while a page is free and no node, every byte of it is what it was filled with).
+//! Invariants: POISON-1 (while a page is free and no node, every byte of it is what it was filled with), POISON-2 (and nobody
+//! reaches it in the direct map).
 //! Cost: a pass over each page that is freed, and one or two over each that is allocated; where it is off, one test each.
-//! Source: Linux, `mm/page_poison.c`, `init_on_alloc` and `init_on_free` of `mm/page_alloc.c`.
+//! Source: Linux, `mm/page_poison.c`, `mm/debug_page_alloc.c`, `init_on_alloc` and `init_on_free` of `mm/page_alloc.c`.
 #![expect(unsafe_code, reason = "free pages are nobody's but the allocator's, and bare memory")]
 
 use core::fmt;
@@ -100,7 +101,7 @@ impl fmt::Display for Extent {
 #[inline(always)]
 pub(crate) fn on_free<M: Machine>(machine: &M, pages: PfnRange) {
     if machine.hardening().treats_pages() {
-        fill(machine, pages);
+        give_up(machine, pages);
     }
 }
 
@@ -118,12 +119,40 @@ pub(crate) fn on_alloc<M: Machine>(machine: &M, pages: PfnRange) {
 #[inline(always)]
 pub(crate) fn on_becoming_node<M: Machine>(machine: &M, pfn: Pfn) {
     if machine.hardening().treats_pages() {
-        look_at(machine, pfn, PoisonedPageUse::Node);
+        make_node(machine, pfn);
+    }
+}
+
+/// POISON-2: whether free pages of this kind are out of reach.
+fn hides<M: Machine>(machine: &M, pages: PfnRange) -> bool {
+    machine.hardening().contains(Hardening::DEBUG_PAGEALLOC) && pages.end <= machine.direct_map_end()
+}
+
+/// Puts pages that are no longer free within reach.
+fn show<M: Machine>(machine: &M, pages: PfnRange) {
+    if hides(machine, pages) {
+        // SAFETY: POISON-2, they were free, and are in the hands of whoever calls.
+        unsafe { machine.map_pages(pages) };
     }
 }
 
 #[cold]
 #[inline(never)]
+fn give_up<M: Machine>(machine: &M, pages: PfnRange) {
+    fill(machine, pages);
+    if hides(machine, pages) {
+        // SAFETY: they are free from here on, and in no list yet.
+        unsafe { machine.unmap_pages(pages) };
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn make_node<M: Machine>(machine: &M, pfn: Pfn) {
+    show(machine, PfnRange::new(pfn, pfn.plus(1)));
+    look_at(machine, pfn, PoisonedPageUse::Node);
+}
+
 fn fill<M: Machine>(machine: &M, pages: PfnRange) {
     let hardening = machine.hardening();
     let byte = if hardening.contains(Hardening::PAGE_POISON) {
@@ -142,6 +171,7 @@ fn fill<M: Machine>(machine: &M, pages: PfnRange) {
 #[cold]
 #[inline(never)]
 fn hand_out<M: Machine>(machine: &M, pages: PfnRange) {
+    show(machine, pages);
     let hardening = machine.hardening();
     // What was zeroed when it was freed is zero, unless it was poisoned instead.
     let is_zero = hardening.contains(Hardening::INIT_ON_FREE) && !hardening.contains(Hardening::PAGE_POISON);
@@ -155,8 +185,6 @@ fn hand_out<M: Machine>(machine: &M, pages: PfnRange) {
 }
 
 /// POISON-1: tells of a page that is not what it was filled with.
-#[cold]
-#[inline(never)]
 fn look_at<M: Machine>(machine: &M, pfn: Pfn, became: PoisonedPageUse) {
     if !machine.hardening().contains(Hardening::PAGE_POISON) {
         return;

@@ -23,11 +23,8 @@ pub const MACHINES: &[Named] = &[
     Named { name: "8G-lowmem64M", machine: Machine::with_memory(Size::gib(8)).with_lowmem(Size::mib(64)) },
     Named {
         name: "1G-cut",
-        machine: Machine {
-            fake_nodes: NonZeroU8::new(2),
-            kmap_local: KmapLocal::Always,
-            ..Machine::with_memory(Size::gib(1))
-        },
+        machine: Machine { fake_nodes: NonZeroU8::new(2), ..Machine::with_memory(Size::gib(1)) }
+            .hardened(&["debug_pagealloc=on"]),
     },
     Named {
         name: "512M-slubdebug",
@@ -35,7 +32,11 @@ pub const MACHINES: &[Named] = &[
     },
     Named {
         name: "512M-ragged",
-        machine: Machine { reserved: RAGGED, ..Machine::with_memory(Size::mib(512)).specified() },
+        machine: Machine {
+            reserved: RAGGED,
+            kmap_local: KmapLocal::Always,
+            ..Machine::with_memory(Size::mib(512)).specified()
+        },
     },
     Named { name: "512M-2cpus", machine: Machine::with_memory(Size::mib(512)).with_cpus(Cpus::of(2)).specified() },
     Named {
@@ -112,11 +113,13 @@ mod tests {
         let of = |name| MACHINES.iter().find(|named| named.name == name).unwrap().machine.to_string();
         assert_eq!(of("16M"), "16M specification=on");
         assert_eq!(of("8G-lowmem64M"), "8G lowmem=64M");
-        assert_eq!(of("1G-cut"), "1G kmap_local=always numa=fake=2");
+        assert_eq!(of("1G-cut"), "1G numa=fake=2 debug_pagealloc=on");
         assert_eq!(of("1G-2nodes-8cpus"), "1G smp=8 nodes=2");
         assert_eq!(of("768M-4nodes-4cpus"), "768M smp=4 nodes=256M/1+192M/0+6M/2+314M/1 lowmem=256M specification=on");
         let poisoned = POISONED.join(" ");
         assert_eq!(of("512M-slubdebug"), format!("512M slub_debug=FZPU {poisoned}"));
-        assert!(of("512M-ragged").starts_with("512M memmap=1$67112959,4K$73730K,12K$98292K,20481$96M,"));
+        assert!(
+            of("512M-ragged").starts_with("512M kmap_local=always memmap=1$67112959,4K$73730K,12K$98292K,20481$96M,")
+        );
     }
 }

@@ -28,7 +28,7 @@ fn platform() -> Result<&'static Platform, NotPassed> {
 }
 
 /// Reads a byte that cannot be read.
-fn read(address: u64) -> Outcome {
+pub(super) fn read(address: u64) -> Outcome {
     let pointer = VirtAddr::new_truncate(address).as_ptr::<u8>();
     // SAFETY: the access faults, and the fault ends the kernel.
     black_box(unsafe { pointer.read_volatile() });

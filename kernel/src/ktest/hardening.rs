@@ -1,15 +1,20 @@
 //! What is done to free memory where the command line asks for it: who uses it all the same is told of, and nobody finds
 //! anything there.
 
+use kernel_core::layout::{DIRECT_MAP, DIRECT_MAP_LIMIT};
+use mm::PageState;
 use mm::hardening::Hardening;
 use mm::machine::Machine;
 use mm::page::Request;
-use mm::units::{Bytes, Order, PAGE_SIZE, Pfn, PfnRange};
+use mm::units::{Bytes, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
+use x86_64::VirtAddr;
 
+use super::crash::{read, write};
 use super::space::live;
-use super::{Outcome, check, ktest, skip};
-use crate::memory;
+use super::{NotPassed, Outcome, check, diagnostic, ktest, skip};
+use crate::paging::live::for_each_leaf;
 use crate::platform::{self, Platform};
+use crate::{cpu, memory};
 
 /// The test that needs a measure, where it is taken.
 fn where_taken(measure: Hardening, test: fn(&'static Platform) -> Outcome) -> Outcome {
@@ -21,7 +26,7 @@ fn where_taken(measure: Hardening, test: fn(&'static Platform) -> Outcome) -> Ou
 }
 
 /// A page of the direct map that was just freed.
-fn just_freed() -> Result<Pfn, super::NotPassed> {
+fn just_freed() -> Result<Pfn, NotPassed> {
     let block = live()?.allocator.alloc(Request::new(Order::ZERO))?;
     Ok(block.head())
 }
@@ -30,6 +35,9 @@ ktest!(
     "hardening",
     fn a_write_to_a_free_page_is_told_of_once_when_it_is_allocated() {
         where_taken(Hardening::PAGE_POISON, |platform| {
+            if platform.hardening().contains(Hardening::DEBUG_PAGEALLOC) {
+                return skip("nobody can write to a free page", "debug_pagealloc");
+            }
             let pfn = just_freed()?;
             let before = platform::reports();
             // SAFETY: the page is free, so that is what is not to be done, and this is the test of it; nothing but the pattern is
@@ -86,5 +94,75 @@ ktest!(
             }
             Ok(())
         })
+    }
+);
+
+ktest!(
+    "hardening",
+    fn exactly_the_pages_that_are_free_are_not_in_the_direct_map() {
+        where_taken(Hardening::DEBUG_PAGEALLOC, |platform| {
+            let allocator = live()?.allocator;
+            let state_of = |pfn| allocator.block_of(pfn).map(|head| allocator.page_state(head).0);
+            let in_use = |state| matches!(state, PageState::Allocated | PageState::Node);
+            let (mut mapped, mut free) = (0_u32, None);
+            for_each_leaf(platform, DIRECT_MAP..DIRECT_MAP_LIMIT, |leaf| {
+                let frame = Pfn::containing(PhysAddr(leaf.address - DIRECT_MAP)).map(|pfn| (pfn, state_of(pfn)));
+                match frame {
+                    Some((_, Some(state))) if in_use(state) => mapped += 1,
+                    Some((pfn, Some(PageState::Free))) => free = Some(pfn),
+                    _ => {}
+                }
+            });
+            check!(free.is_none(), "{free:?} is free, and can be reached");
+            let (mut used, mut hidden, mut at) = (0, 0, Pfn::new(0));
+            while at < platform.direct_map_end() {
+                let (state, order) = allocator.page_state(at);
+                let pages = if matches!(state, PageState::Free | PageState::Allocated) { order.pages() } else { 1 };
+                used += if in_use(state) { pages } else { 0 };
+                hidden += if state == PageState::Free { pages } else { 0 };
+                at = at.plus(pages);
+            }
+            check!(mapped == used, "{mapped} pages in use can be reached, and {used} are in use");
+            check!(hidden > 0, "no page is free, so there was nothing to see");
+            diagnostic!("{used} pages in use can be reached, {hidden} free ones cannot");
+            Ok(())
+        })
+    }
+);
+
+/// Where the direct map showed a page that was just freed, while this CPU and all others knew it.
+fn freed_address() -> Result<u64, NotPassed> {
+    let mut block = live()?.allocator.alloc(Request::new(Order::ZERO))?;
+    let address = DIRECT_MAP + block.head().address().0;
+    block.bytes_mut().ok_or("the page is not in the direct map")?.fill(1);
+    // SAFETY: the page is in use, and everybody only looks.
+    cpu::on_all(&|_| _ = unsafe { VirtAddr::new_truncate(address).as_ptr::<u8>().read_volatile() });
+    Ok(address)
+}
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn free_page_write() {
+        write(freed_address()?)
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn free_page_read() {
+        read(freed_address()?)
+    }
+);
+
+ktest!(
+    WhenNamed,
+    "crash",
+    fn free_page_write_on_the_last_cpu() {
+        let address = freed_address()?;
+        let last = cpu::online().last().ok_or("no CPU is online")?;
+        cpu::run_on(last, &move || _ = write(address))?;
+        Err("the kernel goes on".into())
     }
 );

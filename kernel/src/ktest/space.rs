@@ -82,14 +82,11 @@ impl Live {
             };
             check!(found.as_ref().is_some_and(|found| found.range().pages() == 1), "{table:?} is not a page");
             let (level, used) = (owner.level(), owner.lock(self.platform).0);
-            check!(
-                (level, used) == (table.level, table.present),
-                "{table:?} has {used} entries at {level:?}, it is said"
-            );
+            check!((level, used) == (table.level, table.used), "{table:?} has {used} entries at {level:?}, it is said");
         }
         for level in (1..=tables::ROOT.0).map(TableLevel) {
             let of_level = || tables.iter().filter(|table| table.level == level);
-            let (count, entries) = (of_level().count(), of_level().map(|table| u32::from(table.present)).sum());
+            let (count, entries) = (of_level().count(), of_level().map(|table| u32::from(table.used)).sum());
             let owned = walker.page_tables(level);
             check!(
                 (owned.tables.0 as usize, owned.entries) == (count, Count(entries)),
@@ -122,7 +119,7 @@ ktest!(
         diagnostic!("{} tables: {} {} {} {} from the root down", tables.len(), count(4), count(3), count(2), count(1));
         check!(count(4) == 1, "{} roots", count(4));
         let stays = |table: &Table| table.level == TableLevel(3) && VMAP.contains(&table.base);
-        let empty = tables.iter().find(|table| table.present == 0 && !stays(table));
+        let empty = tables.iter().find(|table| table.used == 0 && !stays(table));
         check!(empty.is_none(), "{empty:?} leads nowhere");
         check!(tables.iter().filter(|&table| stays(table)).count() == 4, "not all that the root leads to is there");
         Ok(())

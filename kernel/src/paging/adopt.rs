@@ -40,7 +40,7 @@ pub(crate) unsafe fn adopt(
         let taken_in = unsafe { allocator.adopt(PfnRange::new(frame, frame.plus(1))) };
         let taken_in = taken_in.map_err(|error| AdoptTableError::Frame(frame, error))?;
         let block = taken_in.into_blocks().next().expect("a frame that was taken in is a block");
-        match owners.adopt(block, PageTable::adopted(table.level, UsedEntries(table.present))) {
+        match owners.adopt(block, PageTable::adopted(table.level, UsedEntries(table.used))) {
             Ok(table) => {
                 // INVARIANT: what leads to a table, entry or register, keeps it.
                 let _ = table.into_raw();

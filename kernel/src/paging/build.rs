@@ -1,7 +1,7 @@
 //! Builds the kernel's page tables and leaves the loader's.
 //!
-//! The direct map covers what the loader's memory map lists below the boundary, in the largest pages that fit; holes
-//! stay unmapped. Reserved regions are in it too, as firmware keeps its tables there; where such a region belongs to a
+//! The direct map covers what the loader's memory map lists below the boundary, in the largest pages that fit, or in the
+//! smallest there are if free ones are to be taken out one by one (`direct_map`); holes stay unmapped. Reserved regions are in it too, as firmware keeps its tables there; where such a region belongs to a
 //! device, the memory type registers keep it uncached. Cost: at most one table for each GiB, plus a few.
 
 use core::fmt;
@@ -65,6 +65,15 @@ pub(crate) struct Loader<'r> {
     pub(crate) regions: &'r [Region],
 }
 
+/// The pages of which the direct map consists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DirectMapPages {
+    /// The largest that fit.
+    Largest,
+    /// One for each frame.
+    Smallest,
+}
+
 /// Page tables that map all the kernel needs.
 #[derive(Debug)]
 #[must_use = "these tables are not in use yet"]
@@ -85,6 +94,7 @@ pub(crate) struct KernelTables {
 pub(crate) unsafe fn build(
     loader: &Loader<'_>,
     direct_map_end: Pfn,
+    pages: DirectMapPages,
     map: &mut BootMap,
 ) -> Result<KernelTables, BuildError> {
     let offset = VirtAddr::new_truncate(loader.physical_memory);
@@ -108,7 +118,7 @@ pub(crate) unsafe fn build(
     builder.map_window(offset)?;
     builder.complete_root(offset)?;
     for run in touched_frames(loader.regions, direct_map_end) {
-        builder.map_directly(run)?;
+        builder.map_directly(run, pages)?;
     }
     builder.check_guards()?;
     Ok(KernelTables { root })
@@ -188,11 +198,13 @@ impl<'t> Builder<'t, '_> {
         Ok(())
     }
 
-    /// Maps a run of frames in the direct map, in the largest pages that its alignment allows.
-    fn map_directly(&mut self, run: PfnRange) -> Result<(), BuildError> {
+    /// Maps a run of frames in the direct map, in the largest pages that its alignment and the caller allow.
+    fn map_directly(&mut self, run: PfnRange, pages: DirectMapPages) -> Result<(), BuildError> {
         let mut address = run.start.address().0;
         let end = run.end.address().0;
-        let fits = |address: u64, size: u64| address.is_multiple_of(size) && end - address >= size;
+        let fits = |address: u64, size: u64| {
+            pages == DirectMapPages::Largest && address.is_multiple_of(size) && end - address >= size
+        };
         let flags = page_flags(Protection::ReadWrite);
         let gigabyte_pages = has_gigabyte_pages();
         while address < end {

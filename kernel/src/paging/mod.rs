@@ -7,6 +7,7 @@
 pub(crate) mod entry;
 
 pub(crate) mod build;
+pub(crate) mod direct_map;
 pub(crate) mod live;
 pub(crate) mod tables;
 

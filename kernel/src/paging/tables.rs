@@ -28,7 +28,7 @@ pub(crate) struct Table {
     /// The lowest address that it leads to.
     pub(crate) base: u64,
     /// How many of its entries lead anywhere.
-    pub(crate) present: u16,
+    pub(crate) used: u16,
 }
 
 /// The root of the tables that this CPU runs on.
@@ -70,8 +70,9 @@ fn descend<E>(
     // while nobody unmaps.
     let entries = unsafe { entries(platform, frame) };
     let read = |slot: &AtomicU64| Entry::from_bits(slot.load(Ordering::Acquire));
-    let present = entries.iter().map(|slot| u16::from(read(slot).is_present())).sum();
-    visit(Table { frame, level, base, present })?;
+    // One that was only taken out for a time leads somewhere, too (`direct_map`).
+    let used = entries.iter().map(|slot| u16::from(read(slot) != Entry::NONE)).sum();
+    visit(Table { frame, level, base, used })?;
     let Some(below) = level.below() else { return Ok(()) };
     for (index, slot) in (0_u64..).zip(entries) {
         let base = canonical(base + (index << (PAGE_SHIFT + TABLE_SHIFT * u32::from(below.0))));

@@ -32,6 +32,13 @@ unsafe impl Send for Memory {}
 // SAFETY: as above; the file is read and written at given offsets, which needs no exclusive access.
 unsafe impl Sync for Memory {}
 
+/// What may be done to a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    None,
+    All,
+}
+
 impl Memory {
     /// Zeroed frames up to `end`, of which those below `lowmem_end` show, and `slots` slots.
     pub(super) fn new(end: Pfn, lowmem_end: Pfn, slots: usize) -> io::Result<Self> {
@@ -99,6 +106,22 @@ impl Memory {
     pub(super) unsafe fn hide_slot(&self, slot: usize) -> io::Result<()> {
         // SAFETY: MEMORY-1, the page is a slot of this reservation, and nothing borrows from it.
         unsafe { mprotect(self.slot(slot).as_ptr().cast::<c_void>(), PAGE_SIZE, MprotectFlags::empty())? };
+        Ok(())
+    }
+
+    /// Says what may be done to frames of lowmem where they show.
+    ///
+    /// # Safety
+    /// Nothing borrows from them.
+    pub(super) unsafe fn set_access(&self, frames: PfnRange, access: Access) -> io::Result<()> {
+        assert!(frames.end <= self.lowmem_end, "{frames:?} is outside the direct map");
+        let flags = match access {
+            Access::None => MprotectFlags::empty(),
+            Access::All => MprotectFlags::READ | MprotectFlags::WRITE,
+        };
+        let (start, len) = (self.lowmem(frames.start).as_ptr().cast::<c_void>(), frames.pages() as usize * PAGE_SIZE);
+        // SAFETY: MEMORY-1, the pages are of this reservation, and nothing borrows from them.
+        unsafe { mprotect(start, len, flags)? };
         Ok(())
     }
 

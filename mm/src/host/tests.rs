@@ -6,8 +6,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use super::{HostMachine, on_cpu};
-use crate::machine::Machine;
-use crate::units::{CpuId, PAGE_SIZE, Pfn, PfnRange};
+use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::hardening::Hardening;
+use crate::machine::{Machine, Standard};
+use crate::page::{PageAllocator, Request};
+use crate::units::{CpuId, NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 
 const SEGMENTATION_FAULT: i32 = 11;
 
@@ -55,6 +58,23 @@ fn highmem_at_home_faults() {
         let last_lowmem_byte = after(machine.direct_map(Pfn::new(7)), PAGE_SIZE as isize - 1);
         write(last_lowmem_byte, 1);
         write(after(last_lowmem_byte, 1), 1);
+    });
+}
+
+#[test]
+fn a_page_that_was_freed_faults_where_free_pages_are_unmapped() {
+    assert_faults("a_page_that_was_freed_faults_where_free_pages_are_unmapped", || {
+        let machine = HostMachine::<Standard>::new(Pfn::new(0x1000), Pfn::new(0x1000), NonZeroU16::MIN);
+        let machine = machine.expect("the host lends memory").hardened(Hardening::DEBUG_PAGEALLOC);
+        let memory = Region { start: PhysAddr(0), len: 16 << 20, kind: RegionKind::Usable, node: NodeId(0) };
+        let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
+        let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+        let block = pages.alloc(Request::new(Order::ZERO)).expect("there is memory");
+        let page = machine.direct_map(block.head());
+        write(page, 1);
+        assert_eq!(read(page), 1);
+        drop(block);
+        write(page, 2);
     });
 }
 

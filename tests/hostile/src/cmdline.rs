@@ -62,6 +62,7 @@ fn said(words: &CommandLine, line: &str) -> String {
         ("init_on_free", Hardening::INIT_ON_FREE),
         ("page_alloc.shuffle", Hardening::SHUFFLE_PAGES),
         ("slab_freelist_random", Hardening::SHUFFLE_OBJECTS),
+        ("debug_pagealloc", Hardening::DEBUG_PAGEALLOC),
     ] {
         add(word, words.hardening.contains(measure).then(|| "1".to_owned()));
     }

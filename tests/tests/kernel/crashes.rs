@@ -90,11 +90,22 @@ const CRASHES: &[(&str, &[&str])] = &[
     ("crash/machines_own_alarm", &["EXCEPTION: ", "NMI", "on CPU 0"]),
 ];
 
+/// The same where free pages are taken out of the direct map.
+const FREE_PAGES: &[(&str, &[&str])] = &[
+    ("crash/free_page_write", &["EXCEPTION: ", "page fault", "kernel write", FREE_PAGE]),
+    ("crash/free_page_read", &["EXCEPTION: ", "page fault", "kernel read", FREE_PAGE]),
+    ("crash/free_page_write_on_the_last_cpu", &["EXCEPTION: ", "page fault", "on CPU 3", FREE_PAGE]),
+];
+
+const FREE_PAGE: &str = "violated: a use of memory that is free, in the block of order ";
+
 pub(crate) fn trials() -> Vec<Trial> {
-    let reported = |(name, parts): &'static (&str, &[&str])| {
-        trial(&format!("{name}_is_reported_with_names"), || reported(name, parts))
+    let on = |crashes: &'static [(&str, &[&str])], hardening: &'static [&str]| {
+        crashes.iter().map(move |&(name, parts)| {
+            trial(&format!("{name}_is_reported_with_names"), move || reported(name, parts, hardening))
+        })
     };
-    let mut trials: Vec<_> = CRASHES.iter().map(reported).collect();
+    let mut trials: Vec<_> = on(CRASHES, &[]).chain(on(FREE_PAGES, &["debug_pagealloc=on"])).collect();
     trials.push(trial("crash/a_kernel_started_behind_a_test_runs_those_after_it", runs_the_rest));
     trials
 }
@@ -112,11 +123,12 @@ fn runs_the_rest() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn reported(name: &str, parts: &[&str]) -> anyhow::Result<()> {
+fn reported(name: &str, parts: &[&str], hardening: &'static [&'static str]) -> anyhow::Result<()> {
     let guest = checked()?;
     let symbols = Symbols::load(&guest.symbols)?;
     let tests = (&Select::Exact(name.parse()?), &[name.to_owned()][..]);
     let machine = Machine::with_memory(Size::mib(128)).with_lowmem(Size::mib(64)).with_cpus(Cpus::of(4));
+    let machine = machine.hardened(hardening);
     let verdicts = Launch::new(guest, machine).run_tests(tests, &symbols, PATIENCE, |_| ());
     let Some((_, Verdict::Failed(report))) = verdicts.first() else { anyhow::bail!("is not a failure: {verdicts:?}") };
     for part in parts {

@@ -242,7 +242,9 @@ fn where_pages_are_treated_no_cpu_keeps_any_at_hand_and_where_they_are_not_it_do
         kept
     };
     assert_ne!(kept(Hardening::empty()), Count(0));
-    for hardening in [Hardening::PAGE_POISON, Hardening::INIT_ON_ALLOC, Hardening::INIT_ON_FREE] {
+    for hardening in
+        [Hardening::PAGE_POISON, Hardening::INIT_ON_ALLOC, Hardening::INIT_ON_FREE, Hardening::DEBUG_PAGEALLOC]
+    {
         assert_eq!(kept(hardening), Count(0), "{hardening:?}");
     }
 }
