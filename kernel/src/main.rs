@@ -3,7 +3,7 @@
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
 //! output and the way out; which CPU this is; the image and its stacks; the local APIC, and what CPUs do to each other at once;
 //! reports of failures; this machine for `mm`; page tables; users' memory; interrupts and exceptions; firmware files; clocks;
-//! memory; stacks and areas of CPUs in it; work on CPUs, and their start; what is read-only from then on; memory's reports; the heap; tests, benchmarks, the
+//! memory, and what tells of it in an image; stacks and areas of CPUs in it; work on CPUs, and their start; what is read-only from then on; memory's reports; the heap; tests, benchmarks, the
 //! replay of traces, a workload larger than memory, and a foreign client of the heap.
 #![no_std]
 #![no_main]
@@ -48,6 +48,8 @@ mod pit;
 mod boot_memory;
 mod machine_name;
 mod memory;
+
+mod image_note;
 
 mod cpu_area;
 mod kernel_stack;
@@ -181,6 +183,7 @@ fn boot(boot_info: &'static mut BootInfo, stack: Range<u64>) -> Booted {
     let (allocator, caches) = memory::init(platform, map, &words);
     let owners = memory::owners().expect("memory was set up with owners");
     let space = own_boot_memory(platform, allocator, owners);
+    image_note::leave(allocator, caches, owners, space);
     heap::serve_from(caches);
     Booted { platform, allocator, owners, space, words: words.clone(), machine: machine.clone(), trampoline }
 }

@@ -1,6 +1,7 @@
 //! Free blocks on their way between two lists: the one in hand, and those that wait to be placed.
 
 use crate::desc::map::PageMap;
+use crate::image::{Note, NoteFull, layout};
 use crate::machine::Geometry;
 use crate::units::{Order, Pfn, PfnRange, ZoneId};
 
@@ -70,6 +71,12 @@ impl Pending {
 
     pub(crate) const fn new() -> Self {
         Self { first: [None; Order::LIMIT.index() + 1], stuck: None, todo: 0 }
+    }
+
+    /// For who reads an image of memory.
+    pub(crate) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        note.place("pending.stuck", Self::STUCK.into())?;
+        layout!(note, Self as "Pending": todo)
     }
 
     /// Whether there is nothing to do.

@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use crate::boot_map::{BootMap, CarveError};
 use crate::early::{MetadataBytes, carve_slice};
+use crate::image::{Note, NoteFull, layout};
 use crate::machine::Machine;
 use crate::units::{NodeId, PAGE_SIZE};
 
@@ -188,6 +189,12 @@ impl<'m> ChargeGroups<'m> {
         let (slots, carved) = carve_slice(machine, boot_map, NodeId(0), GroupId::COUNT, slot)?;
         bytes.groups += carved;
         Ok(Self { slots })
+    }
+
+    /// For who reads an image of memory.
+    pub(crate) fn write_note(self, note: &mut Note) -> Result<(), NoteFull> {
+        note.place("groups", self.slots.as_ptr().addr())?;
+        layout!(note, Slot as "Group": balance)
     }
 
     fn slot(self, group: GroupId) -> &'m Slot {

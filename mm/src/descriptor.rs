@@ -33,6 +33,7 @@ use core::fmt;
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::NonNull;
 
+use crate::image::{Note, NoteFull};
 use crate::sync::{AtomicU64, Ordering, UnsafeCell, fence};
 use crate::units::{Order, Pfn, PfnRange};
 
@@ -208,6 +209,13 @@ impl<T> Descriptor<T> {
     /// A descriptor of nothing: what its memory is made to be, once.
     pub(crate) fn unborn() -> Self {
         Self { life: Life::unborn(), owner: UnsafeCell::new(MaybeUninit::uninit()) }
+    }
+
+    /// For who reads an image of memory.
+    pub(crate) fn write_note(note: &mut Note, kind: &str) -> Result<(), NoteFull> {
+        note.place(format_args!("Descriptor.{kind}.state"), offset_of!(Self, life) + offset_of!(Life, state))?;
+        note.place(format_args!("Descriptor.{kind}.block"), offset_of!(Self, life) + offset_of!(Life, block))?;
+        note.place(format_args!("Descriptor.{kind}.owner"), offset_of!(Self, owner))
     }
 
     pub(crate) const fn life(&self) -> &Life {

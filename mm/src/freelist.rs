@@ -35,6 +35,7 @@ use crate::block::{FreeBlock, Pending};
 use crate::desc::allocator_word::{End, ListId};
 use crate::desc::map::PageMap;
 use crate::desc::word::{NodePlace, Page, Position};
+use crate::image::{Note, NoteFull, layout};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::poison;
@@ -80,6 +81,12 @@ pub(crate) struct Freelists<G> {
 impl<G: Geometry> Freelists<G> {
     pub(crate) const fn new() -> Self {
         Self { stacks: [const { Stack::new() }; ListId::COUNT], occupied: [0; 2] }
+    }
+
+    /// For who reads an image of memory.
+    pub(crate) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        layout!(note, Self as "Freelists": stacks, occupied)?;
+        Stack::<G>::write_note(note)
     }
 
     /// Blocks on a list, both ends together.

@@ -39,6 +39,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`units`], [`migratetype`], [`invariant`], [`lock_order`] | quantities, names, and which lock may be taken where |
+//! | [`image`] | what a reader of an image of memory must know |
 //! | [`specification`] | what the page allocator is to do, and nothing of how |
 //! | [`hardening`], [`random`] | what is done to memory that nobody uses, and choices that nobody foresees |
 //! | [`machine`], [`faults`] | the door to the machine, and how it lets allocations fail |
@@ -100,6 +101,7 @@ pub mod hardening;
 #[cfg(feature = "host")]
 #[expect(unsafe_code, reason = "it maps memory, and answers for the Machine it is")]
 pub mod host;
+pub mod image;
 pub mod invariant;
 pub mod lock;
 pub mod lock_order;

@@ -7,6 +7,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
+use crate::image;
 use crate::lock_order::Class;
 #[cfg(debug_assertions)]
 use crate::lock_order::{HeldLocks, LockClass};
@@ -127,6 +128,22 @@ impl<C: Class, T> Mutex<C, T> {
     pub fn get_mut(&mut self) -> &mut T {
         self.lock.get_mut()
     }
+
+    /// Where in such a lock the value stands, and the byte that is 1 while it is held: what is beside the value.
+    pub(crate) fn places(mut self) -> LockPlaces {
+        let value = core::ptr::from_mut(self.lock.get_mut());
+        let value = image::distance(&self, value);
+        LockPlaces { value, held: if value == 0 { size_of::<T>() } else { 0 } }
+    }
+}
+
+/// How a lock is laid out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LockPlaces {
+    /// Where the value begins.
+    pub(crate) value: usize,
+    /// The byte that says whether the lock is held.
+    pub(crate) held: usize,
 }
 
 impl<C: Class, T> RwLock<C, T> {

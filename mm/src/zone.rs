@@ -14,6 +14,7 @@ use arrayvec::ArrayVec;
 use crate::block::Pending;
 use crate::desc::allocator_word::End;
 use crate::freelist::Freelists;
+use crate::image::{self, Note, NoteFull, layout};
 use crate::machine::Geometry;
 use crate::migratetype::Migratetype;
 use crate::units::{Count, NodeId, Order, Pfn, PfnRange, PhysAddr, ZoneId};
@@ -116,6 +117,17 @@ impl<G: Geometry> Zone<G> {
             pending: Pending::new(),
             lists: Freelists::new(),
         }
+    }
+
+    /// For who reads an image of memory.
+    pub(crate) fn write_note(&self, note: &mut Note) -> Result<(), NoteFull> {
+        note.place("highatomic.elements", image::distance(&self.highatomic, self.highatomic.as_ptr()))?;
+        layout!(
+            note,
+            Self as "Zone": id, kind, span.start, span.end, managed, free, nodes, highatomic, pending, lists
+        )?;
+        Pending::write_note(note)?;
+        Freelists::<G>::write_note(note)
     }
 
     /// Pages of it are free.

@@ -21,6 +21,7 @@ use super::allocator_word::{AllocatorWord, End, ListId};
 use super::word::Page;
 use crate::boot_map::{BootMap, CarveError, Extent, RegionKind};
 use crate::early::{MetadataBytes, carve_slice};
+use crate::image::{Note, NoteFull, layout};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{NodeId, Order, PAGE_SHIFT, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
@@ -222,6 +223,15 @@ impl<'m, G: Geometry> PageMap<'m, G> {
     /// Whether the section around `pfn` has descriptors of its own.
     pub(crate) fn is_populated(&self, pfn: Pfn) -> bool {
         self.section(pfn).is_some_and(|section| section.descriptors.pages != self.holes)
+    }
+
+    /// For who reads an image of memory.
+    pub(crate) fn write_note(&self, note: &mut Note) -> Result<(), NoteFull> {
+        note.place("map.root", self.root.as_ptr().addr())?;
+        note.place("map.tables", self.root.len())?;
+        note.place("map.table_shift", TABLE_SHIFT as usize)?;
+        note.place("map.holes", self.holes.addr().get())?;
+        layout!(note, Section<'m, G> as "Section": descriptors.pages, types)
     }
 
     /// The descriptor of a frame that the allocator knows to have one.

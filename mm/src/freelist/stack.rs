@@ -28,6 +28,7 @@ use super::{ListContext, Released};
 
 use super::node::{NodePointer, Nodes};
 use crate::desc::word::{NodePlace, Position};
+use crate::image::{Note, NoteFull, layout};
 use crate::machine::{Geometry, Machine};
 use crate::units::Pfn;
 
@@ -61,6 +62,11 @@ impl<G: Geometry> Stack<G> {
         }
         let ring = [0; RING];
         Self { ring, len: 0, stored: 0, height: 0, prepared: 0, root: None, tail: None, geometry: PhantomData }
+    }
+
+    /// For who reads an image of memory.
+    pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        layout!(note, Self as "Stack": ring, len, stored, height, prepared, root, tail)
     }
 
     pub(super) const fn len(&self) -> u32 {

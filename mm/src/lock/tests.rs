@@ -121,3 +121,28 @@ fn one_that_is_only_tried_may_be_in_front() {
     drop(tree);
     assert_eq!(machine.held_locks().count(LockClass::Tree), 0);
 }
+
+#[test]
+#[expect(unsafe_code, reason = "looks at the byte that only an image's reader looks at")]
+fn who_reads_an_image_finds_the_value_and_whether_the_lock_is_held() {
+    fn check<T: Copy + PartialEq + core::fmt::Debug>(machine: &HostMachine, value: T) {
+        let lock = Mutex::<class::Tree, T>::new(value);
+        let places = Mutex::<class::Tree, T>::new(value).places();
+        let bytes = core::ptr::from_ref(&lock).cast::<u8>();
+        let (at, byte) = (bytes.wrapping_add(places.value).cast::<T>(), bytes.wrapping_add(places.held));
+        // SAFETY: both lie in the lock, which is borrowed, and are only read while nobody takes it or gives it up.
+        let held = || unsafe { byte.read() };
+        // SAFETY: as above.
+        assert_eq!((unsafe { at.read() }, held()), (value, 0));
+        let guard = lock.lock(machine);
+        assert_eq!(held(), 1, "{places:?}");
+        drop(guard);
+        assert_eq!(held(), 0);
+    }
+    let machine = machine();
+    check(&machine, 7_u8);
+    check(&machine, 7_u16);
+    check(&machine, [7_u64; 100]);
+    check(&machine, ());
+    check(&machine, (7_u64, 7_u8));
+}

@@ -16,6 +16,7 @@ use super::reference::Shared;
 use crate::OwnerKind;
 use crate::desc::owner_word::{OwnerWord, with_owners};
 use crate::descriptor::Descriptor;
+use crate::image::{Note, NoteFull};
 use crate::machine::Machine;
 use crate::page::{AllocError, Block, PageAllocator, Request};
 use crate::slab::{CreateError, KmemCache, KmemCaches, NoMemory, Slab, descriptors};
@@ -194,6 +195,22 @@ impl<'a, M: Machine> Owners<'a, M> {
             Ok(descriptor) => Ok(unsafe { self.publish(descriptor, block, owner) }),
             Err(error) => Err((block, owner, error.into())),
         }
+    }
+
+    /// Says for who reads an image of memory where owners are counted, and what their descriptors are like.
+    ///
+    /// # Errors
+    /// The note has no room for it.
+    pub fn write_note(&self, note: &mut Note) -> Result<(), NoteFull> {
+        for kept in &self.kept {
+            let (code, counted) = (kept.kind as usize, [("blocks", &kept.blocks), ("pages", &kept.pages)]);
+            for (what, count) in counted {
+                note.place(format_args!("owners.{code}.{what}"), core::ptr::from_ref(count).addr())?;
+            }
+        }
+        // All descriptors begin alike.
+        Descriptor::<Folio>::write_note(note, "folio")?;
+        PageTable::write_note(note)
     }
 
     /// What there is of each kind that has descriptors here, and of slabs.

@@ -7,6 +7,8 @@
 
 use super::reference::Reference;
 use super::walker::Walker;
+use crate::descriptor::Descriptor;
+use crate::image::{Note, NoteFull, layout};
 use crate::lock::{Mutex, MutexGuard};
 use crate::lock_order::class;
 use crate::machine::Machine;
@@ -85,6 +87,15 @@ impl PageTable {
     /// A user's table without entries.
     pub const fn of_user(level: TableLevel, place: TablePlace) -> Self {
         Self { level, place: Some(place), used: Mutex::new(UsedEntries(0)) }
+    }
+
+    /// For who reads an image of memory.
+    pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        layout!(note, Self as "PageTable": level, used)?;
+        let used = Mutex::<class::PageTable, _>::new(UsedEntries(0)).places();
+        note.place("PageTable.used.value", used.value)?;
+        note.place("PageTable.used.held", used.held)?;
+        Descriptor::<Self>::write_note(note, "page_table")
     }
 
     /// How far above pages it stands.

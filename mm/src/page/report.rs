@@ -2,10 +2,13 @@
 
 use super::allocator::{PageAllocator, ZoneCell};
 use crate::desc::allocator_word::PageState;
+use crate::image::{Note, NoteFull, layout};
+use crate::lock::Mutex;
+use crate::lock_order::class;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::units::{Pfn, PfnRange, ZoneId};
-use crate::zone::ZoneReport;
+use crate::units::{NodeId, Pfn, PfnRange, ZoneId};
+use crate::zone::{Zone, ZoneKind, ZoneReport};
 
 /// A zone at one moment, and how its pageblocks were divided among the migratetypes then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +24,32 @@ pub struct PageblockReport {
 pub struct Acquisitions(pub u64);
 
 impl<M: Machine> PageAllocator<'_, M> {
+    /// Says for who reads an image of memory where all of this is.
+    ///
+    /// # Errors
+    /// The note has no room for it.
+    pub fn write_note(&self, note: &mut Note) -> Result<(), NoteFull> {
+        note.place("max_order", M::Geometry::MAX_ORDER.index())?;
+        note.place("pageblock_order", M::Geometry::PAGEBLOCK_ORDER.index())?;
+        note.number("leaf_shift", M::Geometry::LEAF_SHIFT.into())?;
+        note.number("node_shift", M::Geometry::NODE_SHIFT.into())?;
+        note.number("inline", M::Geometry::INLINE.into())?;
+        note.number("direct_map.end", self.machine.direct_map_end().number().into())?;
+        note.place("draining", core::ptr::from_ref(&self.draining).addr())?;
+        note.place("zones", self.zones.as_ptr().addr())?;
+        note.place("zones.count", self.zones.len())?;
+        layout!(note, ZoneCell<M::Geometry> as "ZoneCell": zone)?;
+        let span = PfnRange::new(Pfn::new(0), Pfn::new(0));
+        let zone = Zone::<M::Geometry>::new(ZoneId(0), NodeId(0), ZoneKind::Normal, span, 0);
+        zone.write_note(note)?;
+        let places = Mutex::<class::Zone, _>::new(zone).places();
+        note.place("ZoneCell.zone.value", places.value)?;
+        note.place("ZoneCell.zone.held", places.held)?;
+        self.map.write_note(note)?;
+        self.cpu_caches.write_note(note)?;
+        self.groups.write_note(note)
+    }
+
     /// Every zone, by node. Each is looked at under its lock, one after the other.
     pub fn zones(&self) -> impl Iterator<Item = ZoneReport> + Clone {
         self.zones.iter().map(|cell| self.report_zone(cell))

@@ -13,6 +13,7 @@ use super::list::{List, Slot, capacity, shelf_capacity};
 use crate::boot_map::{BootMap, CarveError};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::early::{MetadataBytes, carve_slice};
+use crate::image::{Note, NoteFull, layout};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
@@ -244,6 +245,20 @@ impl<'m> CpuCaches<'m> {
         let (rows, row_bytes) = carve_slice(machine, boot_map, NodeId(0), usize::from(cpus), row)?;
         bytes.cpu_caches += slot_bytes + cache_bytes + none_bytes + row_bytes;
         Ok(Self { rows, shelves })
+    }
+
+    /// For who reads an image of memory.
+    pub(crate) fn write_note(self, note: &mut Note) -> Result<(), NoteFull> {
+        note.place("cpus", self.rows.as_ptr().addr())?;
+        note.place("cpus.count", self.rows.len())?;
+        // All CPUs' stand in one row, one CPU behind the other.
+        note.place("cpus.caches", self.rows.first().map_or(0, |row| row.caches.as_ptr().addr()))?;
+        note.place("shelves", self.shelves.as_ptr().addr())?;
+        note.place("lists.count", LISTS)?;
+        layout!(note, Row<'m> as "Row": gate)?;
+        layout!(note, CpuCache<'m> as "CpuCache": lists)?;
+        Gate::write_note(note)?;
+        List::write_note(note)
     }
 
     #[inline(always)]

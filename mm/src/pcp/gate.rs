@@ -13,6 +13,7 @@
 //!
 //! One of them sees the other. Invariant: GATE-1. Cost: five memory accesses to one cache line for going in and out.
 
+use crate::image::{Note, NoteFull, layout};
 use crate::machine::Begun;
 use crate::sync::{AtomicU32, BeginsLocal, Ordering, light_barrier, spin_loop};
 
@@ -27,6 +28,11 @@ pub(super) struct Gate {
 impl Gate {
     pub(super) fn open() -> Self {
         Self { busy: AtomicU32::new(0), closed: AtomicU32::new(0) }
+    }
+
+    /// For who reads an image of memory.
+    pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        layout!(note, Self as "Gate": busy, closed)
     }
 
     /// Makes the CPU busy until the result drops; `None` if it is already, and this is a handler, or if the gate is closed.

@@ -26,6 +26,7 @@ use core::ptr::{self, NonNull};
 
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
+use crate::image::{Note, NoteFull, layout};
 use crate::machine::Geometry;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use crate::units::{Count, Order, Pfn};
@@ -156,6 +157,12 @@ impl<'m> List<'m> {
             batch,
             lifetime: PhantomData,
         }
+    }
+
+    /// For who reads an image of memory.
+    pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        layout!(note, Slot as "Slot": page, head)?;
+        layout!(note, Self as "List": slots, word, mask, top, near, limit, bottom, capacity)
     }
 
     /// What the heads of its blocks say once they are allocated.

@@ -22,6 +22,7 @@ use super::cpu::{CpuSheaf, Slot};
 use super::debug::Watch;
 use super::layout::SlabLayout;
 use super::lists::Slabs;
+use crate::image::{self, Note, NoteFull, layout};
 use crate::lock::Mutex;
 use crate::lock_order::class;
 use crate::page::Request;
@@ -70,6 +71,19 @@ unsafe impl Sync for Cache {}
 unsafe impl Send for Cache {}
 
 impl Cache {
+    /// For who reads an image of memory.
+    pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        let name = CacheName::new_const();
+        note.place("Cache.name.bytes", image::distance(&name, name.as_bytes().as_ptr()))?;
+        layout!(note, Self as "Cache": cpus, layout, name, sheaf_objects, slabs, closing, next)?;
+        let slabs = Mutex::<class::Slabs, _>::new(Slabs::new(0)).places();
+        note.place("Cache.slabs.value", slabs.value)?;
+        note.place("Cache.slabs.held", slabs.held)?;
+        SlabLayout::write_note(note)?;
+        Slabs::write_note(note)?;
+        CpuSheaf::write_note(note)
+    }
+
     /// This CPU's side.
     #[inline(always)]
     pub(super) fn cpu(&self, CpuId(cpu): CpuId) -> &CpuSheaf {

@@ -33,6 +33,7 @@ use core::ptr::{self, NonNull};
 use arrayvec::ArrayVec;
 
 use super::sheaf::{SHEAF_OBJECTS, Sheaf};
+use crate::image::{Note, NoteFull, layout};
 use crate::machine::Begun;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, BeginsLocal, Ordering, UnsafeCell, light_barrier, spin_loop};
 
@@ -103,6 +104,12 @@ impl CpuSheaf {
             sheaves: UnsafeCell::new(Sheaves { main: None, spare: None }),
             entries: UnsafeCell::new(()),
         }
+    }
+
+    /// For who reads an image of memory.
+    pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        layout!(note, Sheaves as "Sheaves": main, spare)?;
+        layout!(note, Self as "CpuSheaf": busy, lower, upper, top, sheaves)
     }
 
     /// Takes a slot; `None` if none is at hand. Only the CPU itself may ask.

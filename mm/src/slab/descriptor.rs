@@ -14,6 +14,7 @@ use super::cache::Cache;
 use super::cpu::{CpuSheaf, Slot};
 use super::layout::MAX_OBJECTS;
 use crate::descriptor::Descriptor;
+use crate::image::{Note, NoteFull, layout};
 use crate::random::Random;
 use crate::units::CpuId;
 
@@ -62,6 +63,13 @@ impl Slab {
         }
         let state = SlabState { previous: None, next: None, taken: 0, free };
         Self { cache: NonNull::from(cache), cpus: cache.cpus, first, state: UnsafeCell::new(state) }
+    }
+
+    /// For who reads an image of memory.
+    pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        layout!(note, Self as "Slab": cache, first, state)?;
+        layout!(note, SlabState as "SlabState": previous, next, taken, free)?;
+        Descriptor::<Self>::write_note(note, "slab")
     }
 
     /// The cache whose objects these are.

@@ -11,6 +11,7 @@
 //! Source: D. Lemire, O. Kaser, N. Kurz, "Faster remainder by direct computation", 2019 (divisibility by a constant);
 //! H. Warren, "Hacker's Delight", section 10-17.
 
+use crate::image::{Note, NoteFull, layout};
 use crate::units::{Order, PAGE_SHIFT};
 
 /// Objects that a slab has at most: what its bitmap has bits for.
@@ -86,6 +87,11 @@ impl SlabLayout {
         let objects = (order_bytes(order) / stride).min(MAX_OBJECTS);
         let shift = stride.trailing_zeros();
         Some(Self { stride, mark, front, size, objects, order, inverse: inverse_of(stride >> shift), shift })
+    }
+
+    /// For who reads an image of memory.
+    pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        layout!(note, Self as "SlabLayout": stride, mark, front, objects, order)
     }
 
     /// The bits that are clear in every object's address and in no other's, of those in a slab; all bits if there are

@@ -12,6 +12,7 @@ use super::cpu::Slot;
 use super::descriptor::{SlabPointer, SlabState};
 use super::layout::SlabLayout;
 use super::sheaf::{Sheaf, SheafStack};
+use crate::image::{Note, NoteFull, layout};
 use crate::random::Random;
 
 /// Where a slab stands.
@@ -133,6 +134,13 @@ impl Slabs {
     /// No slabs; those to come give their objects away in a random order.
     pub(super) const fn shuffled(random: Random) -> Self {
         Self { random: Some(random), ..Self::new(0) }
+    }
+
+    /// For who reads an image of memory.
+    pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        layout!(note, Self as "Slabs": lists, own, taken, full_sheaves, empty_sheaves)?;
+        layout!(note, SlabList as "SlabList": first, len)?;
+        Sheaf::write_note(note)
     }
 
     pub(super) fn list(&mut self, place: Place) -> &mut SlabList {

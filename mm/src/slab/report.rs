@@ -7,8 +7,13 @@ use core::ptr::NonNull;
 
 use super::cache::{Cache, CacheName};
 use super::caches::{First, KmemCaches, live};
+use super::descriptor::Slab;
 use super::lists::{Place, Slabs};
 use super::object::KmemCache;
+use super::roster::AllCaches;
+use crate::image::{Note, NoteFull};
+use crate::lock::Mutex;
+use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::units::{Bytes, Count, Order, PAGE_SHIFT};
 
@@ -60,6 +65,20 @@ impl fmt::Display for Census {
 }
 
 impl<M: Machine> KmemCaches<'_, M> {
+    /// Says for who reads an image of memory where all caches are.
+    ///
+    /// # Errors
+    /// The note has no room for it.
+    pub fn write_note(&self, note: &mut Note) -> Result<(), NoteFull> {
+        let all = Mutex::<class::AllCaches, _>::new(AllCaches { youngest: None });
+        note.place("caches", core::ptr::from_ref(&self.all).addr())?;
+        let all = all.places();
+        note.place("caches.value", all.value)?;
+        note.place("caches.held", all.held)?;
+        Cache::write_note(note)?;
+        Slab::write_note(note)
+    }
+
     /// Counts what users of all caches, and of large blocks, have allocated: what is set aside or the caches' own is left
     /// out, but for what is in a [`Prefilled`](super::Prefilled). Exact while nobody else allocates or frees. Cost:
     /// brings the objects of all sheaves back into their slabs.

@@ -10,6 +10,8 @@ use core::ptr::NonNull;
 
 use arrayvec::ArrayVec;
 
+use crate::image::{self, Note, NoteFull, layout};
+
 /// Objects that a sheaf has room for: with its head, half a kilobyte.
 pub(super) const SHEAF_OBJECTS: usize = MOST as usize;
 const MOST: u32 = 61;
@@ -32,6 +34,14 @@ const _: () = assert!(size_of::<Sheaf>() <= 512);
 impl Sheaf {
     pub(super) const fn new() -> Self {
         Self { next: None, objects: ArrayVec::new_const() }
+    }
+
+    /// For who reads an image of memory.
+    pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
+        let empty = Self::new();
+        note.place("Sheaf.objects.elements", image::distance(&empty.objects, empty.objects.as_ptr()))?;
+        layout!(note, Self as "Sheaf": next, objects)?;
+        layout!(note, SheafStack as "SheafStack": top, len)
     }
 }
 
