@@ -10,16 +10,21 @@ Usage: ./qemu-run.sh [OPTIONS]                        every in-kernel test, the 
        ./qemu-run.sh bench [FILTER] [--json FILE]     benchmarks, in instructions per operation
        ./qemu-run.sh replay TRACE.gz                  replays a recorded trace (some are in tests/traces/)
        ./qemu-run.sh gdb                              the in-kernel tests under gdb
+       ./qemu-run.sh fsck IMAGE                       checks a machine's saved memory: every invariant of the
+                                                      allocator that no held lock, or busy CPU, is at work on
        ./qemu-run.sh prove [PART...]                  the long form of the tests, for hours: states, operations,
-                                                      models, fuzz, soak, bugs; all of them if none is named
+                                                      models, fuzz, soak, images, bugs; all of them if
+                                                      none is named
 
-Options of all but test:
+Options of all but test and fsck:
   --mem SIZE          the machine's memory [2G]
   --smp N             its CPUs, 1 to 16 [1]
   --nodes N           spread memory and CPUs over N nodes, 1 to 8, that ACPI's SRAT and SLIT tell the kernel of
                       (the kernel's own word numa=fake=N, with which machines of the tests cut memory, is another thing)
   --lowmem SIZE       end the direct map there: memory above it is highmem
   --dump NAME,...     show these reports on memory in the end, named as in /proc: meminfo, buddyinfo, ...; or all
+  --image FILE        save the machine's memory in the end, for fsck: of the first boot that goes wrong, or else of the
+                      last (not with gdb)
   --timeout SECONDS   give up on a kernel that has been silent for so long [300]
   --accel tcg|kvm     who executes the instructions [tcg]; counting them takes tcg
 
@@ -29,7 +34,7 @@ Options of whatever runs in-kernel tests:
                       instructions, on every run. Otherwise they run freely, a thread each
 
 In-kernel tests are named MACHINE::TEST. One that fails on several CPUs says with which seed and shift it is replayed.
-Exit status: 0 all passed, 1 not, 2 senseless arguments.
+Exit status: 0 all passed, 1 not, 2 senseless arguments; of fsck 0 all holds, 1 not, 2 no image.
 HELP
 }
 

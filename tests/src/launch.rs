@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::accel::Accel;
 use crate::faults::Faults;
 use crate::guest::Guest;
+use crate::keeper::Keeper;
 use crate::machine::Machine;
 use crate::word::Word;
 
@@ -33,6 +34,10 @@ pub struct Launch<'a> {
     pub dump: Option<&'a Word>,
     /// Tables that firmware lists behind its own.
     pub tables: &'a [FirmwareTable<'a>],
+    /// Where QEMU's monitor listens, if it is to have one.
+    pub monitor: Option<&'a Path>,
+    /// Who saves the machine's memory in the end, if anybody does; then the monitor is theirs.
+    pub keeper: Option<&'a Keeper>,
 }
 
 /// One of ACPI's tables, with a header that is right.
@@ -97,6 +102,8 @@ impl<'a> Launch<'a> {
             faults: Faults::default(),
             dump: None,
             tables: &[],
+            monitor: None,
+            keeper: None,
         }
     }
 
@@ -141,7 +148,14 @@ impl<'a> Launch<'a> {
             add(option, value.as_ref());
         }
         add("-display", "none".as_ref());
-        add("-device", "isa-debug-exit,iobase=0xf4,iosize=0x04".as_ref());
+        match self.keeper {
+            None => add("-device", "isa-debug-exit,iobase=0xf4,iosize=0x04".as_ref()),
+            Some(keeper) => {
+                add("-chardev", &with_value("file,id=exit,path=".to_owned(), keeper.last_words().as_ref()));
+                add("-device", "isa-debugcon,iobase=0xf4,chardev=exit".as_ref());
+                add("-action", "shutdown=pause".as_ref());
+            }
+        }
         add("-kernel", self.boot.as_ref());
         if let Some(kernel) = self.kernel {
             add("-initrd", kernel.as_ref());
@@ -159,6 +173,11 @@ impl<'a> Launch<'a> {
         );
         if let Task::Replay { trace, .. } = task {
             add("-fw_cfg", &fw_cfg("opt/mm/trace", "file", trace.as_ref()));
+        }
+        let socket = self.keeper.map(Keeper::socket).or_else(|| self.monitor.map(Path::to_owned));
+        if let Some(socket) = socket {
+            add("-chardev", &with_value("socket,id=monitor,server=on,wait=off,path=".to_owned(), socket.as_ref()));
+            add("-mon", "chardev=monitor,mode=control".as_ref());
         }
         arguments.extend(["-nodefaults".into(), "-no-reboot".into()]);
         arguments
@@ -210,6 +229,8 @@ mod tests {
             faults: Faults::default(),
             dump: None,
             tables: &[],
+            monitor: None,
+            keeper: None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! size, word -> topology -> machine, machines -> launch -> run -> { list, ktap, report -> crash, bench -> limits } -> suite
 //!                       accel -> interleaving   guest, trace                             symbols
+//!                       monitor -> keeper -> run        fsck: images of memory, checked
 //! ```
 //!
 //! The kernel's side of the talk is a command line and a trace through QEMU's `fw_cfg`, and lines on the serial port:
@@ -13,14 +14,17 @@ pub mod accel;
 pub mod bench;
 pub mod crash;
 pub mod faults;
+pub mod fsck;
 pub mod guest;
 pub mod interleaving;
+pub mod keeper;
 pub mod ktap;
 pub mod launch;
 pub mod limits;
 pub mod list;
 pub mod machine;
 pub mod machines;
+pub mod monitor;
 pub mod report;
 pub mod run;
 pub mod size;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use crate::keeper::{Keeper, Watched};
 use crate::launch::{Launch, QEMU, Task};
 
 /// What a boot left behind.
@@ -57,6 +58,9 @@ const FAILURE: i32 = 0x11 << 1 | 1;
 
 const FLOOD: usize = 64 << 20;
 
+/// How often to look whether a machine that is watched has come to its end.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// How often patience may run out for a QEMU that has not yet computed for so long.
 const STARVED: u32 = 4;
 
@@ -70,7 +74,7 @@ impl Launch<'_> {
     pub fn run(&self, task: &Task<'_>, patience: Duration, mut watch: impl FnMut(&[u8])) -> anyhow::Result<Run> {
         let mut qemu = Command::new(QEMU);
         qemu.args(self.arguments(task)).args(["-serial", "stdio"]);
-        follow(&mut qemu, patience, &mut watch)
+        follow(&mut qemu, patience, self.keeper, &mut watch)
             .with_context(|| format!("cannot run {QEMU} (./qemu-run.sh installs what is missing)"))
     }
 }
@@ -86,7 +90,12 @@ impl Drop for Running {
     }
 }
 
-fn follow(command: &mut Command, patience: Duration, watch: &mut dyn FnMut(&[u8])) -> anyhow::Result<Run> {
+fn follow(
+    command: &mut Command,
+    patience: Duration,
+    keeper: Option<&Keeper>,
+    watch: &mut dyn FnMut(&[u8]),
+) -> anyhow::Result<Run> {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut running = Running(child);
     let mut stdout = running.0.stdout.take().context("no pipe from QEMU")?;
@@ -108,14 +117,16 @@ fn follow(command: &mut Command, patience: Duration, watch: &mut dyn FnMut(&[u8]
         String::from_utf8_lossy(&words).trim().to_owned()
     });
 
+    let mut watched = keeper.map(Keeper::watch).transpose()?;
+    let step = if watched.is_some() { LOOK.min(patience) } else { patience };
     let mut serial = Vec::new();
-    let mut silences = 0;
+    let (mut silences, mut silent) = (0, Duration::ZERO);
     let mut computed = computed_by(running.0.id());
     let stopped = loop {
-        match chunks.recv_timeout(patience) {
+        match chunks.recv_timeout(step) {
             Ok(chunk) => {
                 watch(&chunk);
-                silences = 0;
+                (silences, silent) = (0, Duration::ZERO);
                 computed = computed_by(running.0.id());
                 serial.extend(chunk);
                 if serial.len() > FLOOD {
@@ -123,7 +134,14 @@ fn follow(command: &mut Command, patience: Duration, watch: &mut dyn FnMut(&[u8]
                 }
             }
             Err(RecvTimeoutError::Timeout) => {
-                silences += 1;
+                if let Some(end) = watched.as_mut().and_then(Watched::end) {
+                    break Some(end);
+                }
+                silent += step;
+                if silent < patience {
+                    continue;
+                }
+                (silences, silent) = (silences + 1, Duration::ZERO);
                 let enough = computed_by(running.0.id()).saturating_sub(computed) >= patience;
                 if enough || silences == STARVED {
                     break Some(End::Silent(patience * silences));
@@ -132,6 +150,9 @@ fn follow(command: &mut Command, patience: Duration, watch: &mut dyn FnMut(&[u8]
             Err(RecvTimeoutError::Disconnected) => break None,
         }
     };
+    if let (Some(watched), Some(end)) = (&mut watched, &stopped) {
+        watched.save(end)?;
+    }
     let end = match stopped {
         Some(end) => end,
         None => {
@@ -162,7 +183,8 @@ mod tests {
 
     fn shell(script: &str, patience: Duration) -> (Run, Vec<u8>) {
         let mut seen = Vec::new();
-        let run = follow(Command::new("sh").args(["-c", script]), patience, &mut |chunk| seen.extend(chunk)).unwrap();
+        let run =
+            follow(Command::new("sh").args(["-c", script]), patience, None, &mut |chunk| seen.extend(chunk)).unwrap();
         (run, seen)
     }
 

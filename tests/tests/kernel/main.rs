@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Trial};
 mod crashes;
 mod figures;
 mod hostile;
+mod images;
 mod in_kernel;
 mod interleavings;
 mod loader;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     // What takes minutes goes first, so that no thread is left alone with it in the end.
     let long = replays::trials().into_iter().chain(figures::trials());
     let short = crashes::trials().into_iter().chain(loader::trials()).chain(hostile::trials());
-    let short = short.chain(interleavings::trials()).chain(reports::trials());
+    let short = short.chain(images::trials()).chain(interleavings::trials()).chain(reports::trials());
     let trials = long.chain(in_kernel).chain(short).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

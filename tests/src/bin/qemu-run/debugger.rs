@@ -18,6 +18,7 @@ use crate::session::build;
 
 /// Becomes a gdb that has started QEMU, stopped before the first instruction, and ends it when it goes.
 pub(crate) fn attach(options: &MachineOptions, turns: Turns) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(options.image.is_none(), "gdb saves the machine's memory itself: monitor dump-guest-memory FILE");
     let guest = build(Profile::Dev)?;
     let launch = Launch {
         accel: options.accel(turns)?,

@@ -1,8 +1,8 @@
 //! What `qemu-run.sh` calls once everything is there: builds, boots, and tells how it went.
 //!
-//! Exit status: 0 if all passed, 1 if not, 2 if the arguments make no sense.
+//! Exit status: 0 if all passed, 1 if not, 2 if the arguments make no sense, or what is to be checked is no image.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
@@ -15,6 +15,7 @@ mod session;
 mod summary;
 
 use harness::faults::Faults;
+use harness::fsck;
 use harness::guest::workspace;
 use harness::interleaving::Interleaving;
 use harness::trace::bundled;
@@ -56,10 +57,25 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Some(Subcommand::Replay { trace, machine }) => {
             summary.add("replay", Session::new(machine, Turns { shift: None })?.replay(trace));
         }
+        Some(Subcommand::Fsck { image }) => return Ok(check(image)),
         Some(Subcommand::Gdb { turns, machine }) => return debugger::attach(machine, *turns),
     }
     print!("{summary}");
     Ok(summary.status())
+}
+
+/// Checks an image of memory: 0 if all holds, 1 if not, 2 if it is no image.
+fn check(image: &Path) -> ExitCode {
+    match fsck::check(image) {
+        Ok(report) => {
+            print!("{report}");
+            if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("error: {}: {error}", image.display());
+            ExitCode::from(2)
+        }
+    }
 }
 
 /// Everything: the tests that run here, then those that run in the kernel on every machine; last, unless a filter asks

@@ -63,6 +63,11 @@ pub(crate) enum Subcommand {
         #[command(flatten)]
         machine: MachineOptions,
     },
+    /// Checks an image of the machine's memory: every invariant of the allocator outside held locks.
+    Fsck {
+        /// The image: an ELF core file, as `--image` writes.
+        image: PathBuf,
+    },
     /// Starts the kernel's tests, stopped before the first instruction, with gdb attached.
     Gdb {
         #[command(flatten)]
@@ -107,6 +112,9 @@ pub(crate) struct MachineOptions {
     /// Show these reports on memory in the end: names of files in Linux's /proc, or 'all'.
     #[arg(long, value_name = "NAME[,NAME…]")]
     pub(crate) dump: Option<Word>,
+    /// Save the machine's memory here in the end, for `fsck`: of the first boot that goes wrong, or else of the last.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
     /// Give up on a kernel that has been silent for so long.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub(crate) timeout: Duration,
@@ -172,7 +180,7 @@ mod tests {
 
     #[test]
     fn every_command_that_boots_one_machine_takes_the_machines_options() {
-        let machine = "--mem 8G --smp 4 --nodes 3 --lowmem 64M --seed 7 --dump all --timeout 60 --accel kvm";
+        let machine = "--mem 8G --smp 4 --nodes 3 --lowmem 64M --seed 7 --dump all --image i --timeout 60 --accel kvm";
         for command in ["", "bench ", "bench pair --json f ", "replay t.gz ", "gdb "] {
             let options = parse(&format!("qemu-run {command}{machine}")).unwrap();
             let given = match options.subcommand {
@@ -182,11 +190,12 @@ mod tests {
                     | Subcommand::Replay { machine, .. }
                     | Subcommand::Gdb { machine, .. },
                 ) => machine,
-                Some(Subcommand::Test { .. }) => unreachable!(),
+                Some(Subcommand::Test { .. } | Subcommand::Fsck { .. }) => unreachable!(),
             };
             assert_eq!(given.machine().to_string(), "8G smp=4 nodes=3 lowmem=64M");
             assert_eq!((given.seed, given.timeout), (Some(7), Duration::from_secs(60)));
             assert_eq!(given.dump.as_ref().map(Word::as_str), Some("all"));
+            assert_eq!(given.image.as_deref(), Some(std::path::Path::new("i")));
             assert!(matches!(given.accel, AccelOption::Kvm));
             assert_eq!(given.words(), "--mem 8G --smp 4 --nodes 3 --lowmem 64M");
         }
@@ -232,6 +241,10 @@ mod tests {
             "--accel hvf",
             "--seed x",
             "--dump",
+            "--image",
+            "fsck",
+            "fsck a b",
+            "fsck a --mem 8G",
             "replay",
             "--json f",
             "--mem 8G bench",

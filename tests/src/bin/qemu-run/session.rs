@@ -8,6 +8,7 @@ use harness::accel::{Accel, Shift};
 use harness::bench::{self, Bench};
 use harness::guest::{Guest, Profile};
 use harness::interleaving::Interleaving;
+use harness::keeper::Keeper;
 use harness::ktap::Verdict;
 use harness::launch::{Launch, Select, Task};
 use harness::limits::{self, HIGHMEM_FACTOR};
@@ -32,19 +33,22 @@ pub(crate) struct Session<'o> {
     machine: Machine,
     accel: Accel,
     interleaving: Interleaving,
+    keeper: Option<Keeper>,
 }
 
 impl<'o> Session<'o> {
     pub(crate) fn new(options: &'o MachineOptions, turns: Turns) -> anyhow::Result<Session<'o>> {
         let interleaving = turns.seeded(options.seed);
-        Ok(Session { options, machine: options.machine(), accel: options.accel(turns)?, interleaving })
+        let keeper = options.image.as_deref().map(Keeper::new).transpose()?;
+        Ok(Session { options, machine: options.machine(), accel: options.accel(turns)?, interleaving, keeper })
     }
 
     /// Every test of the kernel.
     pub(crate) fn tests(&self) -> anyhow::Result<Outcome> {
         let guest = build(Profile::Dev)?;
         let launch = Launch { accel: self.accel, ..self.launch(&guest, self.machine) };
-        let list = launch.list(self.options.timeout)?;
+        // Nobody wants an image of that.
+        let list = Launch { keeper: None, ..launch }.list(self.options.timeout)?;
         let symbols = Symbols::load(&guest.symbols)?;
         heading("tests", self.machine);
         let mut echo = self.echo();
@@ -123,7 +127,8 @@ impl<'o> Session<'o> {
     }
 
     fn launch<'g>(&'g self, guest: &'g Guest, machine: Machine) -> Launch<'g> {
-        Launch { seed: self.options.seed, dump: self.options.dump.as_ref(), ..Launch::new(guest, machine) }
+        let (seed, dump, keeper) = (self.options.seed, self.options.dump.as_ref(), self.keeper.as_ref());
+        Launch { seed, dump, keeper, ..Launch::new(guest, machine) }
     }
 
     fn echo(&self) -> Echo {
