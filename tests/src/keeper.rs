@@ -5,6 +5,7 @@
 //! the kernel writes there: the kernel stops then, and is looked at.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,6 +81,12 @@ impl Watched<'_> {
         fs::write(self.keeper.last_words(), [])?;
         if has_worst.load(Ordering::Relaxed) {
             return Ok(());
+        }
+        // QEMU writes files that cannot be written again.
+        if let Err(error) = fs::remove_file(image)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(|| format!("cannot write {}", image.display()));
         }
         self.monitor.stop()?;
         self.monitor.save(image).with_context(|| format!("cannot save the machine's memory to {}", image.display()))?;

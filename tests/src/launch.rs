@@ -280,6 +280,18 @@ mod tests {
     }
 
     #[test]
+    fn where_memory_is_to_be_saved_the_kernel_cannot_take_the_machine_with_it() {
+        let keeper = Keeper::new(Path::new("image")).unwrap();
+        let kept = Launch { keeper: Some(&keeper), ..launch() };
+        let devices = |launch: &Launch<'_>| value_of(launch, &Task::Bench(None), "-device").join(" ");
+        assert_eq!(devices(&launch()), "isa-debug-exit,iobase=0xf4,iosize=0x04");
+        assert_eq!(devices(&kept), "isa-debugcon,iobase=0xf4,chardev=exit");
+        assert_eq!(value_of(&kept, &Task::Bench(None), "-action"), ["shutdown=pause"]);
+        let sockets = value_of(&kept, &Task::Bench(None), "-chardev");
+        assert!(sockets[1].ends_with(keeper.socket().to_str().unwrap()), "{sockets:?}");
+    }
+
+    #[test]
     fn a_missing_kernel_is_no_initrd() {
         let (mut launch, task) = (launch(), Task::Bench(None));
         assert_eq!(value_of(&launch, &task, "-initrd"), ["kernel"]);

@@ -77,8 +77,7 @@ impl<'i> Lists<'_, 'i> {
             if capacity == 0 {
                 continue;
             }
-            let [bottom, near, top, limit] =
-                ["List.bottom", "List.near", "List.top", "List.limit"].map(|name| number(name));
+            let [bottom, near, top, limit] = ["List.bottom", "List.near", "List.top", "List.limit"].map(&number);
             let (bottom, near, top, limit, mask) = (bottom?, near?, top?, limit?, number("List.mask")?);
             let (len, above, high) = (top.wrapping_sub(bottom), near.wrapping_sub(bottom), limit.wrapping_sub(bottom));
             let word = list.field("List.word")?.u64()?;

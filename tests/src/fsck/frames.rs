@@ -79,7 +79,7 @@ impl Frames {
 
     /// The migratetype of the pageblock around a frame.
     pub(super) fn pageblock_type(&self, frame: u64) -> Option<u64> {
-        let pageblock = frame % (1 << self.max_order) >> self.pageblock_order;
+        let pageblock = (frame % (1 << self.max_order)) >> self.pageblock_order;
         Some(self.section(frame)?.types >> (2 * pageblock) & 3)
     }
 
@@ -105,8 +105,9 @@ fn read_words(first: At<'_>, count: u64) -> Result<Vec<Words>, Fault> {
         let inside = place.address % PAGE;
         let end = (at + PAGE - inside).min(bytes);
         let page = place.page()?;
-        let range = inside as usize..(inside + end - at) as usize;
-        words.extend(page[range].chunks_exact(16).map(|descriptor| {
+        let descriptors = page.chunks_exact(16).zip((0..).step_by(16));
+        let ours = descriptors.filter(|(_, place)| (inside..inside + end - at).contains(place));
+        words.extend(ours.map(|(descriptor, _)| descriptor).map(|descriptor| {
             let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| descriptor[at + byte]));
             Words { allocator: word(0), allocatee: word(8) }
         }));
@@ -197,7 +198,7 @@ impl Walk<'_> {
             }
             State::Hole | State::Reserved | State::Node => 0,
         };
-        if order > self.frames.max_order || head % (1 << order) != 0 {
+        if order > self.frames.max_order || !head.is_multiple_of(1 << order) {
             self.find("ZONE-1", head, format!("a block is aligned to its size, and this is of order {order}: {words}"));
             return 1;
         }

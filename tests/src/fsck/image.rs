@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::Path;
 
 use super::NotAnImage;
-use super::memory::{Memory, PAGE, Physical};
+use super::memory::{Memory, PAGE, PAGE_BYTES, Physical};
 use super::note::Note;
 
 /// An image of the machine's memory, in which a kernel has left its note.
@@ -104,7 +104,7 @@ impl Image {
     }
 
     /// A page of memory.
-    pub(super) fn page(&self, frame: u64) -> Option<[u8; PAGE as usize]> {
+    pub(super) fn page(&self, frame: u64) -> Option<[u8; PAGE_BYTES]> {
         self.memory.read(Physical(frame.checked_mul(PAGE)?))
     }
 
@@ -156,7 +156,7 @@ impl<'i> At<'i> {
     }
 
     /// The whole page around this.
-    pub(super) fn page(self) -> Result<[u8; PAGE as usize], Fault> {
+    pub(super) fn page(self) -> Result<[u8; PAGE_BYTES], Fault> {
         self.image.bytes(self.address & !(PAGE - 1)).map_err(|_| Fault::Nowhere(self.address))
     }
 

@@ -9,9 +9,10 @@ use super::NotAnImage;
 use super::core_file::{self, Segment};
 
 /// Bytes of a page.
-pub(super) const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = PAGE_BYTES as u64;
+pub(super) const PAGE_BYTES: usize = 4096;
 
-type Page = [u8; PAGE as usize];
+type Page = [u8; PAGE_BYTES];
 
 /// A physical address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +40,7 @@ impl Memory {
         while done < N {
             let at = start.checked_add(done as u64)?;
             let inside = usize::try_from(at % PAGE).ok()?;
-            let count = (N - done).min(PAGE as usize - inside);
+            let count = (N - done).min(PAGE_BYTES - inside);
             self.with_page(at - at % PAGE, |page| {
                 bytes[done..done + count].copy_from_slice(&page[inside..inside + count]);
             })?;
@@ -68,7 +69,7 @@ impl Memory {
         if segment.len - inside < PAGE {
             return None;
         }
-        let mut page = Box::new([0; PAGE as usize]);
+        let mut page = Box::new([0; PAGE_BYTES]);
         self.file.read_exact_at(&mut page[..], segment.offset.checked_add(inside)?).ok()?;
         Some(page)
     }

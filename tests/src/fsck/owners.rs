@@ -22,7 +22,7 @@ const BARE: std::ops::RangeInclusive<u64> = 6..=7;
 /// What a descriptor says of its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Described {
-    pub(super) references: u32,
+    pub(super) references: u64,
     pub(super) head: u64,
     pub(super) order: u32,
 }
@@ -31,8 +31,8 @@ pub(super) struct Described {
 pub(super) fn described(descriptor: At<'_>, like: &str) -> Result<Described, Fault> {
     let word = |what: &str| descriptor.field(&format!("Descriptor.{like}.{what}"))?.u64();
     let (state, block) = (word("state")?, word("block")?);
-    let (references, head) = (state & 0xffff_ffff, block & 0xffff_ffff);
-    Ok(Described { references: references as u32, head, order: (block >> 32 & 0xff) as u32 })
+    let [order, ..] = (block >> 32).to_le_bytes();
+    Ok(Described { references: state & 0xffff_ffff, head: block & 0xffff_ffff, order: order.into() })
 }
 
 pub(super) fn check(
