@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A note begins a page, so that it is found by a look at the first bytes of each; the checksum tells it from what is left of
-//! one. Each structure is described beside its declaration, by [`layout!`]: a field that goes takes its line with it, and who
+//! one. Each structure is described beside its declaration, by `layout!`: a field that goes takes its line with it, and who
 //! reads an image says what it lacks.
 //!
 //! Cost: nothing but the note, which is written once.
