@@ -8,7 +8,7 @@
 use core::marker::PhantomData;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 #[cfg(not(loom))]
 use std::boxed::Box;
@@ -19,7 +19,7 @@ use crate::lock_order::{Context, HeldLocks, Interrupts, Work};
 use crate::machine::{Geometry, Machine};
 #[cfg(not(loom))]
 use crate::specification::{Entry, Specification};
-use crate::units::{CpuId, PAGE_SIZE, Pfn, PhysAddr};
+use crate::units::{CpuId, NodeId, PAGE_SIZE, Pfn, PhysAddr};
 
 /// Words of a page that a shrunk geometry's nodes use: two pointers.
 #[cfg(not(loom))]
@@ -36,6 +36,10 @@ pub(crate) struct ArenaMachine<G> {
     slots: Mutex<Vec<NonNull<u8>>>,
     inside: AtomicBool,
     held: HeldLocks,
+    cpus: NonZeroU16,
+    /// The CPU that is played, and the node that all are near.
+    cpu: AtomicU16,
+    node: NodeId,
     #[cfg(not(loom))]
     specification: Option<Box<[Entry]>>,
     geometry: PhantomData<fn() -> G>,
@@ -72,6 +76,9 @@ impl<G> ArenaMachine<G> {
             slots: Mutex::new(Vec::new()),
             inside: AtomicBool::new(false),
             held: HeldLocks::none(),
+            cpus: NonZeroU16::MIN,
+            cpu: AtomicU16::new(0),
+            node: NodeId(0),
             #[cfg(not(loom))]
             specification: None,
             geometry: PhantomData,
@@ -94,6 +101,17 @@ impl<G> ArenaMachine<G> {
         let end = self.direct_map_end.index() + self.highmem.len();
         self.specification = Some((0..end).map(|_| Entry::default()).collect());
         self
+    }
+
+    /// The same machine with so many CPUs, all near a node.
+    pub(crate) fn with_cpus(mut self, cpus: NonZeroU16, node: NodeId) -> Self {
+        (self.cpus, self.node) = (cpus, node);
+        self
+    }
+
+    /// What is done from here on, this CPU does.
+    pub(crate) fn play(&self, CpuId(cpu): CpuId) {
+        self.cpu.store(cpu, Ordering::Relaxed);
     }
 
     /// Copies what the allocator can have in its pages: all of lowmem up to `tables_end`, where its tables are, and the
@@ -188,11 +206,15 @@ unsafe impl<G: Geometry> Machine for ArenaMachine<G> {
     }
 
     fn cpu(&self) -> CpuId {
-        CpuId(0)
+        CpuId(self.cpu.load(Ordering::Relaxed))
     }
 
     fn cpus(&self) -> NonZeroU16 {
-        NonZeroU16::MIN
+        self.cpus
+    }
+
+    fn node_of(&self, _cpu: CpuId) -> NodeId {
+        self.node
     }
 
     fn heavy_barrier(&self) {}

@@ -2,12 +2,14 @@
 //!
 //! With two entries a node and two inline, eight pages already cross every edge that the real sizes meet at millions
 //! of pages: trees of several levels, nodes in the way of merges, lists without room for one more, the last pages inside
-//! nodes. The search starts from the machine as it boots, tries every allocation, every free, every contiguous range
-//! and every wrong free, and goes on from each state that it has not seen, until there is none.
+//! nodes. The search starts from the machine as it boots, tries every allocation and every free on every CPU, every contiguous
+//! range, a drain of all CPUs and every wrong free, and goes on from each state that it has not seen, until there is none.
 //!
-//! A state is what the descriptors say, and which node is stuck: with FREE-1 and FREE-4 checked, all else follows.
+//! A state is what the descriptors say, which node is stuck, and what CPUs have at hand: with FREE-1 and FREE-4 checked, all
+//! else follows. States that differ in nothing but which CPU is which are one.
 #![expect(unsafe_code, reason = "frees bare frames, the wrong ones too")]
 
+use core::num::NonZeroU16;
 use std::collections::HashSet;
 use std::println;
 use std::vec::Vec;
@@ -15,25 +17,28 @@ use std::vec::Vec;
 use crate::PageState;
 use crate::arena::ArenaMachine;
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::machine::Geometry;
+use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::page::{PageAllocator, Request};
-use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange};
+use crate::units::{CpuId, NodeId, Order, PAGE_SIZE, Pfn, PfnRange};
 
 /// Where the small machine's pages start; its tables stand below.
-const BASE: Pfn = Pfn::new(32);
+const BASE: Pfn = Pfn::new(40);
 
 /// A sparse copy of a state: the words that differ from the state after boot.
 type Delta = Vec<(u32, u64)>;
+
+const TWO: NonZeroU16 = NonZeroU16::new(2).unwrap();
 
 /// Words that are compared at once.
 const PIECE: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 enum Operation {
-    Alloc(Order, Migratetype),
-    Free(Pfn),
+    Alloc(CpuId, Order, Migratetype),
+    Free(CpuId, Pfn),
     Contig(PfnRange),
+    Drain,
 }
 
 struct Search<'m, G: Geometry> {
@@ -77,6 +82,7 @@ impl<'m, G: Geometry> Search<'m, G> {
                 break;
             }
         }
+        allocator.drain();
         let boot = machine.save(BASE, frames.end);
         let state = boot.clone();
         Self { machine, allocator, frames, boot, state, kinds }
@@ -107,13 +113,20 @@ impl<'m, G: Geometry> Search<'m, G> {
 
     fn operations(&self) -> Vec<Operation> {
         let orders = || (0..=G::MAX_ORDER.index()).map(Order::of);
-        let mut operations: Vec<_> =
-            self.kinds.iter().flat_map(|&kind| orders().map(move |order| Operation::Alloc(order, kind))).collect();
+        let cpus = || (0..self.machine.cpus().get()).map(CpuId);
+        let mut operations = Vec::new();
+        for cpu in cpus() {
+            let of_kind = |&kind| orders().map(move |order| Operation::Alloc(cpu, order, kind));
+            operations.extend(self.kinds.iter().flat_map(of_kind));
+        }
         for pfn in self.frames.frames() {
             match self.allocator.page_state(pfn).0 {
-                PageState::Allocated => operations.push(Operation::Free(pfn)),
+                PageState::Allocated => operations.extend(cpus().map(|cpu| Operation::Free(cpu, pfn))),
                 _ => operations.extend((1..=3).map(|pages| Operation::Contig(PfnRange::new(pfn, pfn.plus(pages))))),
             }
+        }
+        if self.frames.frames().any(|pfn| self.allocator.page_state(pfn).0 == PageState::Cached) {
+            operations.push(Operation::Drain);
         }
         operations
     }
@@ -126,8 +139,9 @@ impl<'m, G: Geometry> Search<'m, G> {
     fn apply(&self, operation: Operation) {
         let free = self.free_pages();
         match operation {
-            Operation::Alloc(order, kind) => {
-                let request = Request::movable(order).with_migratetype(kind).near(NodeId(1));
+            Operation::Alloc(cpu, order, kind) => {
+                self.machine.play(cpu);
+                let request = Request::movable(order).with_migratetype(kind);
                 match self.allocator.alloc_raw(request) {
                     Ok(pfn) => {
                         assert!(self.frames.contains(pfn) && pfn.is_aligned(order));
@@ -137,7 +151,8 @@ impl<'m, G: Geometry> Search<'m, G> {
                     Err(_) => assert!(order > Order::ZERO || free == 0, "FREE-3: {free} pages free, none to be had"),
                 }
             }
-            Operation::Free(pfn) => {
+            Operation::Free(cpu, pfn) => {
+                self.machine.play(cpu);
                 let pages = self.allocator.page_state(pfn).1.pages();
                 // SAFETY: nobody uses the page.
                 unsafe { self.allocator.free_raw(pfn) }.expect("an allocated head can be freed");
@@ -153,6 +168,10 @@ impl<'m, G: Geometry> Search<'m, G> {
                 }
                 Err(_) => assert_eq!(self.free_pages(), free),
             },
+            Operation::Drain => {
+                self.allocator.drain();
+                assert_eq!(self.free_pages(), free);
+            }
         }
         if let Err(violation) = self.allocator.verify() {
             panic!("{violation}");
@@ -229,10 +248,34 @@ impl Geometry for Flat {
     const RESERVE_SHARE: u32 = 0;
 }
 
+/// As [`Tiny`], and each CPU has up to two single pages of a kind at hand.
+struct Cached;
+
+impl Geometry for Cached {
+    const MAX_ORDER: Order = Order::of(3);
+    const PAGEBLOCK_ORDER: Order = Order::of(2);
+    const LEAF_SHIFT: u32 = 1;
+    const NODE_SHIFT: u32 = 1;
+    const INLINE: u32 = 2;
+    const CPU_CACHE: u32 = 2;
+    const CPU_CACHE_SHARE: u32 = 1;
+    const RESERVE_SHARE: u32 = 0;
+}
+
 fn search<G: Geometry>(pages: u32, lowmem: u32, kinds: &'static [Migratetype], depth: usize) -> Seen {
-    let machine = ArenaMachine::<G>::new(BASE.plus(pages), BASE.plus(lowmem));
+    search_on::<G>(NonZeroU16::MIN, pages, lowmem, kinds, depth)
+}
+
+fn search_on<G: Geometry>(
+    cpus: NonZeroU16,
+    pages: u32,
+    lowmem: u32,
+    kinds: &'static [Migratetype],
+    depth: usize,
+) -> Seen {
+    let machine = ArenaMachine::<G>::new(BASE.plus(pages), BASE.plus(lowmem)).with_cpus(cpus, NodeId(1));
     let seen = Search::new(&machine, pages, kinds).run(depth);
-    println!("{pages} pages, {lowmem} of them lowmem, {} migratetypes: {seen:?}", kinds.len());
+    println!("{cpus} CPUs, {pages} pages, {lowmem} of them lowmem, {} migratetypes: {seen:?}", kinds.len());
     seen
 }
 
@@ -250,6 +293,18 @@ fn eight_pages_of_two_migratetypes_reach_no_bad_state() {
         let seen = search::<Tiny>(8, lowmem, &[Migratetype::Movable, Migratetype::Unmovable], usize::MAX);
         assert!(seen.complete);
     }
+}
+
+#[test]
+fn eight_pages_of_which_a_cpu_has_two_at_hand_reach_no_bad_state() {
+    let seen = search::<Cached>(8, 8, &[Migratetype::Movable], usize::MAX);
+    assert!(seen.complete);
+}
+
+#[test]
+fn eight_pages_of_which_two_cpus_have_two_at_hand_reach_no_bad_state_within_some_operations() {
+    let seen = search_on::<Cached>(TWO, 8, 5, &[Migratetype::Movable], 5);
+    assert!(seen.states > 1000);
 }
 
 /// Trees three levels high, all of it in highmem, and half of it.

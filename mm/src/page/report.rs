@@ -113,12 +113,13 @@ impl<M: Machine> PageAllocator<'_, M> {
         }
     }
 
-    /// What the descriptors of a range say: for two allocators of one machine in the same state, the same words.
+    /// What the descriptors of a range say, and what CPUs have at hand: for two allocators of one machine in the same state, or
+    /// in states that differ in nothing but which CPU is which, the same words.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn fingerprint(&self, range: PfnRange) -> std::vec::Vec<u64> {
         let words = range.frames().filter_map(|pfn| self.map.get(pfn)).flat_map(crate::desc::word::Page::fingerprint);
         let types = range.frames().filter_map(|pfn| Some(self.map.section(pfn)?.migratetype(pfn) as u64));
         let stuck = self.zones.iter().map(|cell| self.with_buddy(cell, |buddy| buddy.stuck()));
-        words.chain(types).chain(stuck).collect()
+        words.chain(types).chain(stuck).chain(self.cpu_caches.fingerprint()).collect()
     }
 }

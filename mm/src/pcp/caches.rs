@@ -292,6 +292,17 @@ impl<'m> CpuCaches<'m> {
         Some(AtHand { _busy: row.gate.enter(machine)?, row })
     }
 
+    /// All that it depends on what happens next, for CPUs that are near the same memory: which of them has which lists does not
+    /// matter then.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn fingerprint(self) -> std::vec::Vec<u64> {
+        let of_cache = |cache: &'m CpuCache<'m>| cache.lists().flat_map(List::fingerprint);
+        let of_row = |row: &'m Row<'m>| row.caches.iter().flat_map(of_cache).collect::<std::vec::Vec<_>>();
+        let mut rows: std::vec::Vec<_> = self.rows.iter().map(of_row).collect();
+        rows.sort_unstable();
+        rows.into_iter().flatten().chain(self.shelves.iter().flat_map(of_cache)).collect()
+    }
+
     /// Whether this CPU is busy with lists: so this is a handler.
     pub(crate) fn is_busy(self, cpu: CpuId) -> bool {
         self.row(cpu).gate.is_busy()

@@ -353,6 +353,15 @@ impl<'m> List<'m> {
         (0..self.len()).map(move |nth| self.at(bottom.wrapping_add(nth)))
     }
 
+    /// All that it depends on what its next operations do, its blocks included, the oldest first.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn fingerprint(&self) -> impl Iterator<Item = u64> {
+        let Count(above_pivot) = self.above_pivot();
+        let [pivot, doublings, last] = [&self.pivot, &self.doublings, &self.last].map(|of| of.load(Ordering::Relaxed));
+        let numbers = [self.len(), self.high(), above_pivot, pivot, doublings, last];
+        numbers.into_iter().chain(self.iter().map(|(_, head)| head.number())).map(u64::from)
+    }
+
     fn set_high(&self, high: u32) {
         self.limit.store(self.bottom.load(Ordering::Relaxed).wrapping_add(high), Ordering::Relaxed);
     }
