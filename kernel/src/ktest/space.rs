@@ -202,10 +202,13 @@ ktest!(
             let again = unsafe { live.space.unmap(page_at(address)) };
             check!(again == Err(UnmapError::NotMapped(address)), "{again:x?} at {address:#x}, a second time");
         }
-        let (after, left) = (live.tables(), live.room());
+        let after = live.tables();
         check!(after == before, "{} tables became {}", before.len(), after.len());
+        // Of hundreds of tables the list itself takes pages.
+        drop(after);
+        let left = live.room();
         check!(left == room, "{room} pages were free or of descriptors, and now {left}");
-        diagnostic!("{} tables, up to {most_tables}, and {} again", before.len(), after.len());
+        diagnostic!("{} tables, up to {most_tables}, and as many again", before.len());
         live.owners.verify()?;
         live.verify()
     }
