@@ -40,9 +40,11 @@ ktest!(
             }
             let pfn = just_freed()?;
             let before = platform::reports();
+            // SAFETY: the offset is within the page.
+            let byte = unsafe { platform.direct_map(pfn).add(0x123) };
             // SAFETY: the page is free, so that is what is not to be done, and this is the test of it; nothing but the pattern is
             // lost.
-            unsafe { platform.direct_map(pfn).add(0x123).write_volatile(0x41) };
+            unsafe { byte.write_volatile(0x41) };
             for _ in 0..2 {
                 drop(live()?.allocator.alloc_contig(PfnRange::new(pfn, pfn.plus(1)))?);
             }
