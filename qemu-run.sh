@@ -13,8 +13,8 @@ Usage: ./qemu-run.sh [OPTIONS]                        every in-kernel test, the 
        ./qemu-run.sh fsck IMAGE                       checks a machine's saved memory: every invariant of the
                                                       allocator that no held lock, or busy CPU, is at work on
        ./qemu-run.sh prove [PART...]                  the long form of the tests, for hours: states, operations,
-                                                      models, fuzz, soak, images, bugs; all of them if
-                                                      none is named
+                                                      failures, models, fuzz, soak, faults, images, bugs;
+                                                      all of them if none is named
 
 Options of all but test and fsck:
   --mem SIZE          the machine's memory [2G]
@@ -32,6 +32,9 @@ Options of whatever runs in-kernel tests:
   --seed N            where random numbers start [0]; bench and replay take it, too
   --shift S           count instructions, 2^S ns each, 0 to 7: with the same seed all CPUs take turns at the same
                       instructions, on every run. Otherwise they run freely, a thread each
+  --fail-page-alloc INTERVAL,PROBABILITY,SPACE,TIMES
+  --failslab INTERVAL,PROBABILITY,SPACE,TIMES
+                      which allocations of pages and objects fail in the tests of that, as Linux's words of these names say
 
 In-kernel tests are named MACHINE::TEST. One that fails on several CPUs says with which seed and shift it is replayed.
 Exit status: 0 all passed, 1 not, 2 senseless arguments; of fsck 0 all holds, 1 not, 2 no image.

@@ -29,7 +29,7 @@ pub enum Invariant {
     /// Who is on a CPU's list says so, and nobody else does.
     Pcp1,
     /// No free block has a page whose memory lies, and the head of an allocated one that has says so.
-    Poison1,
+    Hwpoison1,
     /// Exactly the pageblocks of the blocks that a zone sets aside are of the type for that.
     Rsrv1,
     /// A descriptor and its pages name each other.
@@ -78,7 +78,7 @@ impl fmt::Display for Invariant {
             Self::Zone1 => "ZONE-1",
             Self::Acct1 => "ACCT-1",
             Self::Pcp1 => "PCP-1",
-            Self::Poison1 => "POISON-1",
+            Self::Hwpoison1 => "HWPOISON-1",
             Self::Rsrv1 => "RSRV-1",
             Self::Desc1 => "DESC-1",
             Self::Slab2 => "SLAB-2",

@@ -115,6 +115,23 @@ pub(crate) fn on_alloc<M: Machine>(machine: &M, pages: PfnRange) {
     }
 }
 
+/// Does to a page what is to be done when its memory fails and nobody uses it any more: it is as out of reach as a free one.
+#[inline(always)]
+pub(crate) fn on_failure<M: Machine>(machine: &M, pfn: Pfn) {
+    if machine.hardening().treats_pages() {
+        hide(machine, PfnRange::new(pfn, pfn.plus(1)));
+    }
+}
+
+/// Does to a page that [failed](on_failure), or was free when it did, what is to be done when it becomes free again.
+#[inline(always)]
+pub(crate) fn on_recovery<M: Machine>(machine: &M, pfn: Pfn) {
+    if machine.hardening().treats_pages() {
+        show(machine, PfnRange::new(pfn, pfn.plus(1)));
+        give_up(machine, PfnRange::new(pfn, pfn.plus(1)));
+    }
+}
+
 /// Does to a free page what is to be done when it becomes a node.
 #[inline(always)]
 pub(crate) fn on_becoming_node<M: Machine>(machine: &M, pfn: Pfn) {
@@ -126,6 +143,14 @@ pub(crate) fn on_becoming_node<M: Machine>(machine: &M, pfn: Pfn) {
 /// POISON-2: whether free pages of this kind are out of reach.
 fn hides<M: Machine>(machine: &M, pages: PfnRange) -> bool {
     machine.hardening().contains(Hardening::DEBUG_PAGEALLOC) && pages.end <= machine.direct_map_end()
+}
+
+/// Puts pages out of reach that are nobody's from here on.
+fn hide<M: Machine>(machine: &M, pages: PfnRange) {
+    if hides(machine, pages) {
+        // SAFETY: they are free, or out of use, and in no list yet.
+        unsafe { machine.unmap_pages(pages) };
+    }
 }
 
 /// Puts pages that are no longer free within reach.
@@ -140,10 +165,7 @@ fn show<M: Machine>(machine: &M, pages: PfnRange) {
 #[inline(never)]
 fn give_up<M: Machine>(machine: &M, pages: PfnRange) {
     fill(machine, pages);
-    if hides(machine, pages) {
-        // SAFETY: they are free from here on, and in no list yet.
-        unsafe { machine.unmap_pages(pages) };
-    }
+    hide(machine, pages);
 }
 
 #[cold]

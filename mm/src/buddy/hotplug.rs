@@ -1,6 +1,6 @@
 //! Sections out of use: their free blocks come off the lists, nodes in them move out, and the zone is the smaller for it.
 //!
-//! Invariants: ACCT-1, RSRV-1, POISON-1. Cost: that of a contiguous range.
+//! Invariants: ACCT-1, RSRV-1, HWPOISON-1. Cost: that of a contiguous range.
 //! Source: Linux's `offline_pages`, `online_pages`.
 
 use super::Buddy;

@@ -2,7 +2,7 @@
 //!
 //! Such a page is a block of its own from then on, allocated and owned by nobody who would ever free it.
 //!
-//! Invariants: POISON-1 (no free block has such a page), ACCT-1 (it counts as allocated).
+//! Invariants: HWPOISON-1 (no free block has such a page), ACCT-1 (it counts as allocated).
 //! Cost: that of a contiguous range of one page; for a block that is freed, a look at each of its pages.
 //! Source: Linux's `take_page_off_buddy`, `free_has_hwpoisoned`.
 

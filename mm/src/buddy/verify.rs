@@ -141,7 +141,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
             }
             if let Some(bad) = self.marked_wrongly(at, word, block) {
                 return Err(Violation::of(
-                    Invariant::Poison1,
+                    Invariant::Hwpoison1,
                     Some(bad),
                     "memory that lies is free, or its head is silent",
                 ));
@@ -162,7 +162,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         Ok(census)
     }
 
-    /// POISON-1: a page of a block whose memory lies though nothing of the block may.
+    /// HWPOISON-1: a page of a block whose memory lies though nothing of the block may.
     fn marked_wrongly(&self, head: Pfn, word: AllocatorWord, order: Order) -> Option<Pfn> {
         let may = word.has_hwpoisoned()
             || matches!(word.state(), Some(PageState::Hole | PageState::Reserved | PageState::Offline));

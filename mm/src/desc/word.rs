@@ -8,7 +8,7 @@
 //! That a page's memory lies may be said by anybody at any time, of a block whose owner is just about to halve it, join it or
 //! have another group pay for it. So those change what differs, in one atomic step, and what is said meanwhile stays.
 //!
-//! Invariants: FREE-1 (a free block's position stands in its head), POISON-1 (the head of an allocated block says so if the
+//! Invariants: FREE-1 (a free block's position stands in its head), HWPOISON-1 (the head of an allocated block says so if the
 //! memory of one of its pages lies, and no block that is free has such a page).
 //! Source: K. Overstreet, "Struct page proposal", linux-mm, 2021-09-23.
 
@@ -123,7 +123,7 @@ impl Page {
         let half = word.resized(order);
         upper.set_owner(owner);
         upper.turn(AllocatorWord::TAIL, half.of_other_part());
-        // POISON-1: who says so of the whole from here on finds the new head, too.
+        // HWPOISON-1: who says so of the whole from here on finds the new head, too.
         if self.turn(word, half).has_hwpoisoned() {
             upper.allocator.fetch_or(HAS_HWPOISONED, Ordering::AcqRel);
         }

@@ -6,7 +6,7 @@
 //!
 //! Here everything goes that is free. Who can make others move, as compaction can, claims what they leave.
 //!
-//! Invariants: ACCT-1 (managed, present and free pages change by the same), POISON-1, RSRV-1.
+//! Invariants: ACCT-1 (managed, present and free pages change by the same), HWPOISON-1, RSRV-1.
 //! Cost: every CPU is shut out of what it has at hand for a moment; a word for each frame; the watermarks of all zones.
 //! Source: Linux's `offline_pages`, `online_pages`.
 
@@ -14,9 +14,11 @@ use thiserror::Error;
 
 use super::allocator::PageAllocator;
 use super::claim::Claim;
+use crate::OwnerKind;
 use crate::buddy::ContigError;
 use crate::desc::allocator_word::PageState;
 use crate::machine::{Geometry, Machine};
+use crate::poison;
 use crate::specification::Change;
 use crate::units::{Order, Pfn, PfnRange};
 
@@ -53,7 +55,12 @@ impl<M: Machine> PageAllocator<'_, M> {
         let offline = self.with_all_drained(|interrupts| {
             self.with_buddy_undisturbed(interrupts, cell, |buddy| {
                 let has = |pfn| claim.has(pfn);
-                buddy.offline(section, has, |head, order| self.changed(Change::Freed(head, order)))?;
+                buddy.offline(section, has, |head, order| {
+                    if !self.map.page(head).owner().is(OwnerKind::Poisoned) {
+                        poison::on_free(self.machine, PfnRange::new(head, head.plus(order.pages())));
+                    }
+                    self.changed(Change::Freed(head, order));
+                })?;
                 self.changed(Change::Taken(section));
                 Ok(())
             })

@@ -13,7 +13,7 @@
 //! or to hand it out. Its owner may be about to halve the block or to join it with another; `desc` says how the mark survives
 //! that.
 //!
-//! Invariants: POISON-1. Cost: every CPU is shut out of what it has at hand for a moment.
+//! Invariants: HWPOISON-1. Cost: every CPU is shut out of what it has at hand for a moment.
 //! Source: A. Kleen, "HWPOISON", Linux 2.6.32: `memory_failure`, `unpoison_memory`.
 
 use core::sync::atomic::Ordering;
@@ -26,8 +26,9 @@ use crate::block::FreeBlock;
 use crate::buddy::Buddy;
 use crate::desc::allocator_word::{AllocatorWord, PageState};
 use crate::machine::Machine;
+use crate::poison;
 use crate::specification::Change;
-use crate::units::{Count, Order, Pfn};
+use crate::units::{Count, Order, Pfn, PfnRange};
 
 /// Looks that are taken at a page that changes under them.
 const LOOKS: u32 = 32;
@@ -231,7 +232,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         Some(Ok(MemoryFailure { page, outcome }))
     }
 
-    /// POISON-1: has the head of the block that a marked page is in say so. `None` if it was another's meanwhile.
+    /// HWPOISON-1: has the head of the block that a marked page is in say so. `None` if it was another's meanwhile.
     fn note(&self, pfn: Pfn) -> Option<()> {
         let head = self.map.head_of(pfn)?;
         let page = self.map.page(head);
@@ -276,10 +277,14 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let found = self.map.page(head);
         if word.is(PageState::Allocated) && found.owner().is(OwnerKind::Poisoned) {
             self.changed(Change::Freed(pfn, Order::ZERO));
+            poison::on_recovery(self.machine, pfn);
             buddy.unpoison(pfn);
             return Some(());
         }
         self.map.page(pfn).clear_hwpoison();
+        if word.is(PageState::Offline) {
+            poison::on_recovery(self.machine, pfn);
+        }
         let block = FreeBlock::claim(head, word.order()).range();
         if word.is(PageState::Allocated) && !buddy.any_hwpoison(block) {
             // If its owner has changed it meanwhile, that it may lie costs no more than a look when it is freed.
@@ -299,6 +304,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             return Err(word);
         }
         self.changed(Change::Freed(pfn, word.order()));
+        for pfn in PfnRange::new(pfn, pfn.plus(word.order().pages())).frames() {
+            if self.map.page(pfn).word().is_hwpoison() {
+                poison::on_failure(self.machine, pfn);
+            } else {
+                poison::on_free(self.machine, PfnRange::new(pfn, pfn.plus(1)));
+            }
+        }
         buddy.free_sound(FreeBlock::claim(pfn, word.order()), |kept| {
             self.changed(Change::Allocated(kept, Order::ZERO));
         });
