@@ -243,10 +243,9 @@ impl AllocatorWord {
         Self(self.0 & !HWPOISON)
     }
 
-    /// The same word, with what two pages that head the halves of a block say of memory that lies, the first of which heads
-    /// the whole.
-    pub(super) const fn marked_as(self, first: Self, second: Self) -> Self {
-        Self(self.0 & !HWPOISON_MARKS | first.0 & HWPOISON_MARKS | second.0 & HAS_HWPOISONED)
+    /// The same word, with what another says of memory that lies.
+    pub(super) const fn marked_as(self, other: Self) -> Self {
+        Self(self.0 & !HWPOISON_MARKS | other.0 & HWPOISON_MARKS)
     }
 
     /// What a page says that becomes a tail.

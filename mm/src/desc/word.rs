@@ -138,7 +138,10 @@ impl Page {
         if !word.is_like(uppers) {
             return None;
         }
-        self.turn(word, word.newer(uppers).resized(order).marked_as(word, uppers));
+        if uppers.has_hwpoisoned() {
+            self.allocator.fetch_or(HAS_HWPOISONED, Ordering::AcqRel);
+        }
+        self.turn(word, word.newer(uppers).resized(order).marked_as(word));
         let before = upper.turn(uppers, uppers.as_tail());
         if before.has_hwpoisoned() && !uppers.has_hwpoisoned() {
             upper.allocator.fetch_and(!HAS_HWPOISONED, Ordering::AcqRel);
@@ -262,7 +265,9 @@ impl Page {
     /// Changes the word from one to another but for what it says of memory that lies: that stays, where the two say the same of
     /// it. Gives what stood there. As [`publish`](Self::publish) otherwise.
     fn turn(&self, from: AllocatorWord, to: AllocatorWord) -> AllocatorWord {
-        AllocatorWord(self.allocator.fetch_xor(from.0 ^ to.0, Ordering::AcqRel))
+        // One instruction that gives what stood there, which an exclusive or is not. A mark that is set meanwhile adds its bit to
+        // both, as neither had it.
+        AllocatorWord(self.allocator.fetch_add(to.0.wrapping_sub(from.0), Ordering::AcqRel))
     }
 
     fn replace(&self, from: AllocatorWord, to: AllocatorWord) -> Option<()> {
