@@ -3,8 +3,9 @@
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
 //! output and the way out; which CPU this is; the image and its stacks; the local APIC, and what CPUs do to each other at once;
 //! reports of failures; this machine for `mm`; page tables; users' memory; interrupts and exceptions; firmware files; clocks;
-//! memory, and what tells of it in an image; stacks and areas of CPUs in it; work on CPUs, and their start; what is read-only from then on; memory's reports; the heap; tests, benchmarks, the
-//! replay of traces, a workload larger than memory, and a foreign client of the heap.
+//! memory, and what tells of it in an image; stacks and areas of CPUs in it; work on CPUs, and their start; what is read-only
+//! from then on; memory's reports; the heap; tests, benchmarks, the replay of traces, a workload larger than memory, and a
+//! foreign client of the heap.
 #![no_std]
 #![no_main]
 

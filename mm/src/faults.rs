@@ -19,16 +19,13 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 pub use attr::{FaultAttr, FaultAttrError, FaultField};
 
+use crate::random::RandomSeed;
 use crate::units::{Bytes, Order};
 use state::FaultState;
 
 /// Tells an allocation to fail: for tests of what happens then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InjectedFault;
-
-/// What random failures start from: the same ones for the same calls.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Seed(pub u64);
 
 /// Where a failure can be put in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,7 +115,7 @@ impl Faults {
     }
 
     /// Has allocations of a kind fail from now on. To be called while there are none.
-    pub fn set(&self, point: FaultPoint, attr: FaultAttr, seed: Seed) {
+    pub fn set(&self, point: FaultPoint, attr: FaultAttr, seed: RandomSeed) {
         self.state(point).set(attr, seed);
         self.armed.fetch_or(point.bit(), Ordering::Relaxed);
     }

@@ -12,6 +12,17 @@ pub(crate) struct Random(u64);
 
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// The n-th number of those that start from a seed, counted from 0: for who draws them on several CPUs.
+pub(crate) fn nth(RandomSeed(seed): RandomSeed, n: u64) -> u64 {
+    mixed(seed.wrapping_add(n.wrapping_add(1).wrapping_mul(ODD)))
+}
+
+fn mixed(number: u64) -> u64 {
+    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ number >> 31
+}
+
 impl Random {
     /// The sequence of this name that starts from a seed: others have others.
     pub(crate) fn of(RandomSeed(seed): RandomSeed, name: &[u8]) -> Self {
@@ -21,9 +32,7 @@ impl Random {
 
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(ODD);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
+        mixed(self.0)
     }
 
     /// A number below `end`, which is not zero.

@@ -1,8 +1,9 @@
 //! Builds the kernel's page tables and leaves the loader's.
 //!
 //! The direct map covers what the loader's memory map lists below the boundary, in the largest pages that fit, or in the
-//! smallest there are if free ones are to be taken out one by one (`direct_map`); holes stay unmapped. Reserved regions are in it too, as firmware keeps its tables there; where such a region belongs to a
-//! device, the memory type registers keep it uncached. Cost: at most one table for each GiB, plus a few.
+//! smallest there are if free ones are to be taken out one by one (`direct_map`); holes stay unmapped. Reserved regions are
+//! in it too, as firmware keeps its tables there; where such a region belongs to a device, the memory type registers keep it
+//! uncached. Cost: at most one table for each GiB, or for each 2 MiB of the smallest pages, plus a few.
 
 use core::fmt;
 use core::ops::Range;

@@ -18,9 +18,10 @@ use self::census::Census;
 pub use self::script::Inner;
 pub use self::stopped::Stopped;
 use super::{Failure, Seed};
-use crate::faults::{self, FaultAttr, FaultPoint, Faults};
+use crate::faults::{FaultAttr, FaultPoint, Faults};
 use crate::machine::Machine;
 use crate::page::PageAllocator;
+use crate::random::RandomSeed;
 use crate::shrinker::Shortage;
 use crate::units::Count;
 
@@ -142,7 +143,7 @@ impl<'s, 'm, M: Machine> Sweep<'s, 'm, M> {
     ) -> Result<u64, Failure> {
         let Self { allocator, faults, before } = self;
         for &(point, attr) in attrs {
-            faults.set(point, attr, faults::Seed(seed));
+            faults.set(point, attr, RandomSeed(seed));
         }
         let outcome = script::run(allocator, inner);
         let injected = attrs.iter().map(|&(point, _)| faults.clear(point).injected).sum();

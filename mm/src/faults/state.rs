@@ -2,13 +2,13 @@
 //!
 //! Cost: a few words that all CPUs write, but only while something is to fail.
 //!
-//! Source: Linux's `should_fail_ex`; G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number Generators", 2014,
-//! for the numbers.
+//! Source: Linux's `should_fail_ex`.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::attr::{ALWAYS, CERTAIN, FaultAttr};
-use super::{FaultReport, InjectedFault, Seed};
+use super::{FaultReport, InjectedFault};
+use crate::random::{self, RandomSeed};
 
 /// What is to fail of the calls of one kind, and what has.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl FaultState {
     }
 
     /// Begins anew with these, while nobody asks.
-    pub(super) fn set(&self, attr: FaultAttr, Seed(seed): Seed) {
+    pub(super) fn set(&self, attr: FaultAttr, RandomSeed(seed): RandomSeed) {
         let FaultAttr { interval, probability, space, times } = attr;
         self.interval.store(interval, Ordering::Relaxed);
         self.probability.store(probability, Ordering::Relaxed);
@@ -85,13 +85,9 @@ impl FaultState {
         Some(InjectedFault)
     }
 
-    /// The next number that follows from the seed: `SplitMix64`, each number out of its own place in the sequence.
+    /// The next number that follows from the seed: each out of its own place in the sequence.
     fn draw(&self) -> u64 {
-        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-        let place = self.drawn.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let number = self.seed.load(Ordering::Relaxed).wrapping_add(place.wrapping_mul(GAMMA));
-        let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        number ^ number >> 31
+        let place = self.drawn.fetch_add(1, Ordering::Relaxed);
+        random::nth(RandomSeed(self.seed.load(Ordering::Relaxed)), place)
     }
 }

@@ -3,7 +3,8 @@
 use std::string::ToString;
 use std::vec::Vec;
 
-use super::{FaultAttr, FaultAttrError, FaultField, FaultPoint, FaultReport, Faults, Fired, Seed};
+use super::{FaultAttr, FaultAttrError, FaultField, FaultPoint, FaultReport, Faults, Fired};
+use crate::random::RandomSeed;
 use crate::units::{Bytes, Count, Order};
 
 fn attr(text: &str) -> FaultAttr {
@@ -17,7 +18,7 @@ fn failing(faults: &Faults, calls: u32) -> Vec<u32> {
 
 fn of(text: &str, calls: u32) -> Vec<u32> {
     let faults = Faults::none();
-    faults.set(FaultPoint::PageAlloc, attr(text), Seed(1));
+    faults.set(FaultPoint::PageAlloc, attr(text), RandomSeed(1));
     failing(&faults, calls)
 }
 
@@ -67,15 +68,15 @@ fn of_an_interval_the_last_call_fails_so_many_times_and_once_the_space_is_used_u
     assert_eq!(of("1,0,0,-1", 100), []);
     assert_eq!(of("1,100,0,0", 100), []);
     let faults = Faults::none();
-    faults.set(FaultPoint::PageAlloc, FaultAttr::nth(Count(4)), Seed(0));
+    faults.set(FaultPoint::PageAlloc, FaultAttr::nth(Count(4)), RandomSeed(0));
     assert_eq!(failing(&faults, 10), [4]);
 }
 
 #[test]
 fn space_is_pages_of_blocks_and_bytes_of_objects() {
     let faults = Faults::none();
-    faults.set(FaultPoint::PageAlloc, attr("1,100,9,-1"), Seed(0));
-    faults.set(FaultPoint::Slab, attr("1,100,100,-1"), Seed(0));
+    faults.set(FaultPoint::PageAlloc, attr("1,100,9,-1"), RandomSeed(0));
+    faults.set(FaultPoint::Slab, attr("1,100,100,-1"), RandomSeed(0));
     assert_eq!(faults.should_fail_alloc_page(Order::of(3)), None);
     assert!(faults.should_fail_alloc_page(Order::ZERO).is_some());
     assert_eq!([60, 39, 1].map(|size| faults.should_failslab(Bytes(size)).is_some()), [false, false, true]);
@@ -85,7 +86,7 @@ fn space_is_pages_of_blocks_and_bytes_of_objects() {
 fn so_many_of_a_hundred_fail_others_for_each_seed_and_the_same_for_the_same() {
     let run = |seed| {
         let faults = Faults::none();
-        faults.set(FaultPoint::PageAlloc, attr("1,20,0,-1"), Seed(seed));
+        faults.set(FaultPoint::PageAlloc, attr("1,20,0,-1"), RandomSeed(seed));
         let failed = failing(&faults, 10_000);
         let report = faults.report(FaultPoint::PageAlloc);
         assert_eq!(report, FaultReport { calls: 10_000, injected: failed.len() as u64 });
@@ -105,7 +106,7 @@ fn each_kind_fails_as_it_was_told_and_the_nth_call_counts_both() {
     let page = || faults.should_fail_alloc_page(Order::ZERO).is_some();
     let object = || faults.should_failslab(Bytes(8)).is_some();
     assert!(!page() && !object());
-    faults.set(FaultPoint::Slab, attr("1,100,0,1"), Seed(0));
+    faults.set(FaultPoint::Slab, attr("1,100,0,1"), RandomSeed(0));
     assert!(!page() && object() && !object());
     assert_eq!(faults.report(FaultPoint::Slab).to_string(), "1 of 2 allocations were told to fail");
     assert_eq!(faults.report(FaultPoint::PageAlloc), FaultReport { calls: 0, injected: 0 });
@@ -116,6 +117,6 @@ fn each_kind_fails_as_it_was_told_and_the_nth_call_counts_both() {
     assert!(!page() && !page());
     assert_eq!(faults.stop(), Fired::No);
     assert!(!page());
-    faults.set(FaultPoint::Slab, attr("1,100,0,-1"), Seed(0));
+    faults.set(FaultPoint::Slab, attr("1,100,0,-1"), RandomSeed(0));
     assert_eq!((object(), faults.clear(FaultPoint::Slab).injected, object()), (true, 1, false));
 }
