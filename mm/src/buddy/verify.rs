@@ -8,7 +8,7 @@
 //! Cost: every descriptor of the zone's span and every entry of its lists, once.
 
 use super::{Buddy, relocate};
-use crate::desc::allocator_word::{End, PageState};
+use crate::desc::allocator_word::{AllocatorWord, End, PageState};
 use crate::freelist::Freelists;
 use crate::invariant::{Invariant, Violation};
 use crate::machine::{Geometry, Machine};
@@ -113,6 +113,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 _ => Order::ZERO,
             };
             let fault = |invariant, what| Err(Violation::of(invariant, Some(at), what));
+            if !word.is_intact() {
+                return fault(Invariant::Word1, "a bit of a page's first word has flipped");
+            }
             match word.state() {
                 Some(PageState::Hole | PageState::Reserved) => ours_since = at.plus(1),
                 Some(PageState::Tail) => return fault(Invariant::Acct1, "a page belongs to no block"),
@@ -138,8 +141,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
             if !at.is_aligned(block) || block > M::Geometry::MAX_ORDER {
                 return fault(Invariant::Zone1, "a block is not aligned to its size");
             }
-            if let Some(stray) =
-                (1..block.pages()).map(|page| at.plus(page)).find(|&page| !section.page(page).word().is_tail())
+            if let Some(stray) = (1..block.pages())
+                .map(|page| at.plus(page))
+                .find(|&page| section.page(page).word() != AllocatorWord::TAIL)
             {
                 return Err(Violation::of(Invariant::Zone1, Some(stray), "a page inside a block is more than a tail"));
             }
