@@ -1,10 +1,12 @@
 //! What the allocator says about itself.
 
+use core::ptr::NonNull;
+
 use super::allocator::{PageAllocator, ZoneCell};
 use crate::desc::allocator_word::PageState;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::units::{Pfn, PfnRange, ZoneId};
+use crate::units::{Pfn, PfnRange, PhysAddr, ZoneId};
 use crate::zone::ZoneReport;
 
 /// A zone at one moment, and how its pageblocks were divided among the migratetypes then.
@@ -21,6 +23,12 @@ pub struct PageblockReport {
 pub struct Acquisitions(pub u64);
 
 impl<M: Machine> PageAllocator<'_, M> {
+    /// Where the two words of a page stand, for who looks at memory from outside: a debugger. `None` where there is no table.
+    pub fn descriptor_place(&self, pfn: Pfn) -> Option<PhysAddr> {
+        let page = NonNull::from(self.map.get(pfn)?);
+        Some(self.machine.physical(page.cast()))
+    }
+
     /// Every zone, by node. Each is looked at under its lock, one after the other.
     pub fn zones(&self) -> impl Iterator<Item = ZoneReport> + Clone {
         self.zones.iter().map(|cell| self.report_zone(cell))
