@@ -177,6 +177,7 @@ impl Slabs {
                 // SAFETY: the slot is below the slab's objects.
                 state.take(left, |slot| each(unsafe { first.add(slot as usize * layout.stride as usize) }))
             });
+            assert!(found > 0, "invariant SLAB-2 broken: {slab:p} is not full, and has no object");
             left -= found;
         }
     }
