@@ -80,15 +80,15 @@ impl<'a, 'm, M: Machine> Buddy<'a, 'm, M> {
 
     /// Takes a block off the list that its word names, wherever on it it stands.
     #[inline(always)]
-    fn remove(&mut self, context: &ListContext<'_, '_, M>, page: &Page, list: ListId) {
+    fn remove(&mut self, context: &ListContext<'_, '_, M>, page: &Page, head: Pfn, list: ListId) {
         let Zone { lists, nodes, pending, .. } = &mut *self.zone;
-        lists.remove(context, list, page.position(), &mut Released { pending, nodes });
+        lists.remove(context, list, head, page.position(), &mut Released { pending, nodes });
     }
 
     /// Takes a free block off its list.
     fn unlist(&mut self, page: &Page, head: Pfn) -> FreeBlock {
         let list = page.word().list();
-        self.remove(&self.context(), page, list);
+        self.remove(&self.context(), page, head, list);
         FreeBlock::claim(head, list.order())
     }
 

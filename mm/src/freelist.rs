@@ -16,6 +16,10 @@
 //! must renumber half its entries, and a window that drifts over a fixed space needs nodes for where it stands, not
 //! for how long it is. Two stacks have FREE-4 exactly, and nothing wraps.
 //!
+//! Neither an entry nor a descriptor is believed without the other: what comes off a list says that it stood there, and what
+//! leaves the middle is what stands where it says. So a bit that flips in one of them stops the machine, and gives no page
+//! to a second owner.
+//!
 //! Invariants: FREE-1 (`entry(position(p)) == p`, kept here and nowhere else), FREE-4 (by the stacks).
 //! Cost: push, pop and remove O(1): the zone's own memory and one or two descriptors, but for one time in
 //! `INLINE / 2`, when a leaf is touched.
@@ -28,13 +32,16 @@ mod stack;
 mod tests;
 mod verify;
 
+#[cfg(all(test, not(loom)))]
+use core::ptr::NonNull;
+
 pub(crate) use node::Nodes;
-use stack::Stack;
+use stack::{Elsewhere, Stack};
 
 use crate::block::{FreeBlock, Pending};
-use crate::desc::allocator_word::{End, ListId};
+use crate::desc::allocator_word::{End, ListId, PageState};
 use crate::desc::map::PageMap;
-use crate::desc::word::{NodePlace, Page, Position};
+use crate::desc::word::{Page, Position};
 use crate::image::{Note, NoteFull, layout};
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
@@ -60,10 +67,28 @@ pub(crate) struct Released<'z> {
 
 impl Released<'_> {
     fn page<M: Machine>(&mut self, context: &ListContext<'_, '_, M>, page: Pfn) {
+        let says_so = |page: &Page| page.word().is(PageState::Node) && page.word().zone() == context.zone;
+        if !context.map.get(page).is_some_and(says_so) {
+            panic_no_node(page);
+        }
         *self.nodes -= 1;
         poison::on_free(context.nodes.machine(), PfnRange::new(page, page.plus(1)));
         self.pending.push(context.map, context.zone, FreeBlock::claim(page, Order::ZERO));
     }
+}
+
+/// FREE-1 is broken: a block does not stand where it says, or a list has what is no block of it.
+#[cold]
+#[inline(never)]
+fn panic_elsewhere(head: Pfn, list: ListId) -> ! {
+    panic!("invariant FREE-1 broken: {head:?} is no free block of {list:?}, or stands elsewhere than it says");
+}
+
+/// FREE-4 is broken: the page of a node does not say that it is one, or not which.
+#[cold]
+#[inline(never)]
+fn panic_no_node(page: Pfn) -> ! {
+    panic!("invariant FREE-4 broken: {page:?} is not the node that it has to be");
 }
 
 /// A list must be given a node before it can take another block.
@@ -140,25 +165,49 @@ impl<G: Geometry> Freelists<G> {
         list: ListId,
         released: &mut Released<'_>,
     ) -> Pfn {
-        let head = self.stacks[list.index()].pop(context, released);
+        let stack = &mut self.stacks[list.index()];
+        let head = stack.pop(context, released);
+        let position = Position(stack.len());
+        Self::check(context, list, position, head);
         self.note_if_empty(list);
         head
     }
 
-    /// Takes the head at `position` out of the middle.
+    /// Takes a head, which says that it stands at `position`, out of the middle.
     #[inline(always)]
     pub(crate) fn remove<M: Machine<Geometry = G>>(
         &mut self,
         context: &ListContext<'_, '_, M>,
         list: ListId,
+        head: Pfn,
         position: Position,
         released: &mut Released<'_>,
     ) {
-        if let Some(moved) = self.stacks[list.index()].remove(context, position, released) {
-            // INVARIANT: FREE-1, the entry that took the place learns its new position.
-            context.map.page(moved).set_position(position);
+        let stack = &mut self.stacks[list.index()];
+        match stack.remove(context, position, head, released) {
+            Ok(Some(moved)) => {
+                let page = Self::check(context, list, Position(stack.len()), moved);
+                // INVARIANT: FREE-1, the entry that took the place learns its new position.
+                page.set_position(position);
+            }
+            Ok(None) => {}
+            Err(Elsewhere) => panic_elsewhere(head, list),
         }
         self.note_if_empty(list);
+    }
+
+    /// FREE-1: what was found at a position of a list is a free block that says so, before anybody has it.
+    #[inline(always)]
+    fn check<'m, M: Machine<Geometry = G>>(
+        context: &ListContext<'_, 'm, M>,
+        list: ListId,
+        position: Position,
+        head: Pfn,
+    ) -> &'m Page {
+        match context.map.get(head) {
+            Some(page) if page.is_free_at(list, context.zone, position) => page,
+            _ => panic_elsewhere(head, list),
+        }
     }
 
     /// Fetches what taking the head at `position` out of the middle will touch.
@@ -192,17 +241,18 @@ impl<G: Geometry> Freelists<G> {
         stack.supply(context.nodes, pfn);
     }
 
-    /// Moves the node at `place` of `list` to the page of frame `to`; its old page is the caller's.
-    pub(crate) fn relocate<M: Machine<Geometry = G>>(
-        &mut self,
-        context: &ListContext<'_, '_, M>,
-        list: ListId,
-        place: NodePlace,
-        to: Pfn,
-    ) {
+    /// Moves the node in the page of frame `from` to that of frame `to`; its old page is the caller's.
+    pub(crate) fn relocate<M: Machine<Geometry = G>>(&mut self, context: &ListContext<'_, '_, M>, from: Pfn, to: Pfn) {
+        let page = context.map.page(from);
+        let (word, place) = (page.word(), page.place());
+        let list = word.list();
+        let stack = &mut self.stacks[list.index()];
+        if !word.is_intact() || stack.frame_at(context.nodes, place) != Some(from) {
+            panic_no_node(from);
+        }
         poison::on_becoming_node(context.nodes.machine(), to);
         context.map.page(to).set_node(list, context.zone, place);
-        let from = self.stacks[list.index()].relocate(context.nodes, place, to);
+        stack.relocate(context.nodes, place, to);
         poison::on_free(context.nodes.machine(), PfnRange::new(from, from.plus(1)));
     }
 
@@ -212,9 +262,9 @@ impl<G: Geometry> Freelists<G> {
             let stack = &mut self.stacks[list.index()];
             for last in (1..stack.len()).rev() {
                 let (one, other) = (Position(last), Position(random.below(last + 1)));
-                let (head, moved) = (stack.get(context.nodes, one), stack.get(context.nodes, other));
-                stack.set(context.nodes, one, moved);
-                stack.set(context.nodes, other, head);
+                let moved = stack.get(context.nodes, other);
+                let head = stack.replace(context.nodes, one, moved);
+                stack.replace(context.nodes, other, head);
                 // INVARIANT: FREE-1, both learn their new positions.
                 context.map.page(moved).set_position(one);
                 context.map.page(head).set_position(other);
@@ -306,6 +356,12 @@ impl<G: Geometry> Freelists<G> {
     /// Free blocks of `order`, whatever their migratetype.
     pub(crate) fn count(&self, order: Order) -> u32 {
         Migratetype::ALL.into_iter().map(|migratetype| self.len(migratetype, order)).sum()
+    }
+
+    /// Shows what the lists that are not empty consist of to `see`: what it is for, where it is and how long.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn each_part(&self, mut see: impl FnMut(&'static str, NonNull<u8>, usize)) {
+        self.stacks.iter().filter(|stack| stack.len() > 0).for_each(|stack| stack.each_part(&mut see));
     }
 
     /// Every list end there can be in this geometry.

@@ -50,6 +50,8 @@ pub enum Invariant {
     Buf1,
     /// Which buffer is marked in a mapping's tree is dirty, and the other way round.
     Buf2,
+    /// A descriptor's first word has an even number of bits set.
+    Word1,
     /// Every charge group's counter is the sum of the blocks that name it, and all groups together are the used pages.
     Acct2,
     /// Every page table that an entry leads to is owned, in its place, not empty, and its entries are counted.
@@ -89,6 +91,7 @@ impl fmt::Display for Invariant {
             Self::Lru1 => "LRU-1",
             Self::Buf1 => "BUF-1",
             Self::Buf2 => "BUF-2",
+            Self::Word1 => "WORD-1",
             Self::Acct2 => "ACCT-2",
             Self::Space1 => "SPACE-1",
             Self::Space2 => "SPACE-2",

@@ -88,6 +88,8 @@ pub mod cache;
 pub mod cases;
 pub mod charge;
 pub mod compact;
+#[cfg(all(test, not(loom), not(miri)))]
+mod corruption;
 mod desc;
 mod descriptor;
 mod early;

@@ -10,6 +10,8 @@
 mod access;
 mod adopt;
 mod allocator;
+#[cfg(all(test, not(loom)))]
+mod anatomy;
 mod at_hand;
 mod block;
 mod bulk;
@@ -33,6 +35,8 @@ mod zonelist;
 
 pub use adopt::AdoptError;
 pub use allocator::{AllocError, FreeError, PageAllocator};
+#[cfg(all(test, not(loom)))]
+pub(crate) use anatomy::Place;
 pub use block::{Block, ContigRange};
 pub use bulk::BlockBatch;
 pub(crate) use claim::Claim;

@@ -41,6 +41,9 @@ mod kmalloc;
 mod layout;
 mod lists;
 mod object;
+#[cfg(all(test, not(loom)))]
+#[expect(unsafe_code, reason = "looks at slabs on their lists")]
+mod parts;
 mod refill;
 mod report;
 mod roster;

@@ -100,7 +100,7 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
             if !word.is_mergeable(wanted) {
                 return (FreeBlock::claim(head, order), word);
             }
-            self.remove(&context, page, word.list());
+            self.remove(&context, page, buddy, word.list());
             section.page(head.max(buddy)).set_tail();
             head = head.min(buddy);
             order = order.above();

@@ -174,7 +174,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         {
             // Taking the page may have emptied this very node: then it is in flight, and the page not needed.
             if page.word().is(PageState::Node) {
-                self.move_node(node, page.word(), outside);
+                self.move_node(node, outside);
                 return true;
             }
             self.defer(FreeBlock::claim(outside, Order::ZERO));
@@ -183,11 +183,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
         in_flight.map(FreeBlock::into_head).is_some()
     }
 
-    fn move_node(&mut self, node: Pfn, word: AllocatorWord, to: Pfn) {
-        let list = word.list();
-        let place = self.map.page(node).place();
+    fn move_node(&mut self, node: Pfn, to: Pfn) {
         let context = self.context();
-        self.zone.lists.relocate(&context, list, place, to);
+        self.zone.lists.relocate(&context, node, to);
     }
 
     /// Takes the first page of the smallest free block, up to `largest`, that does not start in `range`.

@@ -113,6 +113,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 _ => Order::ZERO,
             };
             let fault = |invariant, what| Err(Violation::of(invariant, Some(at), what));
+            if !word.is_intact() {
+                return fault(Invariant::Word1, "a bit of a page's first word has flipped");
+            }
             match word.state() {
                 Some(PageState::Hole | PageState::Reserved) => ours_since = at.plus(1),
                 Some(PageState::Offline) => ours_since = at.plus(block.pages()),
@@ -147,7 +150,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 ));
             }
             if let Some(stray) =
-                (1..block.pages()).map(|page| at.plus(page)).find(|&page| !section.page(page).word().is_tail())
+                (1..block.pages()).map(|page| at.plus(page)).find(|&page| !section.page(page).word().is_mere_tail())
             {
                 return Err(Violation::of(Invariant::Zone1, Some(stray), "a page inside a block is more than a tail"));
             }

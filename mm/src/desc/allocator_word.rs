@@ -2,11 +2,11 @@
 //! allocator alone:
 //!
 //! ```text
-//!   63        32 31     24 23    16 15 13  12  11 10   9 8     5  4  3     0
-//!  +------------+---------+--------+-----+---+---+------+-------+---+-------+
-//!  |  resized   |level or |  zone  |  0  |has|hw | type | order |end| state |
-//!  |            |  group  |        |     |hw |poi|      |       |   |       |
-//!  +------------+---------+--------+-----+---+---+------+-------+---+-------+
+//!   63        32 31     24 23    16   15   14 13  12  11 10   9 8     5  4  3     0
+//!  +------------+---------+--------+------+-----+---+---+------+-------+---+-------+
+//!  |  resized   |level or |  zone  |parity|state|has|hw | type | order |end| state |
+//!  |            |  group  |        |      |     |hw |poi|      |       |   |       |
+//!  +------------+---------+--------+------+-----+---+---+------+-------+---+-------+
 //! ```
 //!
 //! `type` is the migratetype of the freelist that a free block stands on or a node serves, or that an allocated block was
@@ -20,7 +20,14 @@
 //! allocated block that may have such a page. So no block at hand or on a list has one, and what is freed with one differs
 //! from all that goes the fast way.
 //!
-//! Invariants: ZONE-1 (a block's zone stands in its head).
+//! Memory flips bits. Any two states differ in two bits at least, and `parity` makes the number of bits that are set even, the
+//! two marks of failed memory left out, which are set while others change the rest: so no word with one bit flipped is the word
+//! of anything else, and one that is compared as a whole, as the fast paths do, is checked by that. A mark that flips costs
+//! pages: what is marked is not handed out. Who reads only a part of a word asks whether it
+//! [is intact](AllocatorWord::is_intact) before anything rests on it. What is changed in a word is changed by a difference that
+//! is even itself: so none that is flipped becomes right.
+//!
+//! Invariants: ZONE-1 (a block's zone stands in its head), WORD-1 (a word that was written here has an even number of bits set).
 //! Source: K. Overstreet, "Struct page proposal", linux-mm, 2021-09-23.
 
 use core::fmt;
@@ -56,12 +63,12 @@ impl PageState {
     const fn bits(self) -> u64 {
         match self {
             Self::Hole => 0,
-            Self::Tail => 1,
-            Self::Reserved => 2,
-            Self::Allocated => 3,
-            Self::Isolated => 4,
-            Self::Cached => 5,
-            Self::Offline => 6,
+            Self::Tail => TAIL,
+            Self::Reserved => RESERVED,
+            Self::Allocated => ALLOCATED,
+            Self::Isolated => ISOLATED,
+            Self::Cached => CACHED,
+            Self::Offline => OFFLINE,
             Self::Free => FREE_PAGES,
             Self::Node => NODE,
         }
@@ -70,12 +77,12 @@ impl PageState {
     const fn decode(bits: u64) -> Option<Self> {
         match bits {
             0 => Some(Self::Hole),
-            1 => Some(Self::Tail),
-            2 => Some(Self::Reserved),
-            3 => Some(Self::Allocated),
-            4 => Some(Self::Isolated),
-            5 => Some(Self::Cached),
-            6 => Some(Self::Offline),
+            TAIL => Some(Self::Tail),
+            RESERVED => Some(Self::Reserved),
+            ALLOCATED => Some(Self::Allocated),
+            ISOLATED => Some(Self::Isolated),
+            CACHED => Some(Self::Cached),
+            OFFLINE => Some(Self::Offline),
             FREE_PAGES => Some(Self::Free),
             NODE => Some(Self::Node),
             _ => None,
@@ -162,10 +169,19 @@ impl fmt::Debug for ListId {
 #[repr(transparent)]
 pub(crate) struct AllocatorWord(pub(super) u64);
 
-const STATE: u64 = 0xf;
-/// The bit in the state that free blocks' heads and nodes have, and no other page.
-const FREE_PAGES: u64 = 8;
-const NODE: u64 = FREE_PAGES | 1;
+const STATE: u64 = 0xf | MORE_STATE;
+/// For a state that is rare: more than these few words have two bits set among four.
+const MORE_STATE: u64 = 3 << 13;
+// INVARIANT: WORD-1, each state has an even number of bits.
+const TAIL: u64 = 0b0011;
+const RESERVED: u64 = 0b0101;
+const ALLOCATED: u64 = 0b0110;
+const ISOLATED: u64 = 0b1001;
+const CACHED: u64 = 0b1010;
+const OFFLINE: u64 = RESERVED | MORE_STATE;
+/// The bits in the state that free blocks' heads and nodes have both of, and no other page.
+const FREE_PAGES: u64 = 0b1100;
+const NODE: u64 = FREE_PAGES | 0b0011;
 const LIST_SHIFT: u32 = 4;
 const ORDER_SHIFT: u32 = 5;
 const TYPE: u64 = 3 << 9;
@@ -174,6 +190,8 @@ pub(super) const HWPOISON: u64 = 1 << 11;
 /// A page of the allocated block that this heads may be such a one.
 pub(super) const HAS_HWPOISONED: u64 = 1 << 12;
 const HWPOISON_MARKS: u64 = HWPOISON | HAS_HWPOISONED;
+const PARITY_SHIFT: u32 = 15;
+const PARITY: u64 = 1 << PARITY_SHIFT;
 const ZONE_SHIFT: u32 = 16;
 const LEVEL_SHIFT: u32 = 24;
 /// Only nodes have a level and only allocated blocks a group: in one place, all that freeing asks fits into 32 bits.
@@ -182,6 +200,11 @@ const RESIZED_SHIFT: u32 = 32;
 /// State, order and zone: all that a merge asks of a buddy.
 const MERGE: u64 = STATE | 0xf << ORDER_SHIFT | 0xff << ZONE_SHIFT;
 
+/// The parity bit of a word of which all else that is odd is folded into `bits`.
+const fn parity(bits: u8) -> u64 {
+    (bits.count_ones() as u64 & 1) << PARITY_SHIFT
+}
+
 /// What the word of a block's buddy must say for the two to merge.
 #[derive(Clone, Copy)]
 pub(crate) struct Mergeable(u64);
@@ -189,7 +212,7 @@ pub(crate) struct Mergeable(u64);
 impl Mergeable {
     #[inline(always)]
     pub(crate) const fn new(order: Order, zone: ZoneId) -> Self {
-        Self(AllocatorWord::head(PageState::Free, order, zone).0)
+        Self(AllocatorWord::head(PageState::Free, order, zone).0 & MERGE)
     }
 
     /// The same for the parent's buddy; the order is not the largest there is.
@@ -205,11 +228,19 @@ impl AllocatorWord {
     pub(crate) const RESERVED: Self = Self(PageState::Reserved.bits());
 
     const fn head(state: PageState, order: Order, zone: ZoneId) -> Self {
-        Self(state.bits() | (order.number() as u64) << ORDER_SHIFT | (zone.0 as u64) << ZONE_SHIFT)
+        let fields = (order.number() as u64) << ORDER_SHIFT | (zone.0 as u64) << ZONE_SHIFT;
+        Self(state.bits() | fields | parity(order.number() ^ zone.0))
     }
 
     const fn on_list(state: PageState, list: ListId, zone: ZoneId) -> Self {
-        Self(state.bits() | (list.0 as u64) << LIST_SHIFT | (zone.0 as u64) << ZONE_SHIFT)
+        let fields = (list.0 as u64) << LIST_SHIFT | (zone.0 as u64) << ZONE_SHIFT;
+        Self(state.bits() | fields | parity(list.0 ^ zone.0))
+    }
+
+    /// Whether this is a word that was written, with no bit flipped since (WORD-1), or with several.
+    #[inline(always)]
+    pub(crate) const fn is_intact(self) -> bool {
+        (self.0 & !HWPOISON_MARKS).count_ones().is_multiple_of(2)
     }
 
     /// The head of a block that was allocated for pages of a migratetype.
@@ -219,13 +250,16 @@ impl AllocatorWord {
 
     /// The same word, of a block that the group pays for.
     pub(super) const fn charged_to(self, group: GroupId) -> Self {
-        Self(self.0 & !(0xff << GROUP_SHIFT) | (group.number() as u64) << GROUP_SHIFT)
+        let other = self.group().number() ^ group.number();
+        Self(self.0 ^ ((other as u64) << GROUP_SHIFT | parity(other)))
     }
 
     /// The word of an allocated block that this one's becomes, or becomes a part of.
     pub(super) const fn resized(self, order: Order) -> Self {
-        let other = self.list().order().number() ^ order.number();
-        Self((self.0 ^ (other as u64) << ORDER_SHIFT).wrapping_add(1 << RESIZED_SHIFT))
+        let other = (self.list().order().number() ^ order.number()) as u64;
+        let counted = self.0 ^ self.0.wrapping_add(1 << RESIZED_SHIFT);
+        let changed = counted ^ other << ORDER_SHIFT;
+        Self(self.0 ^ changed ^ (changed.count_ones() as u64 & 1) << PARITY_SHIFT)
     }
 
     /// Which of two words was resized more often.
@@ -235,7 +269,7 @@ impl AllocatorWord {
 
     /// Whether both head blocks of one state, size, zone and group.
     pub(super) const fn is_like(self, other: Self) -> bool {
-        ((self.0 ^ other.0) & !(TYPE | HWPOISON_MARKS)) << RESIZED_SHIFT == 0
+        ((self.0 ^ other.0) & !(TYPE | HWPOISON_MARKS | PARITY)) << RESIZED_SHIFT == 0
     }
 
     /// The same word, for the head of another part of the block, whose own memory does not lie.
@@ -253,10 +287,15 @@ impl AllocatorWord {
         Self(Self::TAIL.0 | self.0 & HWPOISON)
     }
 
+    /// Whether a page says that it is a tail, or also that its memory lies, and nothing else.
+    pub(crate) const fn is_mere_tail(self) -> bool {
+        self.0 & !HWPOISON == Self::TAIL.0
+    }
+
     /// The same word, of a block that might have been allocated for any kind of page.
     #[cfg(all(test, not(loom)))]
     pub(super) const fn of_any_type(self) -> Self {
-        if self.is(PageState::Allocated) { Self(self.0 & !TYPE) } else { self }
+        if self.is(PageState::Allocated) { Self(self.0 & !(TYPE | PARITY)) } else { self }
     }
 
     /// The word of an allocated block that nobody is charged for, once a CPU has it at hand.
@@ -299,7 +338,7 @@ impl AllocatorWord {
 
     pub(crate) const fn node(list: ListId, level: u8, zone: ZoneId) -> Self {
         let word = Self::on_list(PageState::Node, list, zone);
-        Self(word.0 | (level as u64) << LEVEL_SHIFT)
+        Self(word.0 ^ ((level as u64) << LEVEL_SHIFT | parity(level)))
     }
 
     /// Whether this heads a free block of `order` in `zone`, on whatever list: one masked compare.
@@ -363,7 +402,7 @@ impl AllocatorWord {
     /// Whether the page heads a free block or is a node: it could be had, were it not for what it serves.
     #[inline(always)]
     pub(crate) const fn is_free_or_node(self) -> bool {
-        self.0 & FREE_PAGES != 0
+        self.0 & FREE_PAGES == FREE_PAGES
     }
 
     /// Whether the page is of `state`.

@@ -132,10 +132,10 @@ impl Page {
     /// Makes one block of `order` of two allocated ones of one zone and group, of whose owners this one's stays. The
     /// upper page becomes a tail before it loses its owner: nobody takes it for the head of a plain block.
     ///
-    /// `None` if the blocks are not alike.
+    /// `None` if the blocks are not alike, or one of the words is broken.
     pub(crate) fn join(&self, upper: &Self, order: Order) -> Option<()> {
         let (word, uppers) = (self.word(), upper.word());
-        if !word.is_like(uppers) {
+        if !word.is_like(uppers) || !word.is_intact() || !uppers.is_intact() {
             return None;
         }
         if uppers.has_hwpoisoned() {
@@ -223,6 +223,12 @@ impl Page {
     #[expect(clippy::cast_possible_truncation, reason = "only a position is ever stored while the page is free")]
     pub(crate) fn position(&self) -> Position {
         Position(self.allocatee().as_number() as u32)
+    }
+
+    /// Whether the page heads a free block of a list and says that it stands at `position`.
+    #[inline(always)]
+    pub(crate) fn is_free_at(&self, list: ListId, zone: ZoneId, position: Position) -> bool {
+        self.word() == AllocatorWord::free(list, zone) && self.position() == position
     }
 
     /// A node's place in its list.

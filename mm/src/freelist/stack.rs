@@ -106,7 +106,7 @@ impl<G: Geometry> Stack<G> {
     fn node<M: Machine>(&self, nodes: Nodes<'_, M>, level: u8, position: u32) -> NodePointer {
         let mut node = present(self.root);
         for below in (level..self.height).rev() {
-            node = nodes.view(node, |view| view.child(Self::child_index(position, below)));
+            node = present(nodes.view(node, |view| view.child(Self::child_index(position, below))));
         }
         node
     }
@@ -136,14 +136,18 @@ impl<G: Geometry> Stack<G> {
         }
     }
 
-    /// Puts another entry at `position`, which is below the length.
-    pub(super) fn set<M: Machine>(&mut self, nodes: Nodes<'_, M>, position: Position, pfn: Pfn) {
+    /// Puts an entry in the place of another, which is below the length, and gives what stood there.
+    pub(super) fn replace<M: Machine>(&mut self, nodes: Nodes<'_, M>, position: Position, pfn: Pfn) -> Pfn {
         let position = position.0;
         if position >= self.stored {
-            self.ring[Self::ring_slot(position)] = pfn.number();
-        } else {
-            nodes.view(self.leaf(nodes, position), |leaf| leaf.set_entry((position % Self::LEAF) as usize, pfn));
+            return Pfn::new(core::mem::replace(&mut self.ring[Self::ring_slot(position)], pfn.number()));
         }
+        nodes.view(self.leaf(nodes, position), |leaf| {
+            let index = (position % Self::LEAF) as usize;
+            let before = leaf.entry(index);
+            leaf.set_entry(index, pfn);
+            before
+        })
     }
 
     /// Whether a push finds no room in the ring, and must [spill](Self::spill) first.
@@ -239,20 +243,26 @@ impl<G: Geometry> Stack<G> {
         pfn
     }
 
-    /// Takes the entry at `position` out of the middle: the top one moves to its place, and is returned if it did.
+    /// Takes `pfn`, the entry at `position`, out of the middle: the top one moves to its place, and is returned if it did.
+    ///
+    /// # Errors
+    /// Something else stands there: FREE-1 is broken.
     #[inline(always)]
     pub(super) fn remove<M: Machine<Geometry = G>>(
         &mut self,
         context: &ListContext<'_, '_, M>,
         position: Position,
+        pfn: Pfn,
         released: &mut Released<'_>,
-    ) -> Option<Pfn> {
+    ) -> Result<Option<Pfn>, Elsewhere> {
+        if position.0 >= self.len {
+            return Err(Elsewhere);
+        }
         let last = self.pop(context, released);
         if position.0 == self.len {
-            return None;
+            return if last == pfn { Ok(None) } else { Err(Elsewhere) };
         }
-        self.set(context.nodes, position, last);
-        Some(last)
+        if self.replace(context.nodes, position, last) == pfn { Ok(Some(last)) } else { Err(Elsewhere) }
     }
 
     /// Whether entries must come back out of the tree: the ring is empty, or could hold all there are.
@@ -327,15 +337,24 @@ impl<G: Geometry> Stack<G> {
         let nodes = context.nodes;
         while self.height > 1 && Self::covers(self.height - 1, self.stored) {
             let root = present(self.root);
-            self.root = Some(nodes.view(root, |view| view.child(0)));
+            self.root = Some(present(nodes.view(root, |view| view.child(0))));
             self.height -= 1;
             released.page(context, root.frame(nodes.machine()));
         }
     }
 
-    /// Moves the node at `place` to frame `to`: copies the page and turns the one pointer that leads to it. Gives the frame where
-    /// it was.
-    pub(super) fn relocate<M: Machine>(&mut self, nodes: Nodes<'_, M>, place: NodePlace, to: Pfn) -> Pfn {
+    /// The frame of the node at a place; `None` if the tree has no such place.
+    pub(super) fn frame_at<M: Machine>(
+        &self,
+        nodes: Nodes<'_, M>,
+        NodePlace { level, first }: NodePlace,
+    ) -> Option<Pfn> {
+        let may_be = level >= 1 && level <= self.height && first.0 <= self.stored && Self::starts(first.0, level);
+        may_be.then(|| self.node(nodes, level, first.0).frame(nodes.machine()))
+    }
+
+    /// Moves the node at `place` to frame `to`: copies the page and turns the one pointer that leads to it.
+    pub(super) fn relocate<M: Machine>(&mut self, nodes: Nodes<'_, M>, place: NodePlace, to: Pfn) {
         let NodePlace { level, first } = place;
         let new = NodePointer::to(nodes.machine(), to);
         let old = self.node(nodes, level, first.0);
@@ -349,7 +368,22 @@ impl<G: Geometry> Stack<G> {
         if self.tail == Some(old) {
             self.tail = Some(new);
         }
-        old.frame(nodes.machine())
+    }
+
+    /// Shows what a stack consists of to `see`.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn each_part(&self, see: &mut impl FnMut(&'static str, NonNull<u8>, usize)) {
+        for position in self.stored..self.len {
+            see("list: inline entry", NonNull::from(&self.ring[Self::ring_slot(position)]).cast(), 4);
+        }
+        see("list: length", NonNull::from(&self.len).cast(), 4);
+        see("list: length", NonNull::from(&self.stored).cast(), 4);
+        see("list: height", NonNull::from(&self.height).cast(), 1);
+        see("list: height", NonNull::from(&self.prepared).cast(), 1);
+        if self.root.is_some() {
+            see("node pointer: root", NonNull::from(&self.root).cast(), 8);
+            see("node pointer: last leaf", NonNull::from(&self.tail).cast(), 8);
+        }
     }
 
     /// Shows every node of the tree to `see`, with the place that the tree's shape gives it: for the checker.
@@ -402,6 +436,10 @@ impl<G: Geometry> Stack<G> {
         height_fits && tail_fits && ring_fits && tree_is_needed && (self.prepared == 0 || path_may_be_open)
     }
 }
+
+/// An entry is not where it was said to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Elsewhere;
 
 /// A pointer that FREE-4 says is there.
 fn present(node: Option<NodePointer>) -> NodePointer {

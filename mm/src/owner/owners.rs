@@ -15,6 +15,7 @@ use super::page_table::PageTable;
 use super::reference::Shared;
 use crate::OwnerKind;
 use crate::desc::owner_word::{OwnerWord, with_owners};
+use crate::desc::word::Page;
 use crate::descriptor::Descriptor;
 use crate::image::{Note, NoteFull};
 use crate::machine::Machine;
@@ -272,6 +273,16 @@ impl<'a, M: Machine> Owners<'a, M> {
     /// # Safety
     /// `last` was the last reference, and this is the first call since.
     pub(super) unsafe fn retire<T: Owner>(&self, last: &Shared<'_, M, T>) -> T {
+        // Where the block is stands in the descriptor, which can be wrong as any memory can: then it is somebody else's that
+        // would be freed.
+        let owner = self.pages().page(last.head()).map(Page::owner);
+        assert!(
+            owner == Some(OwnerWord::described(T::KIND, last.descriptor())),
+            "invariant DESC-1 broken: the {} at {:p} is not the owner of {:?}",
+            T::KIND.name(),
+            last.descriptor(),
+            last.head()
+        );
         // SAFETY: the descriptor is not given back before the end of this.
         let descriptor = unsafe { last.descriptor().as_ref() };
         // SAFETY: the caller's promise.

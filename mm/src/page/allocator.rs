@@ -221,7 +221,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     pub unsafe fn from_raw(&self, pfn: Pfn) -> Result<Block<'_, M>, FreeError> {
         let page = self.map.get(pfn).ok_or(FreeError::NoMemory(pfn))?;
         let word = page.word();
-        if word.is(PageState::Allocated) && !page.owner().is_owned() {
+        if word.is(PageState::Allocated) && word.is_intact() && !page.owner().is_owned() {
             return Ok(Block::own(self, pfn, word.order()));
         }
         Err(self.why_not_allocated(pfn, word))
@@ -368,7 +368,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let cell = self.zones.get(zone.index()).ok_or(word)?;
         self.with_buddy(cell, |buddy| {
             let word = page.word();
-            if page.owner().is_owned() || !word.is_sound_in(zone) {
+            if page.owner().is_owned() || !word.is_sound_in(zone) || !word.is_intact() {
                 return self.free_unsound(buddy, pfn);
             }
             self.changed(Change::Freed(pfn, word.order()));
@@ -380,6 +380,9 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
 
     #[cold]
     fn why_not_allocated(&self, pfn: Pfn, word: AllocatorWord) -> FreeError {
+        if !word.is_intact() {
+            return FreeError::Corrupt(pfn);
+        }
         match word.state() {
             Some(PageState::Hole) => FreeError::NoMemory(pfn),
             Some(PageState::Reserved) => FreeError::Reserved(pfn),
@@ -421,6 +424,6 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// The order of an allocated block.
     pub(super) fn allocated_order(&self, head: Pfn) -> Option<Order> {
         let word = self.map.get(head)?.word();
-        word.is(PageState::Allocated).then(|| word.order())
+        (word.is(PageState::Allocated) && word.is_intact()).then(|| word.order())
     }
 }

@@ -42,6 +42,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let cache = at_hand.first(request.highest);
         let list = cache.list(request.migratetype, request.order);
         let (page, head) = list.take()?;
+        self.debug_check_at_hand(page, head, list);
         page.hand_out(list.word());
         cache.count_served(1);
         self.changed(Change::Allocated(head, request.order));
@@ -59,6 +60,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             let list = cache.list(request.migratetype, request.order);
             for place in heads {
                 let Some((page, head)) = list.take() else { break };
+                self.debug_check_at_hand(page, head, list);
                 page.hand_out(list.word());
                 self.changed(Change::Allocated(head, request.order));
                 *place = head;
@@ -145,6 +147,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let kept = at_hand.as_ref().and_then(|at_hand| at_hand.of(cell.id)?.kept(word));
         let take = |list: &List<'m>| {
             let (page, head) = list.take()?;
+            self.debug_check_at_hand(page, head, list);
             page.hand_out(word);
             Some(head)
         };
@@ -153,7 +156,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 let refilled = kept.and_then(|list| {
                     list.set_pivot(buddy.pivot_for(word));
                     take(list).or_else(|| {
-                        Self::drain_list(buddy, list, list.above_pivot());
+                        self.drain_list(buddy, list, list.above_pivot());
                         // INVARIANT: PCP-1, the list is empty and wants no more than it may hold.
                         let want = list.wants(supply(buddy.zone(), 0, demand.order));
                         if let Some(shelf) = self.cpu_caches.on_shelf(word) {
@@ -203,20 +206,36 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             list.set_pivot(buddy.pivot_for(word));
             if let Relief::Drain(Count(most)) = list.relieve(supply) {
                 let Count(above) = list.above_pivot();
-                Self::drain_list(buddy, list, Count(above.min(most)));
+                self.drain_list(buddy, list, Count(above.min(most)));
                 let left = most.saturating_sub(above);
                 let Count(handed) = match self.cpu_caches.on_shelf(word) {
                     Some(shelf) if supply != Supply::Short => list.hand_over(shelf, Count(left)),
                     _ => Count(0),
                 };
-                Self::drain_list(buddy, list, Count(left - handed));
+                self.drain_list(buddy, list, Count(left - handed));
             }
         });
     }
 
     /// Gives up to so many of a list's oldest blocks back to their zone.
-    pub(super) fn drain_list(buddy: &mut Buddy<'_, 'm, M>, list: &List<'m>, most: Count) {
-        buddy.free_bulk(list.word().order(), list.take_oldest(most).map(|(_, head)| head));
+    pub(super) fn drain_list(&self, buddy: &mut Buddy<'_, 'm, M>, list: &List<'m>, most: Count) {
+        let heads = list.take_oldest(most).map(|(page, head)| {
+            self.debug_check_at_hand(page, head, list);
+            head
+        });
+        buddy.free_bulk(list.word().order(), heads);
+    }
+
+    /// PCP-1: what a list has is at hand and says so; where it costs nothing that matters, it is looked at before anybody has it.
+    #[inline(always)]
+    fn debug_check_at_hand(&self, page: &Page, head: Pfn, list: &List<'m>) {
+        if cfg!(debug_assertions) {
+            let is_its = self.map.get(head).is_some_and(|found| core::ptr::eq(found, page));
+            assert!(
+                is_its && page.word() == list.word().when_cached(),
+                "invariant PCP-1 broken: {head:?} is at hand, and not free"
+            );
+        }
     }
 
     /// To be called now and then on every CPU, by its timer: what it has not used for long goes back to the zones. Cost: a
@@ -227,13 +246,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             for list in at_hand.of(cell.id).into_iter().flat_map(|cache| cache.lists()) {
                 let many = list.age();
                 if many > 0 {
-                    self.with_buddy(cell, |buddy| Self::drain_list(buddy, list, Count(many)));
+                    self.with_buddy(cell, |buddy| self.drain_list(buddy, list, Count(many)));
                 }
             }
             for list in
                 self.cpu_caches.shelf(cell.id).into_iter().flat_map(CpuCache::lists).filter(|list| list.len() > 0)
             {
-                self.with_buddy(cell, |buddy| Self::drain_list(buddy, list, Count(list.len().div_ceil(8))));
+                self.with_buddy(cell, |buddy| self.drain_list(buddy, list, Count(list.len().div_ceil(8))));
             }
         }
     }

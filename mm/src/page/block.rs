@@ -211,7 +211,9 @@ impl<'a, M: Machine> Iterator for Blocks<'a, M> {
             return None;
         }
         let head = self.left.start;
-        let order = self.allocator.allocated_order(head)?;
+        let Some(order) = self.allocator.allocated_order(head) else {
+            panic!("invariant DESC-1 broken: {head:?}, of a range that is held, heads no allocated block");
+        };
         self.left = PfnRange::new(head.plus(order.pages()), self.left.end);
         Some(Block::own(self.allocator, head, order))
     }

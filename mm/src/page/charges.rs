@@ -42,7 +42,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     pub(super) fn uncharge(&self, head: Pfn) -> Option<()> {
         let page = self.map.get(head)?;
         let word = page.word();
-        if !word.is(PageState::Allocated) || word.group().is_root() || page.owner().is_owned() {
+        let is_plain = word.is(PageState::Allocated) && word.is_intact() && !page.owner().is_owned();
+        if !is_plain || word.group().is_root() {
             return None;
         }
         page.set_group(GroupId::ROOT);

@@ -67,7 +67,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         for cell in self.zones {
             for list in closed.lists(cell.id).filter(|list| list.len() > 0) {
                 pages += list.len() * list.word().order().pages();
-                self.with_buddy_undisturbed(interrupts, cell, |buddy| Self::drain_list(buddy, list, Count(u32::MAX)));
+                self.with_buddy_undisturbed(interrupts, cell, |buddy| self.drain_list(buddy, list, Count(u32::MAX)));
             }
         }
         Count(pages)

@@ -300,7 +300,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     pub(super) fn free_unsound(&self, buddy: &mut Buddy<'_, 'm, M>, pfn: Pfn) -> Result<(), AllocatorWord> {
         let page = self.map.page(pfn);
         let word = page.word();
-        if page.owner().is_owned() || !word.is_allocated_in(buddy.zone().id) {
+        if page.owner().is_owned() || !word.is_allocated_in(buddy.zone().id) || !word.is_intact() {
             return Err(word);
         }
         self.changed(Change::Freed(pfn, word.order()));

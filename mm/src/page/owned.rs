@@ -47,7 +47,12 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
 
     /// The block that `head` heads: the caller has taken it from its owner.
     pub(crate) fn own_described(&self, head: Pfn) -> Block<'_, M> {
-        Block::own(self, head, self.map.page(head).word().order())
+        let word = self.map.page(head).word();
+        assert!(
+            word.is_intact(),
+            "invariant WORD-1 broken: a bit of the descriptor of {head:?}, which is owned, has flipped"
+        );
+        Block::own(self, head, word.order())
     }
 
     /// Says in the head of an allocated block, which the caller owns, who owns the block.

@@ -1,5 +1,7 @@
 //! What the allocator says about itself.
 
+use core::ptr::NonNull;
+
 use super::allocator::{PageAllocator, ZoneCell};
 use crate::desc::allocator_word::PageState;
 use crate::image::{Note, NoteFull, layout};
@@ -7,7 +9,7 @@ use crate::lock::Mutex;
 use crate::lock_order::class;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
-use crate::units::{NodeId, Pfn, PfnRange, ZoneId};
+use crate::units::{NodeId, Pfn, PfnRange, PhysAddr, ZoneId};
 use crate::zone::{Zone, ZoneKind, ZoneReport};
 
 /// A zone at one moment, and how its pageblocks were divided among the migratetypes then.
@@ -24,6 +26,12 @@ pub struct PageblockReport {
 pub struct Acquisitions(pub u64);
 
 impl<M: Machine> PageAllocator<'_, M> {
+    /// Where the two words of a page stand, for who looks at memory from outside: a debugger. `None` where there is no table.
+    pub fn descriptor_place(&self, pfn: Pfn) -> Option<PhysAddr> {
+        let page = NonNull::from(self.map.get(pfn)?);
+        Some(self.machine.physical(page.cast()))
+    }
+
     /// Says for who reads an image of memory where all of this is.
     ///
     /// # Errors

@@ -92,10 +92,10 @@ impl<'m> AtHand<'m> {
     }
 
     /// The list that an allocated block goes to which nobody is charged for, which is the hot one from now on; `None` if it is
-    /// no such block. Such lists are empty and full of whose like nothing is kept at hand.
+    /// no such block, or the word is broken. Such lists are empty and full of whose like nothing is kept at hand.
     #[inline]
     pub(crate) fn list_for(&self, word: AllocatorWord) -> Option<&'m List<'m>> {
-        if !word.is_uncharged() {
+        if !word.is_uncharged() || !word.is_intact() {
             return None;
         }
         let cache: &'m CpuCache<'m> = self.row.caches.get(word.zone().index())?;

@@ -291,6 +291,19 @@ impl<'m> List<'m> {
         self.push(self.top.load(Ordering::Relaxed), page, head);
     }
 
+    /// Shows what a list that is not empty consists of to `see`: what it is for, where it is and how long.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn each_part(&self, mut see: impl FnMut(&'static str, NonNull<u8>, usize)) {
+        for position in [self.bottom.load(Ordering::Relaxed), self.top.load(Ordering::Relaxed).wrapping_sub(1)] {
+            let slot = self.slot(position);
+            see("at hand: descriptor", NonNull::from(&slot.page).cast(), 8);
+            see("at hand: frame", NonNull::from(&slot.head).cast(), 4);
+        }
+        for bound in [&self.top, &self.near, &self.limit, &self.pivot, &self.bottom] {
+            see("at hand: bounds", NonNull::from(bound).cast(), 4);
+        }
+    }
+
     /// Takes up to so many of the blocks that leave next: their heads' descriptors and numbers. They are out of the list from here
     /// on, and are to be had before anything is put into it.
     pub(crate) fn take_oldest(&self, Count(most): Count) -> impl ExactSizeIterator<Item = (&'m Page, Pfn)> {

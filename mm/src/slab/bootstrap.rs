@@ -7,7 +7,7 @@
 
 use core::ptr::NonNull;
 
-use super::cache::Cache;
+use super::cache::{Cache, mark};
 use super::caches::{First, KmemCaches, NoMemory, live, unborn};
 use super::cpu::CpuSheaf;
 use super::debug::SlabDebug;
@@ -104,6 +104,10 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
             let descriptor = unsafe { slab.as_ref() };
             // SAFETY: as above.
             let owner = unsafe { descriptor.owner() };
+            for slot in used.end..cache.layout.objects {
+                // SAFETY: the slot lies in the block, and nobody has its object.
+                mark(unsafe { first_slot.add((slot * cache.layout.stride) as usize) });
+            }
             for slot in used {
                 // SAFETY: the slab is on no list yet.
                 unsafe { owner.state() }.take_slot(slot);

@@ -93,6 +93,16 @@ impl Cache {
         unsafe { place.as_ref() }
     }
 
+    /// The lowest slot of a slab whose object is in it, or the first.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn slot_in(&self, slab: &super::descriptor::Slab) -> Slot {
+        // SAFETY: nobody changes it meanwhile.
+        let state = unsafe { slab.state() };
+        let slot = (0..self.layout.objects).find(|&slot| state.has(slot)).unwrap_or(0);
+        // SAFETY: the slot is below the slab's objects.
+        unsafe { slab.first().add((slot * self.layout.stride) as usize) }
+    }
+
     /// Every CPU's side.
     pub(super) const fn all_cpus(&self, cpus: NonZeroU16) -> &[CpuSheaf] {
         // SAFETY: there is one for each CPU, written when the cache was made.

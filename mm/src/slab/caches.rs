@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 
 use thiserror::Error;
 
-use super::cache::{Cache, mark, unmark};
+use super::cache::{Cache, is_marked, mark, unmark};
 use super::cpu::{CpuSheaf, Slot};
 use super::debug::SlabDebug;
 use super::descriptor::{Slab, SlabPointer};
@@ -18,12 +18,13 @@ use super::roster::AllCaches;
 use super::sheaf::Sheaf;
 use super::spec::{CacheSpec, CreateError};
 use crate::OwnerKind;
-use crate::descriptor::Descriptor;
+use crate::desc::word::Page;
+use crate::descriptor::{Described, Descriptor};
 use crate::lock::Mutex;
 use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::page::PageAllocator;
-use crate::units::{Bytes, PfnRange};
+use crate::units::{Bytes, Pfn, PfnRange};
 
 /// There is no memory for an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -175,6 +176,8 @@ impl<M: Machine> KmemCaches<'_, M> {
         }
         match cache.cpu(machine.cpu()).take(machine) {
             Some(slot) => {
+                // Where it costs nothing that matters, what comes out of a sheaf is looked at as what comes out of a slab is.
+                debug_assert!(is_marked(slot), "invariant SLAB-1 broken: {slot:p} is at hand, and not free");
                 unmark(slot);
                 Ok(slot)
             }
@@ -206,6 +209,30 @@ impl<M: Machine> KmemCaches<'_, M> {
     pub(super) fn slab_of(&self, address: NonNull<u8>) -> Option<SlabPointer> {
         let page = self.pages.page_at(self.pages.machine().physical(address))?;
         page.owner().descriptor(OwnerKind::Slab)
+    }
+
+    /// DESC-1: whether what a page's word leads to is the descriptor of a slab, of a cache, and names the page. For who has time to
+    /// ask.
+    pub(super) fn is_slab_of(&self, slab: SlabPointer, address: NonNull<u8>) -> bool {
+        // Descriptors and caches are objects, so their pages are slabs'.
+        let is_object = |address| {
+            let owner = self.pages.page_at(self.pages.machine().physical(address)).map(Page::owner);
+            owner.is_some_and(|owner| owner.is(OwnerKind::Slab))
+        };
+        if !is_object(slab.cast()) {
+            return false;
+        }
+        // SAFETY: it is in an object, which is readable, and is a descriptor, or will not name the page.
+        let descriptor = unsafe { slab.as_ref() };
+        let pfn = Pfn::containing(self.pages.machine().physical(address));
+        let names = |described: Described| pfn.is_some_and(|pfn| described.range().contains(pfn));
+        if !descriptor.life().look().is_some_and(names) {
+            return false;
+        }
+        // SAFETY: it has the reference of its cache.
+        let slab = unsafe { descriptor.owner() };
+        // SAFETY: as above: it is in an object.
+        is_object(slab.cache().cast()) && unsafe { live(slab.cache()) }.cpus == slab.cpus()
     }
 
     /// The pages of the slab that an address lies in, at this moment; `None` if it is in none.

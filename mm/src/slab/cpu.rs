@@ -226,6 +226,20 @@ impl CpuSheaf {
         self.hold(|held| [held.exchange(None), held.sheaves.spare.take()])
     }
 
+    /// Shows what it consists of to `see`: what it is for, where it is and how long.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn each_part(&self, mut see: impl FnMut(&'static str, NonNull<u8>, usize)) {
+        see("side: bounds", NonNull::from(&self.lower).cast(), 8);
+        see("side: bounds", NonNull::from(&self.upper).cast(), 8);
+        see("side: top", NonNull::from(&self.top).cast(), 8);
+        see("side: address mask", NonNull::from(&self.address_mask).cast(), 8);
+        see(
+            "side: sheaves",
+            NonNull::new(self.sheaves.with_mut(|sheaves| sheaves.cast())).expect("it is in a side"),
+            16,
+        );
+    }
+
     /// Lets the CPU use its sheaf.
     fn open(&self, (lower, upper): (usize, usize)) {
         // Release pairs with the acquires of the CPU.

@@ -77,6 +77,11 @@ impl Slab {
         self.cache
     }
 
+    /// The sides of all CPUs.
+    pub(super) const fn cpus(&self) -> NonNull<CpuSheaf> {
+        self.cpus
+    }
+
     /// The side of this CPU.
     #[inline(always)]
     pub(super) fn cpu(&self, CpuId(cpu): CpuId) -> &CpuSheaf {
@@ -89,6 +94,20 @@ impl Slab {
     /// The first slot.
     pub(super) const fn first(&self) -> Slot {
         self.first
+    }
+
+    /// Shows what it consists of to `see`: what it is for, where it is and how long.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn each_part(&self, mut see: impl FnMut(&'static str, NonNull<u8>, usize)) {
+        see("slab: cache", NonNull::from(&self.cache).cast(), 8);
+        see("slab: sides", NonNull::from(&self.cpus).cast(), 8);
+        see("slab: first slot", NonNull::from(&self.first).cast(), 8);
+        // SAFETY: nobody changes it meanwhile.
+        let state = unsafe { self.state() };
+        see("slab: links", NonNull::from(&state.previous).cast(), 8);
+        see("slab: links", NonNull::from(&state.next).cast(), 8);
+        see("slab: count", NonNull::from(&state.taken).cast(), 4);
+        see("slab: bitmap", NonNull::from(&state.free).cast(), size_of_val(&state.free));
     }
 
     /// How far behind the first slot another is; what lies in front of it is far behind.

@@ -92,6 +92,10 @@ impl<M: Machine> KmemCaches<'_, M> {
         }
         // SAFETY: just looked.
         let slab: SlabPointer = unsafe { owner.descriptor_of(OwnerKind::Slab) };
+        debug_assert!(
+            self.is_slab_of(slab, address),
+            "invariant DESC-1 broken: what is at {slab:p} is no slab, or not that of {address:p}"
+        );
         // SAFETY: the caller's promise: an object of the slab is its own, so the slab stays.
         let slab = unsafe { slab.as_ref() };
         // SAFETY: as above.

@@ -14,8 +14,10 @@ use super::cpu::Slot;
 use super::descriptor::{Slab, SlabPointer};
 use super::lists::{SlabList, Slabs};
 use crate::OwnerKind;
+use crate::PageState;
 use crate::desc::owner_word::OwnerWord;
-use crate::descriptor::{Descriptor, Put};
+use crate::desc::word::Page;
+use crate::descriptor::{Described, Descriptor, Put};
 use crate::machine::Machine;
 use crate::units::{Pfn, PfnRange};
 
@@ -108,6 +110,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             // SAFETY: the slab has its cache's reference until that is given up.
             let descriptor = unsafe { slab.as_ref() };
             let Some(described) = descriptor.life().look() else { continue };
+            self.check_names(slab, described);
             // INVARIANT: DESC-1, no page names a descriptor that is about to die.
             self.pages.set_owner(described.range(), OwnerWord::PLAIN);
             pages += described.order.pages();
@@ -116,6 +119,19 @@ impl<M: Machine> KmemCaches<'_, M> {
             }
         }
         pages
+    }
+
+    /// DESC-1: the block that a descriptor names, from its first page to its last, names it. Nothing is given back that does not.
+    pub(super) fn check_names(&self, slab: SlabPointer, described: Described) {
+        let range = described.range();
+        let names = |pfn| self.pages.page(pfn).map(Page::owner) == Some(OwnerWord::described(OwnerKind::Slab, slab));
+        let last = range.end.number().checked_sub(1).map(Pfn::new);
+        let agree = self.pages.page_state(range.start) == (PageState::Allocated, described.order);
+        assert!(
+            agree && names(range.start) && last.is_some_and(names),
+            "invariant DESC-1 broken: the slab at {slab:p} and the block at {:?} do not name each other",
+            range.start
+        );
     }
 
     /// Frees the pages and the descriptor of a slab to which nobody refers any more.

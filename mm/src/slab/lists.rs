@@ -88,14 +88,18 @@ impl SlabList {
         // SAFETY: the list is borrowed, and its slabs with it.
         let removed = unsafe { state(self, &slab) };
         let (previous, next) = (removed.previous.take(), removed.next.take());
-        match &previous {
+        let to_here = match &previous {
             // SAFETY: as above.
-            Some(previous) => unsafe { state(self, previous) }.next = next,
-            None => self.first = next,
-        }
+            Some(previous) => &mut unsafe { state(self, previous) }.next,
+            None => &mut self.first,
+        };
+        assert!(*to_here == Some(slab), "invariant SLAB-3 broken: {slab:p} is not behind the slab that it says");
+        *to_here = next;
         if let Some(next) = &next {
             // SAFETY: as above.
-            unsafe { state(self, next) }.previous = previous;
+            let back = &mut unsafe { state(self, next) }.previous;
+            assert!(*back == Some(slab), "invariant SLAB-3 broken: {slab:p} is not in front of the slab that it says");
+            *back = previous;
         }
         self.len -= 1;
     }
@@ -195,6 +199,7 @@ impl Slabs {
                     None => state.take(left, each),
                 }
             });
+            assert!(found > 0, "invariant SLAB-2 broken: {slab:p} is not full, and has no object");
             left -= found;
         }
         self.random = random;
@@ -253,9 +258,13 @@ impl Slabs {
         let before = changing.taken;
         let result = change(changing);
         let after = changing.taken;
-        self.taken = self.taken + after - before;
+        self.taken = (self.taken + after).wrapping_sub(before);
         let (from, to) = (self.place(before, layout), self.place(after, layout));
         if from != to {
+            // Whether anybody has any of its objects hangs on that.
+            let SlabCounts { taken, in_slab } = self.counts(slab);
+            let is_right = taken.checked_add(in_slab) == Some(layout.objects);
+            assert!(is_right, "invariant SLAB-2 broken: {slab:p} does not have the objects that it counts");
             self.list(from).remove(slab);
             self.list(to).push(slab);
         }

@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 
 use arrayvec::ArrayVec;
 
-use super::cache::{Cache, unmark};
+use super::cache::{Cache, is_marked, unmark};
 use super::caches::{KmemCaches, NoMemory};
 use super::cpu::{ClosedCpus, Held, Slot};
 use super::descriptor::SlabPointer;
@@ -237,7 +237,7 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     /// [`gather`](Self::gather) for all caches.
     #[cfg(all(test, not(loom)))]
-    pub(super) fn gather_all(&self) {
+    pub(crate) fn gather_all(&self) {
         let Ok(()) = self.try_for_each_cache(|cache| {
             self.gather(cache);
             Ok::<_, core::convert::Infallible>(())
@@ -282,7 +282,7 @@ impl<M: Machine> KmemCaches<'_, M> {
                     held.with_objects(|objects| {
                         // Half a sheaf: so there is room for what is freed next.
                         let wanted = (cache.sheaf_objects as usize).div_ceil(2);
-                        slabs.take(wanted, &cache.layout, |object| objects.push(object));
+                        slabs.take(wanted, &cache.layout, |object| objects.push(free_in_slab(object)));
                     });
                 }
             } else {
@@ -295,9 +295,19 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Takes one object out of a slab.
     fn take_one(&self, cache: &Cache) -> Option<Slot> {
         let mut found = None;
-        cache.slabs.lock(self.pages.machine()).take(1, &cache.layout, |object| found = Some(object));
+        cache.slabs.lock(self.pages.machine()).take(1, &cache.layout, |object| found = Some(free_in_slab(object)));
         found
     }
+}
+
+/// SLAB-1: an object that comes out of its slab bears the mark of a free one, or else it is somebody's, or was written to since it
+/// was freed.
+fn free_in_slab(slot: Slot) -> Slot {
+    assert!(
+        is_marked(slot),
+        "invariant SLAB-1 broken: {slot:p} is in its slab, and does not bear the mark of what is free"
+    );
+    slot
 }
 
 /// A sheaf that freeing may need, had before the CPU is busy: under that nothing is allocated.

@@ -146,6 +146,7 @@ impl<M: Machine> Drop for KmemCaches<'_, M> {
             for place in [Place::Empty, Place::Partial, Place::Full] {
                 while let Some(slab) = slabs.list(place).pop() {
                     if let Some(described) = described(slab) {
+                        self.check_names(slab, described);
                         self.pages.set_owner(described.range(), OwnerWord::PLAIN);
                     }
                     if place == Place::Empty || !forgotten {

@@ -25,16 +25,12 @@ pub struct Damage {
 }
 
 const WORDS: &[&str] =
-    &["FREE-1", "FREE-2", "FREE-4", "ZONE-1", "ACCT-1", "PCP-1", "DESC-1", "ACCT-2", "SPACE-1", "SPACE-2"];
+    &["WORD-1", "FREE-1", "FREE-2", "FREE-4", "ZONE-1", "ACCT-1", "PCP-1", "DESC-1", "ACCT-2", "SPACE-1", "SPACE-2"];
 const LISTS: &[&str] = &["FREE-1", "FREE-3", "FREE-4", "HIGH-1"];
 const SLABS: &[&str] = &["SLAB-2", "SLAB-3", "DESC-1", "SLAB-1"];
 
-/// Bits of a first word that say something in any state: state, order, zone.
-const ANY: &[RangeInclusive<u32>] = &[0..=3, 5..=8, 16..=23];
-/// Those of one on a list: the list's end and type, too; and of a node its level, of a block that nobody pays for the group.
-const LISTED: &[RangeInclusive<u32>] = &[0..=10, 16..=23];
-const LEVELLED: &[RangeInclusive<u32>] = &[0..=10, 16..=31];
-const PAID: &[RangeInclusive<u32>] = &[0..=3, 5..=8, 16..=31];
+/// Bits of a first word: all but the marks of memory that failed, each of which may stand alone.
+const FIRST: &[RangeInclusive<u32>] = &[0..=10, 13..=63];
 
 /// Damages to an image of which all is clean: bits of descriptors of every state, counts, positions, pointers, entries.
 ///
@@ -74,7 +70,7 @@ impl<'i> Damages<'i> {
         self.tables()
     }
 
-    /// Every bit that says something, of the first page in each state, and of a tail of each kind of block.
+    /// Every bit of the first word, and those of the second that say something, of the first page in each state, and of a tail.
     fn words(&mut self, frames: &Frames, zones: &[Zone<'_>]) {
         let all = || zones.iter().flat_map(|zone| zone.span[0]..zone.span[1]);
         let with = |wanted: &dyn Fn(u64) -> bool| all().find(|&frame| wanted(frame));
@@ -85,20 +81,18 @@ impl<'i> Damages<'i> {
             })
         };
         let samples = [
-            ("a free block", with(&|frame| is(frame, State::Free, 1..=9, None)), LISTED, 4..=31),
-            ("a free block of the largest order", with(&|frame| is(frame, State::Free, 10..=10, None)), LISTED, 4..=31),
-            ("a free page", with(&|frame| is(frame, State::Free, 0..=0, None)), LISTED, 4..=31),
-            ("a node", with(&|frame| is(frame, State::Node, 0..=15, None)), LEVELLED, 4..=31),
-            ("a block at hand", with(&|frame| is(frame, State::Cached, 0..=15, None)), LEVELLED, 0..=63),
-            ("an owned block", with(&|frame| is(frame, State::Allocated, 0..=15, Some(true))), PAID, 0..=47),
-            ("a plain block", with(&|frame| is(frame, State::Allocated, 0..=15, Some(false))), PAID, 0..=63),
-            ("a tail", with(&|frame| is(frame, State::Free, 2..=10, None)).map(|head| head + 1), ANY, 0..=3),
+            ("a free block", with(&|frame| is(frame, State::Free, 1..=9, None)), 4..=31),
+            ("a free block of the largest order", with(&|frame| is(frame, State::Free, 10..=10, None)), 4..=31),
+            ("a free page", with(&|frame| is(frame, State::Free, 0..=0, None)), 4..=31),
+            ("a node", with(&|frame| is(frame, State::Node, 0..=15, None)), 4..=31),
+            ("a block at hand", with(&|frame| is(frame, State::Cached, 0..=15, None)), 0..=63),
+            ("an owned block", with(&|frame| is(frame, State::Allocated, 0..=15, Some(true))), 0..=47),
+            ("a plain block", with(&|frame| is(frame, State::Allocated, 0..=15, Some(false))), 0..=63),
+            ("a tail", with(&|frame| is(frame, State::Free, 2..=10, None)).map(|head| head + 1), 0..=3),
         ];
-        for (what, frame, bits, second) in samples {
+        for (what, frame, second) in samples {
             let Some(place) = frame.and_then(|frame| frames.descriptor_address(frame)) else { continue };
-            // A tail says nothing but that it is one.
-            let bits = if what == "a tail" { &ANY[..1] } else { bits };
-            for bit in bits.iter().cloned().flatten() {
+            for bit in FIRST.iter().cloned().flatten() {
                 self.add(
                     &format!("{what}: bit {bit} of the first word"),
                     self.image.at(place),
@@ -193,7 +187,7 @@ impl<'i> Damages<'i> {
 
     /// A node that the kernel has an address for.
     fn in_direct_map(&self, pointer: u64) -> Option<At<'i>> {
-        (pointer & 1 == 0).then(|| self.image.at(pointer))
+        (pointer & 1 == 0).then(|| self.image.at(pointer / PAGE * PAGE))
     }
 
     fn at_hand(&mut self, zones: &[Zone<'_>]) -> Result<(), Fault> {

@@ -183,11 +183,14 @@ impl Walk<'_> {
     fn block(&mut self, head: u64) -> u64 {
         let Some(words) = self.frames.words(head) else { return 1 };
         let Some(state) = words.state() else {
-            self.find("ACCT-1", head, format!("a page is one of eight things, and this is {words}"));
+            self.find("ACCT-1", head, format!("a page is one of nine things, and this is {words}"));
             return 1;
         };
+        if !words.is_even() {
+            self.find("WORD-1", head, format!("a first word has an even number of bits, and this is {words}"));
+        }
         let order = match state {
-            State::Free | State::Allocated | State::Cached => words.order(),
+            State::Free | State::Allocated | State::Cached | State::Offline => words.order(),
             State::Tail => {
                 self.find("ACCT-1", head, "a page is behind the head of a block, and no block reaches here".into());
                 0
@@ -283,6 +286,8 @@ impl Walk<'_> {
                     let what = format!("a tail in the block at pfn {head:#x} names no owner, and this does: {tail}");
                     self.find("DESC-1", head + behind, what);
                 }
+            } else if !tail.is_even() {
+                self.find("WORD-1", head + behind, format!("a tail has an even number of bits, and this is {tail}"));
             }
         }
     }

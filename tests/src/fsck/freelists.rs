@@ -84,6 +84,12 @@ struct Walk<'w, 'i> {
     report: &'w mut Report,
 }
 
+/// What the eleven bits above a pointer's tag have to be: all others, the tag among them, folded into each other.
+fn check_of(pointer: u64) -> u64 {
+    let others = pointer >> 12 | (pointer & 1) << 52;
+    (0..64).step_by(11).fold(0, |folded, shift| folded ^ others >> shift) & 0x7ff
+}
+
 impl Walk<'_, '_> {
     fn find(&mut self, invariant: &'static str, frame: Option<u64>, what: &str) {
         let what = format!("{}: {what}", name(self.zone, self.list));
@@ -160,9 +166,14 @@ impl Walk<'_, '_> {
     /// last leaf there.
     fn node(&mut self, level: u64, first: u64, pointer: u64) -> Result<Option<u64>, Fault> {
         let end = self.image.said("direct_map.end")?;
+        if pointer >> 1 & 0x7ff != check_of(pointer) {
+            let what = format!("a pointer's check is {:#x}, and this is {pointer:#x}", check_of(pointer));
+            self.find("FREE-4", None, &what);
+            return Ok(None);
+        }
         let (frame, is_highmem) = match pointer & 1 {
             1 => (Some(pointer >> 12), true),
-            _ => (self.image.translate(pointer).map(|place| place.0 / PAGE), false),
+            _ => (self.image.translate(pointer / PAGE * PAGE).map(|place| place.0 / PAGE), false),
         };
         let Some((frame, page)) = frame.and_then(|frame| Some((frame, self.image.page(frame)?))) else {
             self.find(

@@ -21,6 +21,8 @@ pub(super) enum State {
     Free,
     /// Serves a freelist.
     Node,
+    /// Heads a section that is out of use.
+    Offline,
 }
 
 impl fmt::Display for State {
@@ -34,6 +36,7 @@ impl fmt::Display for State {
             State::Cached => "at hand",
             State::Free => "free",
             State::Node => "node",
+            State::Offline => "offline",
         })
     }
 }
@@ -45,22 +48,32 @@ pub(super) struct Words {
     pub(super) allocatee: u64,
 }
 
+/// The bits that a state has.
+const STATE: u64 = 0x600f;
+/// Marks of memory that failed: of the page, and of one of its block.
+const MARKS: u64 = 0x1800;
 /// The bits in which a block that is allocated and one that is at hand differ.
-const CACHED_OR_ALLOCATED: u64 = 3 ^ 5;
+const CACHED_OR_ALLOCATED: u64 = 0b0110 ^ 0b1010;
 
 impl Words {
     pub(super) fn state(self) -> Option<State> {
-        Some(match self.allocator & 0xf {
-            0 => State::Hole,
-            1 => State::Tail,
-            2 => State::Reserved,
-            3 => State::Allocated,
-            4 => State::Isolated,
-            5 => State::Cached,
-            8 => State::Free,
-            9 => State::Node,
+        Some(match self.allocator & STATE {
+            0b0000 => State::Hole,
+            0b0011 => State::Tail,
+            0b0101 => State::Reserved,
+            0b0110 => State::Allocated,
+            0b1001 => State::Isolated,
+            0b1010 => State::Cached,
+            0b1100 => State::Free,
+            0b1111 => State::Node,
+            0x6005 => State::Offline,
             _ => return None,
         })
+    }
+
+    /// Whether the number of bits that are set is even in the first word, but for marks of memory that failed.
+    pub(super) fn is_even(self) -> bool {
+        (self.allocator & !MARKS).count_ones() % 2 == 0
     }
 
     pub(super) fn is(self, state: State) -> bool {

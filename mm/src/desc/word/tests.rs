@@ -1,4 +1,5 @@
 use super::*;
+use crate::charge::GroupId;
 use crate::desc::allocator_word::{End, PageState};
 use crate::migratetype::Migratetype;
 
@@ -50,4 +51,42 @@ fn a_chain_of_blocks_in_flight_ends_where_it_was_told_to() {
     assert_eq!(page.next(), Some(Pfn::new(0)));
     page.set_isolated(Order::ZERO, ZoneId(0), None);
     assert_eq!(page.next(), None);
+}
+
+#[test]
+fn no_word_with_one_bit_flipped_is_a_word_or_of_any_state_but_its_own() {
+    let zones = || [0, 1, 3, 255].map(ZoneId).into_iter();
+    let on_lists = lists().flat_map(|list| {
+        zones().flat_map(move |zone| {
+            let order = list.order();
+            let allocated = AllocatorWord::allocated(list.migratetype(), order, zone);
+            let group = GroupId::from_bits(0xa7);
+            let (charged, resized) = (allocated.charged_to(group), allocated.resized(Order::of(2)));
+            let free = [AllocatorWord::free(list, zone), AllocatorWord::isolated(order, zone)];
+            let node = [0, 1, 3, 255].map(|level| AllocatorWord::node(list, level, zone));
+            let held = [allocated, allocated.when_cached(), charged, resized, charged.resized(Order::ZERO)];
+            free.into_iter().chain(node).chain(held)
+        })
+    });
+    let bare = [AllocatorWord::HOLE, AllocatorWord::TAIL, AllocatorWord::RESERVED];
+    for word in on_lists.chain(bare) {
+        assert!(word.is_intact() && word.state().is_some(), "{word:?}");
+        for bit in 0..u64::BITS {
+            let flipped = AllocatorWord(word.0 ^ 1 << bit);
+            assert!(!flipped.is_intact(), "{word:?} without bit {bit}");
+            assert!(flipped.state().is_none_or(|state| Some(state) == word.state()), "{word:?} without bit {bit}");
+            // Who changes it does not make it right.
+            let changed = [flipped.charged_to(GroupId::from_bits(3)), flipped.resized(Order::of(1))];
+            assert!(changed.iter().all(|changed| !changed.is_intact()), "{word:?} without bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn a_charge_and_its_end_leave_a_word_as_it_was() {
+    let word = AllocatorWord::allocated(Migratetype::Movable, Order::of(3), ZoneId(5));
+    let charged = word.charged_to(GroupId::from_bits(0x8f));
+    assert_eq!((charged.group().number(), charged.order(), charged.zone()), (0x8f, Order::of(3), ZoneId(5)));
+    assert_eq!(charged.charged_to(GroupId::ROOT), word);
+    assert_eq!((word.resized(Order::of(2)).order(), word.resized(Order::of(2)) == word), (Order::of(2), false));
 }

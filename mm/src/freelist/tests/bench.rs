@@ -9,6 +9,7 @@ use std::vec::Vec;
 use crate::arena::{ArenaMachine, Inside};
 use crate::block::Pending;
 use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::desc::allocator_word::{End, ListId};
 use crate::desc::map::PageMap;
 use crate::desc::word::{NodePlace, Position};
 use crate::early::MetadataBytes;
@@ -16,12 +17,16 @@ use crate::freelist::stack::Stack;
 use crate::freelist::{ListContext, Nodes, Released};
 use crate::lock_order::{Context, HeldLocks};
 use crate::machine::{Geometry, Machine};
-use crate::units::{CpuId, NodeId, PAGE_SIZE, Pfn, PhysAddr, ZoneId};
+use crate::migratetype::Migratetype;
+use crate::units::{CpuId, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, ZoneId};
 
 /// Where the pages for nodes start; the descriptors stand below.
 pub(super) const BASE: Pfn = Pfn::new(64);
 
 pub(super) const ZONE: ZoneId = ZoneId(0);
+
+/// The list that a stack's nodes say they serve.
+const LIST: ListId = ListId::new(Migratetype::Movable, Order::ZERO, End::Near);
 
 /// A machine that counts its slots.
 pub(super) struct Metered<G> {
@@ -169,6 +174,7 @@ impl<G: Geometry> Bench<'_, '_, G> {
     /// Supplies the next node on the way to the leaf that is missing.
     pub(super) fn supply(&mut self) {
         let page = self.pool.pop_front().expect("more pages than nodes");
+        self.context.map.page(page).set_node(LIST, self.context.zone, self.stack.next_place());
         self.stack.supply(self.context.nodes, page);
         self.nodes += 1;
         self.conversions += 1;
@@ -208,8 +214,8 @@ impl<G: Geometry> Bench<'_, '_, G> {
     pub(super) fn remove(&mut self, index: usize) {
         let released = &mut Released { pending: &mut self.pending, nodes: &mut self.nodes };
         let position = Position(u32::try_from(index).expect("few"));
-        let moved = self.stack.remove(self.context, position, released);
-        self.entries.swap_remove(index);
+        let removed = self.entries.swap_remove(index);
+        let moved = self.stack.remove(self.context, position, removed, released).expect("it stands there");
         assert_eq!(moved, self.entries.get(index).copied(), "the caller is told which entry has moved");
         self.take_back();
     }
@@ -217,6 +223,7 @@ impl<G: Geometry> Bench<'_, '_, G> {
     /// Moves a node to the page that has been out of use longest.
     pub(super) fn relocate(&mut self, place: NodePlace, from: Pfn) {
         let to = self.pool.pop_front().expect("a page to move to");
+        self.context.map.page(to).set_node(LIST, self.context.zone, place);
         self.stack.relocate(self.context.nodes, place, to);
         self.pool.push_back(from);
     }

@@ -52,7 +52,7 @@ fn the_block_that_fills_a_gap_learns_its_new_position() {
             let page = context.map.page(block);
             assert!(page.word().is(PageState::Free));
             let released = &mut Released { pending: &mut pending, nodes: &mut nodes };
-            lists.remove(context, list, page.position(), released);
+            lists.remove(context, list, block, page.position(), released);
             page.set_allocated(Migratetype::Movable, Order::ZERO, ZONE);
             while pending.pop(context.map).is_some() {}
             assert_eq!(lists.verify(context, list), Ok(nodes));
