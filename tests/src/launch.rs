@@ -38,6 +38,8 @@ pub struct Launch<'a> {
     pub monitor: Option<&'a Path>,
     /// Who saves the machine's memory in the end, if anybody does; then the monitor is theirs.
     pub keeper: Option<&'a Keeper>,
+    /// The socket on which a debugger is waited for, while the machine runs.
+    pub debugger: Option<&'a Path>,
 }
 
 /// One of ACPI's tables, with a header that is right.
@@ -104,6 +106,7 @@ impl<'a> Launch<'a> {
             tables: &[],
             monitor: None,
             keeper: None,
+            debugger: None,
         }
     }
 
@@ -171,6 +174,11 @@ impl<'a> Launch<'a> {
                 _ => fw_cfg("opt/mm/cmdline", "string", self.cmdline(task).as_ref()),
             },
         );
+        if let Some(socket) = self.debugger {
+            let listening = String::from("socket,id=debugger,server=on,wait=off,path=");
+            add("-chardev", &with_value(listening, socket.as_ref()));
+            add("-gdb", "chardev:debugger".as_ref());
+        }
         if let Task::Replay { trace, .. } = task {
             add("-fw_cfg", &fw_cfg("opt/mm/trace", "file", trace.as_ref()));
         }
@@ -231,6 +239,7 @@ mod tests {
             tables: &[],
             monitor: None,
             keeper: None,
+            debugger: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! size, word -> topology -> machine, machines -> launch -> run -> { list, ktap, report -> crash, bench -> limits } -> suite
-//!                       accel -> interleaving   guest, trace                             symbols
+//!                       accel -> interleaving   guest, trace              debugger       symbols
 //!                       monitor -> keeper -> run        fsck: images of memory, checked
 //! ```
 //!
@@ -13,6 +13,7 @@
 pub mod accel;
 pub mod bench;
 pub mod crash;
+pub mod debugger;
 pub mod faults;
 pub mod fsck;
 pub mod guest;

@@ -11,6 +11,7 @@ mod cases;
 mod cpus;
 mod crash;
 mod faults;
+mod flips;
 mod guards;
 mod hardening;
 mod paging;
@@ -229,7 +230,7 @@ impl fmt::Display for OneLine<'_> {
 }
 
 /// Tests in the kernel's source: a linker that drops some shows here.
-const REGISTERED: usize = 150;
+const REGISTERED: usize = 151;
 
 ktest!(
     "ktest",

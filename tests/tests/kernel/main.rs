@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Trial};
 
 mod crashes;
 mod figures;
+mod flips;
 mod hostile;
 mod images;
 mod in_kernel;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     let long = replays::trials().into_iter().chain(figures::trials());
     let short = crashes::trials().into_iter().chain(loader::trials()).chain(hostile::trials());
     let short = short.chain(images::trials()).chain(interleavings::trials()).chain(reports::trials());
+    let short = short.chain(flips::trials());
     let trials = long.chain(in_kernel).chain(short).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
