@@ -158,12 +158,17 @@ fn a_free_page_that_was_written_to_is_told_of_before_it_holds_a_node() {
     });
 }
 
-/// Blocks of mixed orders are written to and freed in no order; many pages are nodes in between.
-fn churn<G: Geometry>(pages: &Pages<'_, G>, mut fresh: impl FnMut(&mut Block<'_, HostMachine<G>>)) {
+/// Steps of a churn, and of one that uses every page a thousand times.
+const FEW: Count = Count(4000);
+const MANY: Count = Count(300_000);
+
+/// Blocks of mixed orders are written to and freed in no order; many pages are nodes in between. Each that is allocated is
+/// shown to `fresh`.
+fn churn<G: Geometry>(pages: &Pages<'_, G>, Count(steps): Count, mut fresh: impl FnMut(&mut Block<'_, HostMachine<G>>)) {
     let mut held: Vec<Block<'_, HostMachine<G>>> = Vec::new();
     let mut random = 1_u32;
     let mut nodes = 0;
-    for _ in 0..4000 {
+    for _ in 0..steps {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let nth = (random >> 8) as usize;
         if !nth.is_multiple_of(3) || held.is_empty() {
@@ -186,7 +191,7 @@ fn churn<G: Geometry>(pages: &Pages<'_, G>, mut fresh: impl FnMut(&mut Block<'_,
 #[test]
 fn after_any_work_every_free_page_that_is_no_node_holds_poison_and_nothing_was_told_of() {
     with_hardened::<Small>(Hardening::PAGE_POISON, 512, |pages| {
-        churn(pages, |_| ());
+        churn(pages, FEW, |_| ());
         let free =
             |&pfn: &Pfn| pages.block_of(pfn).is_some_and(|head| matches!(pages.page_state(head).0, PageState::Free));
         let all: Vec<_> = PfnRange::new(Pfn::new(0), Pfn::new(512)).frames().filter(free).collect();
@@ -198,14 +203,14 @@ fn after_any_work_every_free_page_that_is_no_node_holds_poison_and_nothing_was_t
 }
 
 #[test]
-fn whatever_was_in_a_page_a_fresh_one_is_zero_where_that_is_asked_for() {
+fn whatever_was_in_a_page_a_fresh_one_is_zero_where_that_is_asked_for_in_over_a_million_of_them() {
+    let mut looked_at = 0;
     for hardening in [Hardening::INIT_ON_ALLOC, Hardening::INIT_ON_FREE] {
-        for more in [Hardening::empty(), Hardening::PAGE_POISON, Hardening::all()] {
-            let mut looked_at = 0;
+        for (more, steps) in [(Hardening::empty(), MANY), (Hardening::PAGE_POISON, FEW), (Hardening::all(), FEW)] {
             with_hardened::<Small>(hardening | more, 512, |pages| {
-                churn(pages, |block| {
+                churn(pages, steps, |block| {
                     for pfn in block.range().frames() {
-                        let zero = block.with_page(pfn, |bytes| bytes.iter().all(|&byte| byte == 0));
+                        let zero = block.with_page(pfn, |bytes| bytes[..] == [0; PAGE_SIZE]);
                         assert_eq!(zero, Some(true), "{pfn:?} with {hardening:?} and {more:?}");
                         looked_at += 1;
                     }
@@ -213,15 +218,16 @@ fn whatever_was_in_a_page_a_fresh_one_is_zero_where_that_is_asked_for() {
                 let batch = pages.alloc_bulk::<20>(Request::movable(Order::ZERO));
                 assert!(batch.heads().iter().all(|&pfn| page_of(pages, pfn) == [0; PAGE_SIZE]));
             });
-            assert!(looked_at > 1000, "{looked_at}");
         }
     }
+    std::println!("{looked_at} fresh pages were zero");
+    assert!(looked_at > 1_000_000, "{looked_at}");
 }
 
 #[test]
 fn nothing_is_left_in_a_page_that_is_freed_where_that_is_asked_for_nor_in_one_that_was_a_node() {
     with_hardened::<Small>(Hardening::INIT_ON_FREE, 512, |pages| {
-        churn(pages, |_| ());
+        churn(pages, FEW, |_| ());
         for pfn in PfnRange::new(Pfn::new(0), Pfn::new(512)).frames() {
             let state = pages.block_of(pfn).map(|head| pages.page_state(head).0);
             if state == Some(PageState::Free) {
