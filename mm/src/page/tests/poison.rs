@@ -164,7 +164,11 @@ const MANY: Count = Count(300_000);
 
 /// Blocks of mixed orders are written to and freed in no order; many pages are nodes in between. Each that is allocated is
 /// shown to `fresh`.
-fn churn<G: Geometry>(pages: &Pages<'_, G>, Count(steps): Count, mut fresh: impl FnMut(&mut Block<'_, HostMachine<G>>)) {
+fn churn<G: Geometry>(
+    pages: &Pages<'_, G>,
+    Count(steps): Count,
+    mut fresh: impl FnMut(&mut Block<'_, HostMachine<G>>),
+) {
     let mut held: Vec<Block<'_, HostMachine<G>>> = Vec::new();
     let mut random = 1_u32;
     let mut nodes = 0;
