@@ -1,9 +1,9 @@
-//! Somebody flips a bit of this machine's memory while the kernel waits: a debugger, through QEMU. The kernel says where what
-//! stands that there is a point in flipping, and once that is done uses all the memory that it has.
+//! Somebody flips a bit of this machine's memory while the kernel waits: a debugger, through QEMU. The kernel says where
+//! what stands that there is a point in flipping, and once that is done uses all the memory that it has.
 //!
-//! What it prints is read by the harness (`tests/src/flips.rs`): a line `# flip at ADDRESS BYTES KIND` for each place, all physical,
-//! then `# flip now ADDRESS`, where it waits for a word that is not zero; in the end `# flip over: …`, unless the flip
-//! has ended it.
+//! What it prints is read by the harness (`tests/tests/kernel/flips.rs`): a line `# flip at ADDRESS BYTES KIND` for each
+//! place, all physical, then `# flip now ADDRESS`, where it waits for a word that is not zero; in the end
+//! `# flip over: …`, unless the flip has ended it.
 
 use alloc::format;
 use alloc::string::String;

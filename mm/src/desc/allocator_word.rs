@@ -10,11 +10,11 @@
 //! ```
 //!
 //! `type` is the migratetype of the freelist that a free block stands on or a node serves, or that an allocated block was
-//! allocated for, `end` that list's end, and
-//! `level` a node's height above the list's entries; `group` is the charge group that pays for an allocated block.
-//! `resized` grows whenever an allocated block is halved or joined, so that who reads the same word twice knows that it
-//! was the same block all the time, or free in between. Only a block's head says more than "tail": merging and splitting each write one word, and allocating writes one whatever
-//! the block's size. A tail's head is found by rounding down.
+//! allocated for, `end` that list's end, and `level` a node's height above the list's entries; `group` is the charge group
+//! that pays for an allocated block. `resized` grows whenever an allocated block is halved or joined, so that who reads the
+//! same word twice knows that it was the same block all the time, or free in between. Only a block's head says more than
+//! "tail": merging and splitting each write one word, and allocating writes one whatever the block's size. A tail's head is
+//! found by rounding down.
 //!
 //! `hw poi` stands in any page, of a block in use or that nobody is to use, whose memory lies; `has hw` in the head of an
 //! allocated block that may have such a page. So no block at hand or on a list has one, and what is freed with one differs
