@@ -162,11 +162,6 @@ ktest!(
         while unsafe { rung.read_volatile() } == 0 {
             spin_loop();
         }
-        // SAFETY: as above.
-        if unsafe { rung.read_volatile() } > 1 {
-            let found = allocator.verify().and_then(|()| caches.verify());
-            diagnostic!("flip looked for: {found:?}");
-        }
         use_all(allocator, caches, &mut held);
         drop(bell);
         let found = allocator.verify().and_then(|()| caches.verify()).and_then(|()| allocator.verify_specified());
