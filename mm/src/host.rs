@@ -11,6 +11,8 @@
 //! What the allocator must never do is a panic that says so: slots given up out of order, a fourth slot, a slot for
 //! lowmem, a frame that does not exist, a slot still live when the machine goes.
 //!
+//! In an interpreter memory is the process's heap (`heap`): nothing faults there, but each pointer knows what it may reach.
+//!
 //! Cost: `direct_map` one compare and an addition; mapping a slot and giving it up one system call each.
 
 use core::cell::Cell;
@@ -25,7 +27,6 @@ use std::thread::{self, ThreadId};
 use std::vec::Vec;
 
 use arrayvec::ArrayVec;
-use rustix::thread::{MembarrierCommand, membarrier};
 use spin::Mutex;
 
 use crate::faults::Faults;
@@ -36,17 +37,24 @@ use crate::random::RandomSeed;
 use crate::specification::{Entry, Specification};
 use crate::units::{CpuId, Distance, NodeId, Pfn, PfnRange, PhysAddr};
 
+mod barrier;
+#[cfg(miri)]
+mod heap;
 mod interrupts;
+#[cfg(not(miri))]
 mod memory;
 mod mmu;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 pub mod stepping;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod sweep;
 mod topology;
 
+#[cfg(miri)]
+use heap::{Access, Memory};
 pub use interrupts::InterruptsOff;
 use interrupts::State;
+#[cfg(not(miri))]
 use memory::{Access, Memory};
 pub use mmu::HostMmu;
 pub use topology::Topology;
@@ -113,7 +121,7 @@ impl<G: Geometry> HostMachine<G> {
     /// # Errors
     /// The operating system grants no file or no address space of that size, or has pages of another size.
     pub fn new(memory_end: Pfn, direct_map_end: Pfn, cpus: NonZeroU16) -> io::Result<Self> {
-        membarrier(MembarrierCommand::RegisterPrivateExpedited)?;
+        barrier::register()?;
         let memory = Memory::new(memory_end, direct_map_end, usize::from(cpus.get()) * SLOTS)?;
         let all = (0..cpus.get()).map(|_| PerCpu::default()).collect();
         Ok(Self {
@@ -339,7 +347,7 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
     }
 
     fn heavy_barrier(&self) {
-        if let Err(error) = membarrier(MembarrierCommand::PrivateExpedited) {
+        if let Err(error) = barrier::heavy() {
             panic!("no barrier on every thread, though it was registered: {error}");
         }
     }

@@ -43,9 +43,10 @@ impl<T> UnsafeCell<T> {
 /// [`Machine::heavy_barrier`](crate::machine::Machine::heavy_barrier) makes it a full fence on every CPU.
 #[inline(always)]
 pub(crate) fn light_barrier() {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, miri)))]
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
-    #[cfg(loom)]
+    // A model checker and an interpreter know nothing of barriers that one CPU makes others do.
+    #[cfg(any(loom, miri))]
     fence(Ordering::SeqCst);
 }
 

@@ -52,6 +52,7 @@ fn assert_faults(name: &str, touch: impl FnOnce()) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "an interpreter has no processes and no faults")]
 fn highmem_at_home_faults() {
     assert_faults("highmem_at_home_faults", || {
         let machine = machine();
@@ -62,6 +63,7 @@ fn highmem_at_home_faults() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "an interpreter has no processes and no faults")]
 fn a_page_that_was_freed_faults_where_free_pages_are_unmapped() {
     assert_faults("a_page_that_was_freed_faults_where_free_pages_are_unmapped", || {
         let machine = HostMachine::<Standard>::new(Pfn::new(0x1000), Pfn::new(0x1000), NonZeroU16::MIN);
@@ -79,6 +81,7 @@ fn a_page_that_was_freed_faults_where_free_pages_are_unmapped() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "an interpreter has no processes and no faults")]
 fn a_slot_faults_once_it_is_given_up() {
     assert_faults("a_slot_faults_once_it_is_given_up", || {
         let machine = machine();
@@ -90,6 +93,7 @@ fn a_slot_faults_once_it_is_given_up() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "an interpreter has no processes and no faults")]
 fn the_byte_behind_a_slot_faults_even_if_the_next_slot_is_live() {
     assert_faults("the_byte_behind_a_slot_faults_even_if_the_next_slot_is_live", || {
         let machine = machine();
@@ -101,6 +105,7 @@ fn the_byte_behind_a_slot_faults_even_if_the_next_slot_is_live() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "an interpreter has no processes and no faults")]
 fn the_byte_before_the_first_slot_faults() {
     assert_faults("the_byte_before_the_first_slot_faults", || {
         let machine = machine();
@@ -111,6 +116,7 @@ fn the_byte_before_the_first_slot_faults() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "in an interpreter a slot has no address of its own")]
 fn nested_slots_show_their_own_frames_and_a_reused_slot_shows_the_other_one() {
     let machine = machine();
     let outer = machine.kmap_local(Pfn::new(8));
@@ -132,6 +138,7 @@ fn nested_slots_show_their_own_frames_and_a_reused_slot_shows_the_other_one() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "in an interpreter a slot has no address of its own")]
 fn one_frame_in_two_slots_is_the_same_memory() {
     let machine = machine();
     let (one, other) = (machine.kmap_local(Pfn::new(8)), machine.kmap_local(Pfn::new(8)));
@@ -143,6 +150,7 @@ fn one_frame_in_two_slots_is_the_same_memory() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "an interpreter has all of lowmem in memory")]
 fn a_terabyte_can_be_touched_at_both_ends_with_and_without_highmem() {
     let end = Pfn::new(1 << 28);
     let last = Pfn::new((1 << 28) - 1);

@@ -6,7 +6,10 @@ mod at_hand;
 mod charges;
 mod hotplug;
 mod hwpoison;
+// By signals, which an interpreter has none of.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 mod instructions;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 mod interrupted;
 #[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 mod nodes;

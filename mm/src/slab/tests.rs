@@ -20,6 +20,7 @@ type Pages<'m> = PageAllocator<'m, HostMachine>;
 
 mod crowd;
 mod init;
+// By signals, which an interpreter has none of.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod interrupted;
 mod separate;
