@@ -142,8 +142,9 @@ impl Page {
             self.allocator.fetch_or(HAS_HWPOISONED, Ordering::AcqRel);
         }
         self.turn(word, word.newer(uppers).resized(order).marked_as(word));
-        let before = upper.turn(uppers, uppers.as_tail());
-        if before.has_hwpoisoned() && !uppers.has_hwpoisoned() {
+        // Of its parts it is taken back, too: so what the upper one says goes to the whole once nobody says it of the lower one.
+        let before = upper.turn(uppers, uppers.as_tail().marked_as(uppers));
+        if before.has_hwpoisoned() {
             upper.allocator.fetch_and(!HAS_HWPOISONED, Ordering::AcqRel);
             self.allocator.fetch_or(HAS_HWPOISONED, Ordering::AcqRel);
         }
@@ -288,5 +289,7 @@ impl Page {
     }
 }
 
+#[cfg(all(test, loom))]
+mod loom;
 #[cfg(all(test, not(loom)))]
 mod tests;
