@@ -1,13 +1,20 @@
 //! Atomics for what CPUs do without a lock: the core library's, or a model checker's under `cfg(loom)`.
 
+#[cfg(loom)]
+mod checked;
+#[cfg(all(test, loom))]
+mod orderings;
+#[cfg(loom)]
+mod weaken;
+
 use crate::machine::{Begun, Machine};
 
+#[cfg(loom)]
+pub(crate) use checked::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 #[cfg(not(loom))]
 pub(crate) use core::hint::spin_loop;
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-#[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 #[cfg(loom)]
 pub(crate) use loom::cell::UnsafeCell;
@@ -42,6 +49,7 @@ impl<T> UnsafeCell<T> {
 /// The cheap side of an asymmetric barrier: it keeps the compiler from reordering; the other side's
 /// [`Machine::heavy_barrier`](crate::machine::Machine::heavy_barrier) makes it a full fence on every CPU.
 #[inline(always)]
+#[cfg_attr(loom, track_caller)]
 pub(crate) fn light_barrier() {
     #[cfg(not(loom))]
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
@@ -71,6 +79,14 @@ impl<M: Machine> BeginsLocal for M {
 #[cfg(loom)]
 #[derive(Debug)]
 pub(crate) struct Modelled;
+
+#[cfg(all(test, loom))]
+impl Modelled {
+    /// The other side of [`light_barrier`].
+    pub(crate) fn heavy_barrier(&self) {
+        fence(Ordering::SeqCst);
+    }
+}
 
 #[cfg(loom)]
 impl BeginsLocal for Modelled {
