@@ -1,15 +1,31 @@
 //! Atomics of a model, which know where they are used from.
 //!
 //! Under loom they are its own, and each asks in which order it is to be had ([`weaken`](super::weaken)): so one build of the
-//! models can be run with any of the orderings weakened.
+//! models can be run with any of the orderings weakened. Under shuttle they are the core library's, as large as those, so
+//! that all of the allocator is what it always is; in front of each, another CPU may come.
 
 use core::panic::Location;
 
+#[cfg(shuttle)]
+use core::sync::atomic as inner;
+#[cfg(loom)]
 use loom::sync::atomic as inner;
 
+#[cfg(loom)]
 use super::weaken::{weakened, weakened_fence};
 
 pub(crate) use inner::Ordering;
+
+#[cfg(shuttle)]
+fn weakened(order: Ordering, _: &Location<'_>) -> Ordering {
+    super::others_may_come();
+    order
+}
+
+#[cfg(shuttle)]
+fn weakened_fence(order: Ordering, _: &Location<'_>) -> Option<Ordering> {
+    Some(order)
+}
 
 /// A fence, unless it is the one that is left out.
 #[track_caller]
