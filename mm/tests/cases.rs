@@ -278,6 +278,6 @@ fn tiny_sizes_with_memory_that_was_reserved_and_handed_in() {
 
 #[test]
 fn tiny_sizes_with_free_pages_poisoned_and_fresh_ones_zeroed() {
-    let plan = Plan { direct_map_end: 157, nodes: 2, hardening: Hardening::all(), ..Plan::lowmem(&[(0, 500)]) };
+    let plan = Plan { direct_map_end: 420, nodes: 2, hardening: Hardening::all(), ..Plan::lowmem(&[(0, 500)]) };
     Plan { reserved: &[(203, 219)], reserved_is: Reserved::HandedIn, ..plan }.run_all::<Tiny>();
 }

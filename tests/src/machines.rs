@@ -19,8 +19,8 @@ pub struct Named {
 pub const MACHINES: &[Named] = &[
     Named { name: "16M", machine: Machine::with_memory(Size::mib(16)).specified() },
     Named { name: "512M", machine: Machine::with_memory(Size::mib(512)) },
-    Named { name: "8G", machine: Machine::with_memory(Size::gib(8)) },
-    Named { name: "8G-lowmem64M", machine: Machine::with_memory(Size::gib(8)).with_lowmem(Size::mib(64)) },
+    Named { name: "5G", machine: Machine::with_memory(Size::gib(5)) },
+    Named { name: "5G-lowmem64M", machine: Machine::with_memory(Size::gib(5)).with_lowmem(Size::mib(64)) },
     Named {
         name: "1G-cut",
         machine: Machine { fake_nodes: NonZeroU8::new(2), ..Machine::with_memory(Size::gib(1)) }
@@ -112,7 +112,7 @@ mod tests {
     fn a_machine_is_bent_by_words_that_the_kernel_reads() {
         let of = |name| MACHINES.iter().find(|named| named.name == name).unwrap().machine.to_string();
         assert_eq!(of("16M"), "16M specification=on");
-        assert_eq!(of("8G-lowmem64M"), "8G lowmem=64M");
+        assert_eq!(of("5G-lowmem64M"), "5G lowmem=64M");
         assert_eq!(of("1G-cut"), "1G numa=fake=2 debug_pagealloc=on");
         assert_eq!(of("1G-2nodes-8cpus"), "1G smp=8 nodes=2");
         assert_eq!(of("768M-4nodes-4cpus"), "768M smp=4 nodes=256M/1+192M/0+6M/2+314M/1 lowmem=256M specification=on");

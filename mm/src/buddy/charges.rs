@@ -13,7 +13,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
         core::iter::from_fn(move || {
             while at < self.zone.span.end {
                 let pfn = at;
-                let Some(section) = self.map.section(pfn) else {
+                let Some(section) = self.map.populated_section(pfn) else {
                     at = pfn.plus(1).align_up(M::Geometry::MAX_ORDER);
                     continue;
                 };

@@ -96,11 +96,12 @@ impl<M: Machine> Buddy<'_, '_, M> {
 
     /// Walks the descriptors of the span.
     fn census(&self) -> Result<Census, Violation> {
+        ensure(self.map.has_sound_holes(), Invariant::Word1, None, "a hole is more than a hole")?;
         let mut census = Census::default();
         let mut at = self.zone.span.start;
         let mut ours_since = at;
         while at < self.zone.span.end {
-            let Some(section) = self.map.section(at) else {
+            let Some(section) = self.map.populated_section(at) else {
                 at = at.plus(1).align_up(M::Geometry::MAX_ORDER);
                 ours_since = at;
                 continue;

@@ -220,9 +220,20 @@ impl<'m, G: Geometry> PageMap<'m, G> {
         u32::try_from(frames).map_or(Pfn::LIMIT, Pfn::new)
     }
 
+    /// The section around `pfn`, if it has descriptors of its own.
+    pub(crate) fn populated_section(&self, pfn: Pfn) -> Option<&'m Section<'m, G>> {
+        self.section(pfn).filter(|section| section.descriptors.pages != self.holes)
+    }
+
     /// Whether the section around `pfn` has descriptors of its own.
     pub(crate) fn is_populated(&self, pfn: Pfn) -> bool {
-        self.section(pfn).is_some_and(|section| section.descriptors.pages != self.holes)
+        self.populated_section(pfn).is_some()
+    }
+
+    /// Whether the descriptors that all sections of holes share say that they are holes.
+    pub(crate) fn has_sound_holes(&self) -> bool {
+        let holes: Descriptors<'m, G> = Descriptors { pages: self.holes, lifetime: PhantomData, geometry: PhantomData };
+        (0..G::MAX_ORDER.pages()).all(|frame| holes.page(Pfn::new(frame)).word() == AllocatorWord::HOLE)
     }
 
     /// For who reads an image of memory.

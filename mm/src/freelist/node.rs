@@ -41,7 +41,7 @@ const fn check(pointer: usize) -> usize {
         folded ^= left;
         left >>= CHECK_BITS;
     }
-    folded % (1 << CHECK_BITS) << CHECK_SHIFT
+    (folded % (1 << CHECK_BITS)) << CHECK_SHIFT
 }
 
 /// A tagged pointer to a node.

@@ -39,7 +39,7 @@ impl<M: Machine> PageAllocator<'_, M> {
             self.with_buddy(cell, |buddy| {
                 buddy.zone().lists.each_part(|what, at, bytes| {
                     parts.push(Place { what, start: self.machine.physical(at), bytes });
-                })
+                });
             });
         }
         parts

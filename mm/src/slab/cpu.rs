@@ -234,11 +234,8 @@ impl CpuSheaf {
         see("side: bounds", NonNull::from(&self.upper).cast(), 8);
         see("side: top", NonNull::from(&self.top).cast(), 8);
         see("side: address mask", NonNull::from(&self.address_mask).cast(), 8);
-        see(
-            "side: sheaves",
-            NonNull::new(self.sheaves.with_mut(|sheaves| sheaves.cast())).expect("it is in a side"),
-            16,
-        );
+        let sheaves = self.sheaves.with_mut(NonNull::new).expect("it is in a side");
+        see("side: sheaves", sheaves.cast(), 16);
     }
 
     /// Lets the CPU use its sheaf.

@@ -73,7 +73,7 @@ impl Words {
 
     /// Whether the number of bits that are set is even in the first word, but for marks of memory that failed.
     pub(super) fn is_even(self) -> bool {
-        (self.allocator & !MARKS).count_ones() % 2 == 0
+        (self.allocator & !MARKS).count_ones().is_multiple_of(2)
     }
 
     pub(super) fn is(self, state: State) -> bool {

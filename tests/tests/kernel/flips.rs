@@ -25,7 +25,7 @@ const TEST: &str = "flips/somebody_flips_a_bit_and_everything_is_used";
 
 /// Flips in a run that nobody asks to be longer, in so many trials, which run beside each other.
 const FEW: u64 = 20;
-const TRIALS: u64 = 2;
+const TRIALS: usize = 2;
 
 /// How long a kernel may say nothing while it computes: it takes a second.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,10 +56,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     (0..TRIALS).map(|part| trial(&name(part), move || flip_some(part))).collect()
 }
 
-fn flip_some(part: u64) -> anyhow::Result<()> {
+fn flip_some(part: usize) -> anyhow::Result<()> {
     let all = env::var("FLIPS").ok().map_or(Ok(FEW), |flips| flips.parse()).context("FLIPS is a number")?;
     let mut outcomes: BTreeMap<(Outcome, String), u32> = BTreeMap::new();
-    for number in (part..all).step_by(TRIALS as usize) {
+    for number in (0..all).skip(part).step_by(TRIALS) {
         let (outcome, kind) = flip(number)?;
         *outcomes.entry((outcome, kind)).or_default() += 1;
     }

@@ -85,23 +85,25 @@ fn stop_at_random(stopped: Stopped, seed: u64, most: usize, see: Seen<'_>) -> an
             })
         });
         let mut random = Random(seed);
-        let points = (|| {
-            let mut monitor = Monitor::connect(&socket, PATIENCE)?;
-            starts.recv_timeout(PATIENCE).context("the kernel has not come to its tests")?;
-            for _ in 0..most {
-                // The tests may have come to their end.
-                let Ok(()) = stop_at_any_instruction(&mut monitor, &mut random) else { break };
-                monitor.save(&image)?;
-                let next = see(&image)?;
-                fs::remove_file(&image)?;
-                if next == Next::Enough || monitor.go_on().is_err() {
-                    break;
+        let points = Monitor::connect(&socket, PATIENCE).and_then(|mut monitor| {
+            let seen = (|| {
+                starts.recv_timeout(PATIENCE).context("the kernel has not come to its tests")?;
+                for _ in 0..most {
+                    // The tests may have come to their end.
+                    let Ok(()) = stop_at_any_instruction(&mut monitor, &mut random) else { break };
+                    monitor.save(&image)?;
+                    let next = see(&image)?;
+                    fs::remove_file(&image)?;
+                    if next == Next::Enough || monitor.go_on().is_err() {
+                        break;
+                    }
                 }
-            }
-            // It may have ended.
+                Ok(())
+            })();
+            // A machine that stands still ends by this alone; it may have ended.
             let _ = monitor.quit();
-            Ok(())
-        })();
+            seen
+        });
         let run = running.join().map_err(|_| anyhow::anyhow!("the thread that runs QEMU has panicked"))?;
         points.and_then(|()| {
             let (run, symbols) = (run?, Symbols::load(&guest.symbols)?);

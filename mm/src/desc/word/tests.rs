@@ -62,16 +62,22 @@ fn no_word_with_one_bit_flipped_is_a_word_or_of_any_state_but_its_own() {
             let allocated = AllocatorWord::allocated(list.migratetype(), order, zone);
             let group = GroupId::from_bits(0xa7);
             let (charged, resized) = (allocated.charged_to(group), allocated.resized(Order::of(2)));
-            let free = [AllocatorWord::free(list, zone), AllocatorWord::isolated(order, zone)];
+            let free = [
+                AllocatorWord::free(list, zone),
+                AllocatorWord::isolated(order, zone),
+                AllocatorWord::offline(order, zone),
+            ];
             let node = [0, 1, 3, 255].map(|level| AllocatorWord::node(list, level, zone));
             let held = [allocated, allocated.when_cached(), charged, resized, charged.resized(Order::ZERO)];
             free.into_iter().chain(node).chain(held)
         })
     });
-    let bare = [AllocatorWord::HOLE, AllocatorWord::TAIL, AllocatorWord::RESERVED];
+    let failed = AllocatorWord::hwpoisoned(Migratetype::Movable, ZoneId(3));
+    let bare = [AllocatorWord::HOLE, AllocatorWord::TAIL, AllocatorWord::RESERVED, failed];
     for word in on_lists.chain(bare) {
         assert!(word.is_intact() && word.state().is_some(), "{word:?}");
-        for bit in 0..u64::BITS {
+        // Marks of memory that failed stand in any word.
+        for bit in (0..u64::BITS).filter(|bit| !matches!(bit, 11 | 12)) {
             let flipped = AllocatorWord(word.0 ^ 1 << bit);
             assert!(!flipped.is_intact(), "{word:?} without bit {bit}");
             assert!(flipped.state().is_none_or(|state| Some(state) == word.state()), "{word:?} without bit {bit}");

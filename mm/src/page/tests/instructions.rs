@@ -10,7 +10,7 @@ use super::*;
 use crate::host::stepping::{When, interrupted};
 use crate::units::Count;
 
-const SIZES: [u64; 3] = [GIB / 2, 8 * GIB, 1024 * GIB];
+const SIZES: [u64; 3] = [GIB / 2, 8 * GIB, 256 * GIB];
 
 /// What each operation costs, in instructions, in the mean over a run of so many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,8 +63,8 @@ fn costs(memory: u64, direct_map_end: u64) -> Costs {
 }
 
 #[test]
-fn no_operation_costs_more_with_two_thousand_times_the_memory_but_for_the_tree_that_is_deeper() {
-    // The descriptors of a terabyte take four gibibytes of lowmem; the rest is highmem.
+fn no_operation_costs_more_with_five_hundred_times_the_memory_but_for_the_tree_that_is_deeper() {
+    // The descriptors of the largest take a gibibyte of lowmem; the rest is highmem.
     let [small, medium, large] = SIZES.map(|memory| {
         let costs = costs(memory, memory / 64);
         eprintln!("{} MiB, {} MiB of them lowmem: {costs:?}", memory / MIB, memory / 64 / MIB);

@@ -118,7 +118,7 @@ fn number(instructions: u64) -> NonZeroU64 {
 
 #[test]
 fn handlers_at_every_instruction_lose_nothing_and_share_nothing() {
-    for instructions in [1, 17, 59] {
+    for instructions in [1, 59] {
         let came = run(When::Every(number(instructions)), all_ways);
         // What has interrupts off has none, and that is all that zones do.
         assert!(came.interrupts > 500, "{came:?}");
@@ -139,11 +139,9 @@ fn short_ways(allocator: &Allocator<'_>) {
 #[test]
 fn one_interrupt_anywhere_changes_nothing_for_what_it_interrupts() {
     // A stride that shares no factor with a loop's length lands on each of its instructions in some turn.
-    for start in [1, 11] {
-        let mut first = start;
-        while run(When::Once(number(first)), short_ways).interrupts == 1 {
-            first += 23;
-        }
-        assert!(first > 1000, "{first}");
+    let mut first = 1;
+    while run(When::Once(number(first)), short_ways).interrupts == 1 {
+        first += 17;
     }
+    assert!(first > 1000, "{first}");
 }

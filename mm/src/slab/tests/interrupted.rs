@@ -134,7 +134,7 @@ fn all_ways(caches: &KmemCaches<'_, HostMachine>, cache: &KmemCache<'_, HostMach
 #[test]
 fn handlers_at_every_instruction_lose_nothing_and_share_nothing() {
     with_pages_of(1, |pages| {
-        for instructions in [1, 2, 7, 41] {
+        for instructions in [1, 7, 41] {
             let came = run(pages, every(instructions), all_ways);
             // What has interrupts off has none, and is the smaller part.
             assert!(came.interrupts * instructions * 3 > came.instructions, "{came:?}");
@@ -166,7 +166,7 @@ fn one_interrupt_anywhere_in_the_long_ways_changes_nothing_for_what_it_interrupt
             // A stride that shares no factor with a loop's length lands on each of its instructions in some turn.
             let mut first = 1;
             while run(pages, When::Once(NonZeroU64::new(first).expect("not zero")), work).interrupts == 1 {
-                first += 37;
+                first += 61;
             }
             assert!(first > 500, "{first}");
         }
