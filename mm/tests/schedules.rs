@@ -11,7 +11,7 @@ use mm::boot_map::{BootMap, Region, RegionKind};
 use mm::cases::Seed;
 use mm::cases::crew::{Crew, Work};
 use mm::cases::last_page::every_cpu_can_have_the_last_page;
-use mm::cases::soak::{Plan, soak};
+use mm::cases::soak::{Plan, soak, turn_over};
 use mm::host::{HostMachine, on_cpu};
 use mm::machine::Standard;
 use mm::owner::{KernelStack, Owners, Reference, TaskId};
@@ -23,8 +23,9 @@ use shuttle::{Config, FailurePersistence, MaxSteps, Runner, thread};
 
 const CPUS: u16 = 3;
 
-/// What PCT is told of how many ill-timed turns a bug takes.
-const DEPTH: usize = 3;
+/// What PCT is told of how many ill-timed turns a bug takes. The first is what most take, anywhere in the run; where they have
+/// to come close together, many tries in a run find it sooner.
+const DEPTHS: [usize; 3] = [3, 30, 300];
 
 /// What shuttle schedules, as CPUs.
 struct Scheduled;
@@ -48,11 +49,12 @@ fn number(variable: &str, otherwise: usize) -> usize {
 }
 
 /// Tries schedules of some work on a machine of so many frames, the upper half of them highmem.
-fn schedules(frames: u32, work: impl Fn(&PageAllocator<'_, HostMachine>) + Send + Sync + 'static) {
+fn schedules(frames: u32, work: impl Fn(&PageAllocator<'_, HostMachine>) + Clone + Send + Sync + 'static) {
     let on_machine = move || {
         let cpus = NonZeroU16::new(CPUS).expect("a machine has a CPU");
         let (end, lowmem) = (Pfn::new(frames), Pfn::new(frames / 2));
         let machine = HostMachine::<Standard>::new(end, lowmem, cpus).expect("the host has room for the machine");
+        let machine = machine.specified();
         let memory = Region { start: PhysAddr(0), len: end.address().0, kind: RegionKind::Usable, node: NodeId(0) };
         let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
         work(&PageAllocator::new(&machine, &mut map).expect("the allocator's tables fit"));
@@ -64,9 +66,11 @@ fn schedules(frames: u32, work: impl Fn(&PageAllocator<'_, HostMachine>) + Send 
     config.stack_size = 1 << 20;
     config.max_steps = MaxSteps::FailAfter(20_000_000);
     config.failure_persistence = FailurePersistence::File(Some(env!("CARGO_TARGET_TMPDIR").into()));
-    let scheduler = PctScheduler::new(DEPTH, number("SCHEDULES", 100));
-    let tried = Runner::new(scheduler, config).run(on_machine);
-    println!("{tried} schedules");
+    for depth in DEPTHS {
+        let scheduler = PctScheduler::new(depth, number("SCHEDULES", 300).div_ceil(DEPTHS.len()));
+        let tried = Runner::new(scheduler, config.clone()).run(on_machine.clone());
+        println!("{tried} schedules of depth {depth}");
+    }
 }
 
 #[test]
@@ -76,6 +80,36 @@ fn pages_ranges_folios_and_objects_go_from_cpu_to_cpu_and_none_is_lost() {
         let plan = Plan { seed: Seed(1), steps, interrupts: 0, pages: NonZeroU32::new(400) };
         let done = soak(allocator, &Scheduled, plan).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(done.tally.remote > 0, "nothing was freed elsewhere");
+    });
+}
+
+/// CPUs of which the last takes all that the others have at hand, again and again.
+struct Drained<'a>(&'a PageAllocator<'a, HostMachine>);
+
+impl Crew for Drained<'_> {
+    fn everywhere(&self, work: Work<'_>, _: Option<Work<'_>>) {
+        let drain = || (0..40).for_each(|_| _ = self.0.drain());
+        thread::scope(|scope| {
+            for cpu in 0..CPUS - 1 {
+                scope.spawn(move || on_cpu(CpuId(cpu), work));
+            }
+            scope.spawn(|| on_cpu(CpuId(CPUS - 1), drain));
+        });
+    }
+
+    fn on(&self, cpu: CpuId, work: &mut (dyn FnMut() + Send)) {
+        on_cpu(cpu, work);
+    }
+}
+
+#[test]
+fn single_pages_go_from_hand_to_hand_while_all_that_is_at_hand_is_drained() {
+    // So few that no letter box is ever full: its lock is none that the scheduler knows.
+    let steps = NonZeroU32::new(60).expect("there are steps");
+    schedules(2048, move |allocator| {
+        turn_over(allocator, &Drained(allocator), Seed(3), steps).unwrap_or_else(|failure| panic!("{failure}"));
+        allocator.verify().unwrap_or_else(|violation| panic!("{violation}"));
+        allocator.verify_specified().unwrap_or_else(|violation| panic!("{violation}"));
     });
 }
 
