@@ -69,19 +69,30 @@ impl<S: Read + Write> Debugger<S> {
     /// Says something and waits for the answer.
     fn ask(&mut self, what: &str) -> anyhow::Result<String> {
         self.0.write_all(format!("${what}#{:02x}", sum(what.as_bytes())).as_bytes())?;
-        // What comes before is that the packet has arrived.
+        loop {
+            let said = self.hear()?;
+            // That the machine stands is told whenever it comes to stand, and is no answer.
+            if !said.starts_with(['T', 'S']) {
+                return Ok(said);
+            }
+        }
+    }
+
+    /// Waits for the next packet.
+    fn hear(&mut self) -> anyhow::Result<String> {
+        // What comes before is that ours has arrived.
         while self.byte()? != b'$' {}
-        let mut answer = Vec::new();
+        let mut said = Vec::new();
         loop {
             match self.byte()? {
                 b'#' => break,
-                byte => answer.push(byte),
+                byte => said.push(byte),
             }
         }
-        let said = String::from_utf8_lossy(&[self.byte()?, self.byte()?]).into_owned();
-        anyhow::ensure!(u8::from_str_radix(&said, 16) == Ok(sum(&answer)), "an answer is garbled");
+        let checksum = String::from_utf8_lossy(&[self.byte()?, self.byte()?]).into_owned();
+        anyhow::ensure!(u8::from_str_radix(&checksum, 16) == Ok(sum(&said)), "a packet is garbled");
         self.0.write_all(b"+")?;
-        Ok(String::from_utf8_lossy(&answer).into_owned())
+        Ok(String::from_utf8_lossy(&said).into_owned())
     }
 
     fn byte(&mut self) -> anyhow::Result<u8> {
@@ -130,9 +141,9 @@ mod tests {
         let mut reader = debugger("+$5a#96");
         assert_eq!(reader.read(0xabc).unwrap(), 0x5a);
         assert_eq!(String::from_utf8(reader.0.told).unwrap(), "$mabc,1#f0+");
-        let mut writer = debugger("+$OK#9a");
+        let mut writer = debugger("$T02thread:01;#04+$OK#9a");
         writer.write(0x10, 0xf).unwrap();
-        assert_eq!(String::from_utf8(writer.0.told).unwrap(), "$M10,1:0f#db+");
+        assert_eq!(String::from_utf8(writer.0.told).unwrap(), "$M10,1:0f#db++");
     }
 
     #[test]
