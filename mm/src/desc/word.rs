@@ -143,7 +143,7 @@ impl Page {
             self.allocator.fetch_or(HAS_HWPOISONED, Ordering::Release);
         }
         self.turn(word, word.newer(uppers).resized(order).marked_as(word));
-        // Of its parts it is taken back, too: so what the upper one says goes to the whole once nobody says it of the lower one.
+        // What either says may be taken back meanwhile. So the same is said on both sides here, and goes to the whole afterwards.
         let before = upper.turn(uppers, uppers.as_tail().marked_as(uppers));
         if before.has_hwpoisoned() {
             upper.allocator.fetch_and(!HAS_HWPOISONED, Ordering::Relaxed);
