@@ -24,9 +24,13 @@ use std::boxed::Box;
 use std::io;
 use std::string::{String, ToString};
 use std::thread::{self, ThreadId};
+#[cfg(not(shuttle))]
+use std::thread_local;
 use std::vec::Vec;
 
 use arrayvec::ArrayVec;
+#[cfg(shuttle)]
+use shuttle::thread_local;
 use spin::Mutex;
 
 use crate::faults::Faults;
@@ -99,7 +103,7 @@ pub struct Snapshot {
     bytes: Vec<u8>,
 }
 
-std::thread_local! {
+thread_local! {
     static CPU: Cell<CpuId> = const { Cell::new(CpuId(0)) };
 }
 
@@ -108,10 +112,10 @@ pub fn on_cpu<R>(cpu: CpuId, work: impl FnOnce() -> R) -> R {
     struct Restore(CpuId);
     impl Drop for Restore {
         fn drop(&mut self) {
-            CPU.set(self.0);
+            CPU.with(|cpu| cpu.set(self.0));
         }
     }
-    let _restore = Restore(CPU.replace(cpu));
+    let _restore = Restore(CPU.with(|this| this.replace(cpu)));
     work()
 }
 
@@ -329,7 +333,7 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
 
     #[inline]
     fn cpu(&self) -> CpuId {
-        let CpuId(cpu) = CPU.get();
+        let CpuId(cpu) = CPU.with(Cell::get);
         assert!(usize::from(cpu) < self.cpus.len(), "CPU {cpu} on a machine of {} CPUs", self.cpus.len());
         CpuId(cpu)
     }

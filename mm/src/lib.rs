@@ -75,7 +75,7 @@
 #![no_std]
 #![deny(unsafe_code)]
 
-#[cfg(any(test, feature = "host"))]
+#[cfg(any(test, loom, feature = "host"))]
 extern crate std;
 
 #[cfg(test)]

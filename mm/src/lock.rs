@@ -12,35 +12,36 @@ use crate::lock_order::Class;
 #[cfg(debug_assertions)]
 use crate::lock_order::{HeldLocks, LockClass};
 use crate::machine::Machine;
+use crate::sync::{Waiting, others_may_come};
 
 /// A spin lock of a class.
 pub struct Mutex<C, T> {
     class: PhantomData<fn() -> C>,
-    lock: spin::Mutex<T>,
+    lock: spin::mutex::Mutex<T, Waiting>,
 }
 
 /// A spin lock of a class, which any number may share to read.
 pub struct RwLock<C, T> {
     class: PhantomData<fn() -> C>,
-    lock: spin::RwLock<T>,
+    lock: spin::rwlock::RwLock<T, Waiting>,
 }
 
 /// A [`Mutex`] held.
 pub struct MutexGuard<'l, T> {
     // Given up in this order: so that what is counted is never less than what is held.
-    guard: spin::MutexGuard<'l, T>,
+    guard: spin::mutex::MutexGuard<'l, T, Waiting>,
     _held: Held<'l>,
 }
 
 /// An [`RwLock`] held to read.
 pub struct ReadGuard<'l, T> {
-    guard: spin::RwLockReadGuard<'l, T>,
+    guard: spin::rwlock::RwLockReadGuard<'l, T, Waiting>,
     _held: Held<'l>,
 }
 
 /// An [`RwLock`] held to write.
 pub struct WriteGuard<'l, T> {
-    guard: spin::RwLockWriteGuard<'l, T>,
+    guard: spin::rwlock::RwLockWriteGuard<'l, T, Waiting>,
     _held: Held<'l>,
 }
 
@@ -105,7 +106,7 @@ pub(crate) fn may_wait<C: Class>(machine: &impl Machine) {
 impl<C: Class, T> Mutex<C, T> {
     /// Guards a value.
     pub const fn new(value: T) -> Self {
-        Self { class: PhantomData, lock: spin::Mutex::new(value) }
+        Self { class: PhantomData, lock: spin::mutex::Mutex::new(value) }
     }
 
     /// Takes the lock. Spins.
@@ -113,6 +114,7 @@ impl<C: Class, T> Mutex<C, T> {
     #[track_caller]
     pub fn lock<'l>(&'l self, machine: &'l impl Machine) -> MutexGuard<'l, T> {
         let held = Held::waited_for::<C>(machine);
+        others_may_come();
         MutexGuard { guard: self.lock.lock(), _held: held }
     }
 
@@ -121,6 +123,7 @@ impl<C: Class, T> Mutex<C, T> {
     #[track_caller]
     pub fn try_lock<'l>(&'l self, machine: &'l impl Machine) -> Option<MutexGuard<'l, T>> {
         let held = Held::tried::<C>(machine);
+        others_may_come();
         self.lock.try_lock().map(|guard| MutexGuard { guard, _held: held })
     }
 
@@ -149,7 +152,7 @@ pub(crate) struct LockPlaces {
 impl<C: Class, T> RwLock<C, T> {
     /// Guards a value.
     pub const fn new(value: T) -> Self {
-        Self { class: PhantomData, lock: spin::RwLock::new(value) }
+        Self { class: PhantomData, lock: spin::rwlock::RwLock::new(value) }
     }
 
     /// Takes the lock to read. Spins.
@@ -157,6 +160,7 @@ impl<C: Class, T> RwLock<C, T> {
     #[track_caller]
     pub fn read<'l>(&'l self, machine: &'l impl Machine) -> ReadGuard<'l, T> {
         let held = Held::waited_for::<C>(machine);
+        others_may_come();
         ReadGuard { guard: self.lock.read(), _held: held }
     }
 
@@ -165,6 +169,7 @@ impl<C: Class, T> RwLock<C, T> {
     #[track_caller]
     pub fn write<'l>(&'l self, machine: &'l impl Machine) -> WriteGuard<'l, T> {
         let held = Held::waited_for::<C>(machine);
+        others_may_come();
         WriteGuard { guard: self.lock.write(), _held: held }
     }
 

@@ -25,6 +25,8 @@
 
 mod blocks;
 mod folio;
+#[cfg(all(test, loom))]
+pub(crate) use folio::loom as flag_models;
 mod frozen;
 mod kinds;
 mod mapcount;

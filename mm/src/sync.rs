@@ -1,18 +1,51 @@
-//! Atomics for what CPUs do without a lock: the core library's, or a model checker's under `cfg(loom)`.
+//! Atomics for what CPUs do without a lock: the core library's; a model checker's under `cfg(loom)`; and under `cfg(shuttle)`
+//! the core library's again, in front of each of which another CPU may come.
+
+#[cfg(any(loom, shuttle))]
+mod checked;
+#[cfg(all(test, loom))]
+mod orderings;
+#[cfg(loom)]
+mod weaken;
 
 use crate::machine::{Begun, Machine};
 
-#[cfg(not(loom))]
+#[cfg(any(loom, shuttle))]
+pub(crate) use checked::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use core::hint::spin_loop;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-#[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 #[cfg(loom)]
 pub(crate) use loom::cell::UnsafeCell;
 #[cfg(loom)]
 pub(crate) use loom::hint::spin_loop;
+#[cfg(shuttle)]
+pub(crate) use shuttle::hint::spin_loop;
+
+/// How a lock waits.
+#[cfg(not(shuttle))]
+pub(crate) use spin::relax::Spin as Waiting;
+
+/// How a lock waits: others go on.
+#[cfg(shuttle)]
+#[derive(Debug)]
+pub(crate) struct Waiting;
+
+#[cfg(shuttle)]
+impl spin::RelaxStrategy for Waiting {
+    fn relax() {
+        spin_loop();
+    }
+}
+
+/// Before whatever other CPUs can see: where one of them comes in between, if somebody says which runs when.
+#[inline(always)]
+pub(crate) fn others_may_come() {
+    #[cfg(shuttle)]
+    shuttle_engine::runtime::thread::continuation::switch_if_not_stopping();
+}
 
 /// A cell that says when it is looked at and when written, as the model checker's does.
 #[cfg(not(loom))]
@@ -42,6 +75,7 @@ impl<T> UnsafeCell<T> {
 /// The cheap side of an asymmetric barrier: it keeps the compiler from reordering; the other side's
 /// [`Machine::heavy_barrier`](crate::machine::Machine::heavy_barrier) makes it a full fence on every CPU.
 #[inline(always)]
+#[cfg_attr(loom, track_caller)]
 pub(crate) fn light_barrier() {
     #[cfg(not(any(loom, miri)))]
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
@@ -56,24 +90,32 @@ pub(crate) trait BeginsLocal {
 }
 
 impl<M: Machine> BeginsLocal for M {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     #[inline(always)]
     fn begin_local(&self, busy: &AtomicU32) -> Begun {
         Machine::begin_local(self, busy)
     }
 
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     fn begin_local(&self, busy: &AtomicU32) -> Begun {
         Modelled.begin_local(busy)
     }
 }
 
 /// The machine of a model.
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 #[derive(Debug)]
 pub(crate) struct Modelled;
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
+impl Modelled {
+    /// The other side of [`light_barrier`].
+    pub(crate) fn heavy_barrier(&self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+#[cfg(any(loom, shuttle))]
 impl BeginsLocal for Modelled {
     fn begin_local(&self, busy: &AtomicU32) -> Begun {
         if busy.load(Ordering::Relaxed) != 0 {

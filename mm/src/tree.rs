@@ -158,12 +158,12 @@ impl<'n, T, G> Tree<'n, T, G> {
             // Acquire pairs with the release in `left`: whoever sees the new shape does not see what it was before.
             let shape = self.shape.load(Ordering::Acquire);
             let seen = look();
-            // Whoever saw anything that was written to a node after it left sees the new shape: every load of a node is
-            // an acquire, and every store a release.
+            // Whoever saw anything that was written to a node after it left sees the new shape: every load of a word is an
+            // acquire, and every store a release.
             if self.shape.load(Ordering::Relaxed) == shape {
                 return seen;
             }
-            core::hint::spin_loop();
+            crate::sync::spin_loop();
         }
     }
 

@@ -58,7 +58,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
                     if let Some(folio) = folio.filter(|folio| self.holds(folio, index)) {
                         return Some(Standing::Folio(folio));
                     }
-                    core::hint::spin_loop();
+                    crate::sync::spin_loop();
                 }
             }
         }

@@ -67,7 +67,7 @@ fn use_up<M: Machine>(allocator: &PageAllocator<'_, M>, crew: &dyn Crew, node: N
             // Whoever is done first keeps what it has until all are, or the node would not be used up.
             arrived.fetch_add(1, Ordering::Relaxed);
             while arrived.load(Ordering::Relaxed) < cpus {
-                core::hint::spin_loop();
+                crate::sync::spin_loop();
             }
             Ok(())
         });

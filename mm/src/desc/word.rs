@@ -125,7 +125,8 @@ impl Page {
         upper.turn(AllocatorWord::TAIL, half.of_other_part());
         // HWPOISON-1: who says so of the whole from here on finds the new head, too.
         if self.turn(word, half).has_hwpoisoned() {
-            upper.allocator.fetch_or(HAS_HWPOISONED, Ordering::AcqRel);
+            // Release, as for every head that says so: who sees it sees which page says that it is that one.
+            upper.allocator.fetch_or(HAS_HWPOISONED, Ordering::Release);
         }
     }
 
@@ -139,13 +140,14 @@ impl Page {
             return None;
         }
         if uppers.has_hwpoisoned() {
-            self.allocator.fetch_or(HAS_HWPOISONED, Ordering::AcqRel);
+            self.allocator.fetch_or(HAS_HWPOISONED, Ordering::Release);
         }
         self.turn(word, word.newer(uppers).resized(order).marked_as(word));
-        let before = upper.turn(uppers, uppers.as_tail());
-        if before.has_hwpoisoned() && !uppers.has_hwpoisoned() {
-            upper.allocator.fetch_and(!HAS_HWPOISONED, Ordering::AcqRel);
-            self.allocator.fetch_or(HAS_HWPOISONED, Ordering::AcqRel);
+        // What either says may be taken back meanwhile. So the same is said on both sides here, and goes to the whole afterwards.
+        let before = upper.turn(uppers, uppers.as_tail().marked_as(uppers));
+        if before.has_hwpoisoned() {
+            upper.allocator.fetch_and(!HAS_HWPOISONED, Ordering::Relaxed);
+            self.allocator.fetch_or(HAS_HWPOISONED, Ordering::Release);
         }
         // No one finds the upper block's owner any more who climbs past its head.
         upper.set_owner(OwnerWord::PLAIN);
@@ -160,12 +162,13 @@ impl Page {
 
     /// Says that the page's memory lies. Says whether it was not said before.
     pub(crate) fn set_hwpoison(&self) -> bool {
-        self.allocator.fetch_or(HWPOISON, Ordering::AcqRel) & HWPOISON == 0
+        // Relaxed: what is said of the page goes without anything else; its head is told after it.
+        self.allocator.fetch_or(HWPOISON, Ordering::Relaxed) & HWPOISON == 0
     }
 
     /// Says that the page's memory does not lie. Says whether it was said to.
     pub(crate) fn clear_hwpoison(&self) -> bool {
-        self.allocator.fetch_and(!HWPOISON, Ordering::AcqRel) & HWPOISON != 0
+        self.allocator.fetch_and(!HWPOISON, Ordering::Relaxed) & HWPOISON != 0
     }
 
     /// Has the head of an allocated block, which was just read as `word`, say that memory of the block may lie. `None` if it
@@ -276,8 +279,9 @@ impl Page {
         AllocatorWord(self.allocator.fetch_add(to.0.wrapping_sub(from.0), Ordering::AcqRel))
     }
 
+    /// Release: who sees that a page of the block fails sees which.
     fn replace(&self, from: AllocatorWord, to: AllocatorWord) -> Option<()> {
-        let replaced = self.allocator.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed);
+        let replaced = self.allocator.compare_exchange(from.0, to.0, Ordering::Release, Ordering::Relaxed);
         replaced.is_ok().then_some(())
     }
 
@@ -288,5 +292,7 @@ impl Page {
     }
 }
 
+#[cfg(all(test, loom))]
+mod loom;
 #[cfg(all(test, not(loom)))]
 mod tests;

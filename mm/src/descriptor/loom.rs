@@ -1,5 +1,5 @@
-//! Models of what goes without a lock: every interleaving of a few preemptions, and every value that the memory model
-//! lets a load see.
+//! Models of what goes without a lock: every interleaving, of three threads those of a few preemptions, and every value that
+//! the memory model lets a load see.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p mm --lib loom`. The orderings that a model rests on are named
 //! at it: with any of them weaker, it fails.
@@ -20,10 +20,11 @@ use core::ptr::NonNull;
 const KIND: OwnerKind = OwnerKind::KernelStack;
 const ZONE: ZoneId = ZoneId(0);
 
-/// Three preemptions at most, which keeps every model below seconds: those that fail with an ordering weakened need fewer.
-fn model(check: impl Fn() + Sync + Send + 'static) {
+/// So many preemptions at most, which keeps models of three threads below seconds: those that fail with an ordering weakened
+/// need fewer.
+fn bounded(preemptions: usize, check: impl Fn() + Sync + Send + 'static) {
     let mut builder = ::loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.check(check);
 }
 
@@ -106,7 +107,7 @@ impl World {
 /// generation in `try_get`. The acquire in `try_get` is for who has not looked before.
 #[test]
 fn a_walker_finds_the_owner_that_a_block_has_while_its_descriptor_goes_to_another() {
-    model(|| {
+    ::loom::model(|| {
         let world = World::new();
         let walking = thread::spawn({
             let world = Arc::clone(&world);
@@ -126,7 +127,7 @@ fn a_walker_finds_the_owner_that_a_block_has_while_its_descriptor_goes_to_anothe
 /// Rests on: the orderings of `put`, the acquire in `put_only`.
 #[test]
 fn the_last_of_several_references_frees_once_and_nothing_is_had_after_it() {
-    model(|| {
+    bounded(3, || {
         let world = World::new();
         let walkers = [0, 1].map(|_| {
             let world = Arc::clone(&world);
@@ -154,7 +155,7 @@ fn descriptors_memory_goes_only_when_nobody_looks_at_it() {
         gate: WalkGate,
         memory: UnsafeCell<u32>,
     }
-    model(|| {
+    ::loom::model(|| {
         let page = Page::new(AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZONE));
         let world = Arc::new(Walked { page, gate: WalkGate::new(), memory: UnsafeCell::new(7) });
         // The word only says whether it leads there.
@@ -181,7 +182,7 @@ fn descriptors_memory_goes_only_when_nobody_looks_at_it() {
 /// Rests on: the release in `Page::publish`, the acquire in `Page::word`.
 #[test]
 fn a_new_state_never_comes_with_the_owner_of_an_older_block() {
-    model(|| {
+    ::loom::model(|| {
         let page = Arc::new(Page::new(AllocatorWord::allocated(Migratetype::Movable, Order::of(1), ZONE)));
         page.set_owner(OwnerWord::bare(OwnerKind::LargeKmalloc, Order::of(1)));
         let walking = thread::spawn({
@@ -201,5 +202,73 @@ fn a_new_state_never_comes_with_the_owner_of_an_older_block() {
         page.set_free(ListId::new(Migratetype::Movable, Order::of(1), End::Near), ZONE, Position(3));
         page.set_allocated(Migratetype::Movable, Order::ZERO, ZONE);
         walking.join().expect("the walker saw nothing wrong");
+    });
+}
+
+/// Rests on: the release in `Page::set_owner` and the acquire in `Page::owner`, and all that the first model rests on.
+#[test]
+fn a_walker_never_takes_a_block_that_is_freed_and_allocated_again_for_what_it_was() {
+    struct Again {
+        page: Page,
+        descriptor: Descriptor<u32>,
+        /// The block and the descriptor, while nobody has them: what a zone's lock and a cache's guard.
+        free: Mutex<bool>,
+    }
+    impl Again {
+        /// The owner of each generation is the generation's number.
+        fn own(&self, generation: u32) {
+            // SAFETY: it is dead or unborn, and the caller alone has it.
+            unsafe { self.descriptor.begin(Pfn::new(0), Order::ZERO, generation) };
+            self.page.set_owner(OwnerWord::described(KIND, NonNull::from(&self.descriptor)));
+        }
+
+        fn put(&self) {
+            if self.descriptor.life().put() == Put::Last {
+                // SAFETY: the last reference was given up, and this is called once for it.
+                let _ = unsafe { self.descriptor.take() };
+                self.page.set_free(ListId::new(Migratetype::Movable, Order::ZERO, End::Near), ZONE, Position(1));
+                *self.free.lock().expect("nobody panicked") = true;
+            }
+        }
+    }
+    bounded(2, || {
+        let page = Page::new(AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZONE));
+        let world = Arc::new(Again { page, descriptor: Descriptor::unborn(), free: Mutex::new(false) });
+        world.own(1);
+        let walker = thread::spawn({
+            let world = Arc::clone(&world);
+            move || {
+                if !world.page.word().is(PageState::Allocated) {
+                    return;
+                }
+                let Some(found) = world.page.owner().descriptor::<Descriptor<u32>>(KIND) else { return };
+                // SAFETY: the model's only descriptor lives as long as the model.
+                let descriptor = unsafe { found.as_ref() };
+                let Some(seen) = descriptor.life().look() else { return };
+                if descriptor.life().try_get(seen.generation).is_some() {
+                    // SAFETY: there is a reference.
+                    assert_eq!(Generation(unsafe { *descriptor.owner() }), seen.generation, "another one's owner");
+                    assert!(world.page.word().is(PageState::Allocated), "a block that is referred to is free");
+                    world.put();
+                }
+            }
+        });
+        let again = thread::spawn({
+            let world = Arc::clone(&world);
+            move || {
+                let had = core::mem::take(&mut *world.free.lock().expect("nobody panicked"));
+                if had {
+                    world.page.set_allocated(Migratetype::Movable, Order::ZERO, ZONE);
+                    world.own(2);
+                    world.put();
+                }
+                had
+            }
+        });
+        world.put();
+        walker.join().expect("the walker saw nothing wrong");
+        let _ = again.join().expect("it was free");
+        assert!(*world.free.lock().expect("nobody panicked"), "it was freed by whoever was last");
+        assert!(world.page.word().is(PageState::Free));
     });
 }

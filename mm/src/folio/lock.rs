@@ -41,7 +41,7 @@ impl<'a, M: Machine> FolioRef<'a, M> {
                 Err(busy) => this = busy,
             }
             while this.flags().contains(FolioFlags::LOCKED) {
-                core::hint::spin_loop();
+                crate::sync::spin_loop();
             }
         }
     }

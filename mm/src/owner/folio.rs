@@ -9,6 +9,9 @@
 
 #![expect(unsafe_code, reason = "goes from a folio to its descriptor and back")]
 
+#[cfg(all(test, loom))]
+pub(crate) mod loom;
+
 use core::ptr::NonNull;
 
 use bitflags::bitflags;

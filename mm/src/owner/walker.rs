@@ -181,7 +181,7 @@ impl<'o, M: Machine> Walker<'o, M> {
         let mut looks = (0..LOOKS).map(|_| {
             let found = self.look_once(pfn);
             if found.is_none() {
-                core::hint::spin_loop();
+                crate::sync::spin_loop();
             }
             found
         });

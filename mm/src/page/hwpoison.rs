@@ -285,10 +285,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if word.is(PageState::Offline) {
             poison::on_recovery(self.machine, pfn);
         }
-        let block = FreeBlock::claim(head, word.order()).range();
-        if word.is(PageState::Allocated) && !buddy.any_hwpoison(block) {
-            // If its owner has changed it meanwhile, that it may lie costs no more than a look when it is freed.
-            let _ = found.note_sound(found.word());
+        // Read before its pages are looked at. If its owner changes it meanwhile, it goes on saying that one of them lies, which
+        // costs no more than a look when it is freed.
+        let word = found.word();
+        if word.is(PageState::Allocated) && !buddy.any_hwpoison(FreeBlock::claim(head, word.order()).range()) {
+            let _ = found.note_sound(word);
         }
         Some(())
     }

@@ -17,7 +17,7 @@ use super::list::{List, Slot};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::migratetype::Migratetype;
-use crate::sync::{Modelled, light_barrier};
+use crate::sync::Modelled;
 use crate::units::{Count, Order, Pfn, ZoneId};
 
 const WORD: AllocatorWord = AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZoneId(0));
@@ -73,7 +73,7 @@ impl Side {
     fn drain(&self) -> Vec<Pfn> {
         let _turn = self.turn.lock();
         self.gate.close();
-        light_barrier();
+        Modelled.heavy_barrier();
         self.gate.wait();
         self.touch();
         let taken = self.list.take_oldest(Count(u32::MAX)).map(|(_, head)| head).collect();
@@ -128,7 +128,7 @@ fn a_cpu_finds_what_was_done_while_it_was_shut_out() {
 #[test]
 fn two_that_drain_take_turns() {
     let mut model = ::loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = model.preemption_bound.or(Some(3));
     model.check(|| {
         let side = Side::with(2);
         let drain = || {
@@ -140,5 +140,83 @@ fn two_that_drain_take_turns() {
         let back = taken.and_then(|block| side.put(block).err());
         let drained = others.map(|other| other.join().expect("nobody panics"));
         assert_all(2, side.drain().into_iter().chain(drained.into_iter().flatten()).chain(back));
+    });
+}
+
+/// Two CPUs, and pages that one has allocated and the other frees.
+struct Two {
+    sides: [Arc<Side>; 2],
+    /// What stands in each block's page. Whoever has the block is alone with it, or the model says so.
+    pages: [Cell<u32>; 2],
+    mail: Mutex<Option<Block>>,
+    turn: Mutex<()>,
+}
+
+// SAFETY: that nobody is in a cell with another is what the model is about, and it looks.
+unsafe impl Sync for Two {}
+// SAFETY: as above.
+unsafe impl Send for Two {}
+
+impl Two {
+    fn write(&self, head: Pfn) {
+        let page = &self.pages[head.index()];
+        page.set(page.get() + 1);
+    }
+
+    /// Takes everything of both CPUs, as a third one does: one barrier for both.
+    fn drain(&self) -> Vec<Pfn> {
+        let _turn = self.turn.lock();
+        self.sides.iter().for_each(|side| side.gate.close());
+        Modelled.heavy_barrier();
+        self.sides.iter().for_each(|side| side.gate.wait());
+        let mut taken = Vec::new();
+        for side in &self.sides {
+            side.touch();
+            taken.extend(side.list.take_oldest(Count(u32::MAX)).map(|(_, head)| head));
+        }
+        taken.iter().for_each(|&head| self.write(head));
+        self.sides.iter().for_each(|side| side.gate.reopen());
+        taken
+    }
+}
+
+/// One CPU allocates, another one frees what it was sent, and a third one drains both.
+#[test]
+fn a_page_that_another_cpu_frees_is_drained_from_there_with_what_was_written_to_it() {
+    let mut model = ::loom::model::Builder::new();
+    model.preemption_bound = model.preemption_bound.or(Some(2));
+    model.check(|| {
+        let world = Arc::new(Two {
+            sides: [Side::with(2), Side::with(0)],
+            pages: [Cell::new(0), Cell::new(0)],
+            mail: Mutex::new(None),
+            turn: Mutex::new(()),
+        });
+        let drainer = thread::spawn({
+            let world = world.clone();
+            move || world.drain()
+        });
+        let freer = thread::spawn({
+            let world = world.clone();
+            move || {
+                let block = world.mail.lock().expect("nobody panics").take()?;
+                world.write(block.1);
+                world.sides[1].put(block).err()
+            }
+        });
+        // A block is sent, and one comes back to where it was.
+        let sent = world.sides[0].take();
+        if let Some(block) = sent {
+            world.write(block.1);
+            *world.mail.lock().expect("nobody panics") = Some(block);
+        }
+        let back = world.sides[0].take().and_then(|block| {
+            world.write(block.1);
+            world.sides[0].put(block).err()
+        });
+        let refused = freer.join().expect("nobody panics");
+        let drained = drainer.join().expect("nobody panics");
+        let unread = world.mail.lock().expect("nobody panics").take().map(|block| block.1);
+        assert_all(2, world.drain().into_iter().chain(drained).chain(back).chain(refused).chain(unread));
     });
 }

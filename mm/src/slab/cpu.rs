@@ -169,7 +169,8 @@ impl CpuSheaf {
         if self.begin(machine) == Begun::Before {
             return None;
         }
-        let bounds = (self.lower.load(Ordering::Acquire), self.upper.load(Ordering::Acquire));
+        // Acquire as above. `open` sets the lower one last: who has seen that needs no more of the upper one.
+        let bounds = (self.lower.load(Ordering::Acquire), self.upper.load(Ordering::Relaxed));
         // Who closes moves both bounds, one after the other; one is enough to tell.
         let open = bounds.0 != CLOSED.0 && bounds.1 != CLOSED.1;
         let result = open.then(|| {

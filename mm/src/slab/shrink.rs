@@ -72,7 +72,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         self.release_isolated(cache);
         // Slabs of descriptors stay as long as anybody walks, and so must their cache.
         while self.shrink_cache(cache) == 0 && self.with_slabs(cache, |slabs| slabs.count()) > 0 {
-            core::hint::spin_loop();
+            crate::sync::spin_loop();
         }
         self.all.lock(self.pages.machine()).remove(place);
         self.free_cpu_sides(cache.cpus, usize::from(self.cpus.get()));
@@ -156,7 +156,7 @@ impl<M: Machine> Drop for KmemCaches<'_, M> {
             }
         }
         while !self.pages.gate().is_quiet() {
-            core::hint::spin_loop();
+            crate::sync::spin_loop();
         }
         for mut list in [others, of_caches, of_slabs] {
             while let Some(slab) = list.pop() {

@@ -3,6 +3,9 @@
 //! Where its bytes are never changes. Who wants to see them holds the lock, a bit that spins; reclaim only tries.
 #![expect(unsafe_code, reason = "descriptors and bytes are objects of caches until they are given back")]
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
@@ -199,7 +202,7 @@ impl<'a, M: Machine> BufferRef<'a, M> {
         may_wait::<class::Buffer>(self.machine());
         while self.set(BufferFlags::LOCKED).contains(BufferFlags::LOCKED) {
             while self.flags().contains(BufferFlags::LOCKED) {
-                core::hint::spin_loop();
+                crate::sync::spin_loop();
             }
         }
         LockedBuffer(self)

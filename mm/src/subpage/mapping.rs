@@ -109,7 +109,7 @@ impl<'a, M: Machine> BufferMapping<'a, M> {
             if let Some(buffer) = buffer.filter(|buffer| self.holds(buffer, index)) {
                 return Some(buffer);
             }
-            core::hint::spin_loop();
+            crate::sync::spin_loop();
         }
     }
 

@@ -15,13 +15,6 @@ use crate::descriptor::WalkGate;
 use crate::machine::Standard;
 use crate::units::{Pfn, StoreSlot};
 
-/// Two preemptions find every weakening named below.
-fn model(check: impl Fn() + Sync + Send + 'static) {
-    let mut builder = ::loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
-    builder.check(check);
-}
-
 const STAYS: Entry<u128> = Entry::Stored(StoreSlot(1));
 const GOES: Entry<u128> = Entry::Stored(StoreSlot(2));
 const ELSEWHERE: Entry<u128> = Entry::Stored(StoreSlot(3));
@@ -64,7 +57,7 @@ fn against(
     read: fn(&World, &Walking<'_>),
     clear: fn(&World, &mut NodeStock),
 ) {
-    model(move || {
+    ::loom::model(move || {
         let world = Arc::new(World {
             trees: [Tree::new(()), Tree::new(())],
             gate: WalkGate::new(),

@@ -24,7 +24,7 @@ pub(super) const NODE_ALIGN: u32 = 64;
 #[repr(C)]
 pub(super) struct Node {
     words: [AtomicPtr<()>; SLOTS],
-    /// A bit for each word that is not empty. Only the writer changes it, as all behind this.
+    /// A bit for each word that is not empty. The writer's alone, as all behind this: readers do not look at it.
     occupied: AtomicU64,
     /// A bit for each word that is marked, or leads to something marked.
     marked: AtomicU64,
@@ -57,7 +57,7 @@ impl Node {
         self.words[slot % SLOTS].store(word.bits(), Ordering::Release);
         let bit = 1 << slot;
         let occupied = self.occupied();
-        self.occupied.store(if word.is_empty() { occupied & !bit } else { occupied | bit }, Ordering::Release);
+        self.occupied.store(if word.is_empty() { occupied & !bit } else { occupied | bit }, Ordering::Relaxed);
         self.set_mark(slot, mark);
     }
 
@@ -67,17 +67,17 @@ impl Node {
             Mark::Clear => marked & !bit,
             Mark::Set => marked | bit,
         };
-        self.marked.store(marked, Ordering::Release);
+        self.marked.store(marked, Ordering::Relaxed);
     }
 
     /// Slots whose words are not empty.
     pub(super) fn occupied(&self) -> u64 {
-        self.occupied.load(Ordering::Acquire)
+        self.occupied.load(Ordering::Relaxed)
     }
 
     /// Slots that are marked.
     pub(super) fn marked(&self) -> u64 {
-        self.marked.load(Ordering::Acquire)
+        self.marked.load(Ordering::Relaxed)
     }
 
     pub(super) fn mark(&self, slot: usize) -> Mark {
@@ -203,8 +203,8 @@ impl NodeStock {
             node.words[occupied.trailing_zeros() as usize].store(ptr::null_mut(), Ordering::Release);
             occupied &= occupied - 1;
         }
-        node.occupied.store(0, Ordering::Release);
-        node.marked.store(0, Ordering::Release);
+        node.occupied.store(0, Ordering::Relaxed);
+        node.marked.store(0, Ordering::Relaxed);
         node.next.store(core::mem::replace(&mut self.first, pointer.as_ptr()), Ordering::Relaxed);
         self.count += 1;
     }

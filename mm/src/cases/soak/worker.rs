@@ -80,7 +80,7 @@ impl<'k, 's, M: Machine> Worker<'k, 's, M> {
         self.soak.turn.store(turn + 1, Ordering::Relaxed);
         self.digest(turn);
         if self.random.below(4) == 0 {
-            core::hint::spin_loop();
+            crate::sync::spin_loop();
         }
     }
 

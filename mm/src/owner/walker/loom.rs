@@ -16,7 +16,7 @@ const KIND: OwnerKind = OwnerKind::KernelStack;
 
 fn model(check: impl Fn() + Sync + Send + 'static) {
     let mut builder = ::loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = builder.preemption_bound.or(Some(3));
     builder.check(check);
 }
 

@@ -49,7 +49,8 @@ impl Sides {
     /// Takes everything, as another CPU does.
     fn gather(&self) -> Vec<usize> {
         let _one_at_a_time = self.closing.lock().expect("nobody panicked");
-        let mut closed = ClosedCpus::close(&self.cpus, CAPACITY, light_barrier).expect("there are sheaves");
+        let mut closed =
+            ClosedCpus::close(&self.cpus, CAPACITY, || Modelled.heavy_barrier()).expect("there are sheaves");
         let mut gathered = Vec::new();
         closed.each(|held| {
             gathered.extend(held.with_objects(core::mem::take).into_iter().flatten().map(number));
@@ -61,7 +62,8 @@ impl Sides {
     /// Looks for an object without taking anything.
     fn finds(&self, object: usize) -> bool {
         let _one_at_a_time = self.closing.lock().expect("nobody panicked");
-        let mut closed = ClosedCpus::close(&self.cpus, CAPACITY, light_barrier).expect("there are sheaves");
+        let mut closed =
+            ClosedCpus::close(&self.cpus, CAPACITY, || Modelled.heavy_barrier()).expect("there are sheaves");
         let mut found = false;
         closed.each(|held| found |= held.at_hand().iter().any(|&slot| number(slot) == object));
         found
@@ -145,7 +147,7 @@ fn a_cpu_that_changes_its_sheaf_while_it_is_closed_keeps_bounds_and_sheaf_togeth
 #[test]
 fn two_that_close_one_after_the_other_leave_the_cpu_open_with_its_own_bounds() {
     let mut model = ::loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = model.preemption_bound.or(Some(3));
     model.check(|| {
         let sides = Sides::with(&[&[1]]);
         let [taker, looker] = [sides.clone(), sides.clone()];
@@ -165,7 +167,7 @@ fn two_that_close_one_after_the_other_leave_the_cpu_open_with_its_own_bounds() {
 #[test]
 fn one_barrier_is_enough_for_all_cpus_and_what_they_do_meanwhile() {
     let mut model = ::loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = model.preemption_bound.or(Some(3));
     model.check(|| {
         let sides = Sides::with(&[&[1], &[2]]);
         let [closer, second] = [sides.clone(), sides.clone()];
@@ -190,7 +192,8 @@ fn a_handler_touches_neither_a_busy_cpu_nor_a_closed_one() {
     ::loom::model(|| {
         let sides = Sides::with(&[&[1]]);
         let cpu = &sides.cpus[0];
-        let mut closed = ClosedCpus::close(&sides.cpus, CAPACITY, light_barrier).expect("there are sheaves");
+        let mut closed =
+            ClosedCpus::close(&sides.cpus, CAPACITY, || Modelled.heavy_barrier()).expect("there are sheaves");
         closed.each(|held| {
             assert_eq!(cpu.take(&Modelled), None, "the task has it");
             assert_eq!(cpu.put(&Modelled, object(2)), Err(object(2)), "the task has it");
