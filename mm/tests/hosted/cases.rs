@@ -246,7 +246,7 @@ fn tiny_sizes_without_highmem() {
 
 #[test]
 fn tiny_sizes_with_the_lowmem_boundary_inside_a_block() {
-    Plan { direct_map_end: 157, ..Plan::lowmem(&[(0, 500)]) }.run_all::<Tiny>();
+    Plan { direct_map_end: 357, ..Plan::lowmem(&[(0, 500)]) }.run_all::<Tiny>();
 }
 
 #[test]

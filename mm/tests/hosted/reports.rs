@@ -36,7 +36,12 @@ fn readers_of_linuxs_files_read_ours() {
     }
     let program = env::current_exe().expect("a test has a program");
     let mut inside = Command::new("unshare");
-    inside.args(namespace).arg(program).args(["--ignored", "--exact", "inside_a_namespace_of_its_own", "--nocapture"]);
+    inside.args(namespace).arg(program).args([
+        "--ignored",
+        "--exact",
+        "reports::inside_a_namespace_of_its_own",
+        "--nocapture",
+    ]);
     inside.env(OUTSIDE, mount_namespace());
     let output = inside.output().expect("it ran before");
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

@@ -1,0 +1,7 @@
+//! What whole allocators on hosted machines go through, in one program: what they consist of is compiled once.
+
+mod beside;
+mod cases;
+mod reports;
+mod soak;
+mod unwinding;
