@@ -6,7 +6,7 @@ use std::panic;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-/// Processor time that one may take, in milliseconds: a thousand times what it needs.
+/// Processor time that one may take, in milliseconds: far more than it needs.
 const MOST_MILLISECONDS: libc::suseconds_t = 900;
 
 /// How a process ended.

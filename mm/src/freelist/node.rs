@@ -17,7 +17,7 @@
 //!
 //! Invariants: FREE-4 (as far as a pointer can say), HIGH-1 (a highmem node is touched only in [`Nodes::view`], between map
 //! and unmap of its slot).
-//! Cost: a dozen instructions for the check; one test of a bit for lowmem; map and unmap for highmem.
+//! Cost: the check, a shift for each eleven bits of an address; one test of a bit for lowmem; map and unmap for highmem.
 //!
 //! Source: K. Overstreet, "Dynamically allocated memory descriptors", linux-mm, 2021-10-26.
 #![expect(unsafe_code, reason = "node pages are bare memory, and a highmem pointer no address at all")]
