@@ -15,7 +15,7 @@ use crate::hardening::Hardening;
 use crate::lock_order::{Context, HeldLocks};
 use crate::random::RandomSeed;
 use crate::specification::Specification;
-use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PfnRange, PhysAddr};
+use crate::units::{Bytes, CpuId, Distance, NodeId, Order, Pfn, PfnRange, PhysAddr};
 
 /// Sizes that tests shrink, so that small memory has deep trees; [`Standard`] is the one to run with.
 pub trait Geometry: 'static {
@@ -59,6 +59,15 @@ pub enum Begun {
     Here,
     /// Before: this is its interrupt handler, and has changed nothing.
     Before,
+}
+
+/// Who may touch memory, as a machine is told that looks at every access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fence {
+    /// Whoever has it.
+    Open,
+    /// Nobody.
+    Closed,
 }
 
 /// What the allocator needs of the machine.
@@ -195,6 +204,20 @@ pub unsafe trait Machine: Sync {
     /// The pages were taken out, and nobody else puts them back.
     unsafe fn map_pages(&self, pages: PfnRange) {
         let _ = pages;
+    }
+
+    /// Told of pages that are nobody's from now on, or somebody's, those of highmem too: for an address sanitizer, which looks at
+    /// every access. Freelists' nodes are open. With locks held, perhaps in a handler.
+    #[inline(always)]
+    fn fence_pages(&self, pages: PfnRange, fence: Fence) {
+        let _ = (pages, fence);
+    }
+
+    /// Told the same of an object's place, which begins and ends at multiples of eight: of its bytes the first `open` may be
+    /// touched, and no others.
+    #[inline(always)]
+    fn fence_object(&self, place: NonNull<[u8]>, open: Bytes) {
+        let _ = (place, open);
     }
 
     /// What random choices start from, where [`hardening`](Self::hardening) has any made. It never changes.

@@ -13,6 +13,9 @@
 //! more. Blocks are split and merged as they are. Where any of this is done, CPUs keep nothing at hand (`pcp`): so every page
 //! goes the long way, through here, and the short one costs nothing more.
 //!
+//! Where a machine [fences](Machine::fence_pages) memory off, free pages that are no nodes are closed to all, whatever else is
+//! done to them.
+//!
 //! A page that was written to is told of once, and handed out all the same: what it holds is its new owner's to overwrite.
 //!
 //! Invariants: POISON-1 (while a page is free and no node, every byte of it is what it was filled with), POISON-2 (and nobody
@@ -28,8 +31,8 @@ use thiserror::Error;
 
 use crate::frame::with_mapped;
 use crate::hardening::Hardening;
-use crate::machine::Machine;
-use crate::units::{Count, PAGE_SIZE, Pfn, PfnRange};
+use crate::machine::{Fence, Machine};
+use crate::units::{Count, Order, PAGE_SIZE, Pfn, PfnRange};
 
 /// What every byte of a poisoned page is: Linux's `PAGE_POISON`.
 pub const PAGE_POISON: u8 = 0xaa;
@@ -103,6 +106,19 @@ pub(crate) fn on_free<M: Machine>(machine: &M, pages: PfnRange) {
     if machine.hardening().treats_pages() {
         give_up(machine, pages);
     }
+    machine.fence_pages(pages, Fence::Closed);
+}
+
+/// Does to a block what is to be done when it becomes free and stays at hand of a CPU.
+#[inline(always)]
+pub(crate) fn on_keeping<M: Machine>(machine: &M, head: Pfn, order: Order) {
+    machine.fence_pages(PfnRange::new(head, head.plus(order.pages())), Fence::Closed);
+}
+
+/// Does to a block what is to be done when somebody gets it from what a CPU has at hand.
+#[inline(always)]
+pub(crate) fn on_handing_out<M: Machine>(machine: &M, head: Pfn, order: Order) {
+    machine.fence_pages(PfnRange::new(head, head.plus(order.pages())), Fence::Open);
 }
 
 /// Does to free pages what is to be done when somebody gets them.
@@ -110,6 +126,7 @@ pub(crate) fn on_free<M: Machine>(machine: &M, pages: PfnRange) {
 /// They are the caller's.
 #[inline(always)]
 pub(crate) fn on_alloc<M: Machine>(machine: &M, pages: PfnRange) {
+    machine.fence_pages(pages, Fence::Open);
     if machine.hardening().treats_pages() {
         hand_out(machine, pages);
     }
@@ -118,9 +135,11 @@ pub(crate) fn on_alloc<M: Machine>(machine: &M, pages: PfnRange) {
 /// Does to a page what is to be done when its memory fails and nobody uses it any more: it is as out of reach as a free one.
 #[inline(always)]
 pub(crate) fn on_failure<M: Machine>(machine: &M, pfn: Pfn) {
+    let page = PfnRange::new(pfn, pfn.plus(1));
     if machine.hardening().treats_pages() {
-        hide(machine, PfnRange::new(pfn, pfn.plus(1)));
+        hide(machine, page);
     }
+    machine.fence_pages(page, Fence::Closed);
 }
 
 /// Does to a page that [failed](on_failure), or was free when it did, what is to be done when it becomes free again.
@@ -128,13 +147,14 @@ pub(crate) fn on_failure<M: Machine>(machine: &M, pfn: Pfn) {
 pub(crate) fn on_recovery<M: Machine>(machine: &M, pfn: Pfn) {
     if machine.hardening().treats_pages() {
         show(machine, PfnRange::new(pfn, pfn.plus(1)));
-        give_up(machine, PfnRange::new(pfn, pfn.plus(1)));
     }
+    on_free(machine, PfnRange::new(pfn, pfn.plus(1)));
 }
 
 /// Does to a free page what is to be done when it becomes a node.
 #[inline(always)]
 pub(crate) fn on_becoming_node<M: Machine>(machine: &M, pfn: Pfn) {
+    machine.fence_pages(PfnRange::new(pfn, pfn.plus(1)), Fence::Open);
     if machine.hardening().treats_pages() {
         make_node(machine, pfn);
     }
@@ -164,6 +184,8 @@ fn show<M: Machine>(machine: &M, pages: PfnRange) {
 #[cold]
 #[inline(never)]
 fn give_up<M: Machine>(machine: &M, pages: PfnRange) {
+    // What a slab had around its objects is closed.
+    machine.fence_pages(pages, Fence::Open);
     fill(machine, pages);
     hide(machine, pages);
 }

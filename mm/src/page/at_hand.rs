@@ -17,6 +17,7 @@ use crate::desc::word::Page;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::pcp::{AtHand, CpuCache, List, Relief, Supply};
+use crate::poison;
 use crate::specification::Change;
 use crate::units::{Count, Order, Pfn};
 use crate::zone::Zone;
@@ -45,7 +46,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         self.debug_check_at_hand(page, head, list);
         page.hand_out(list.word());
         cache.count_served(1);
-        self.changed(Change::Allocated(head, request.order));
+        self.handed_out(head, request.order);
         Some((page, head))
     }
 
@@ -62,7 +63,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 let Some((page, head)) = list.take() else { break };
                 self.debug_check_at_hand(page, head, list);
                 page.hand_out(list.word());
-                self.changed(Change::Allocated(head, request.order));
+                self.handed_out(head, request.order);
                 *place = head;
                 had += 1;
             }
@@ -86,7 +87,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         }
         list.put_near(page, pfn)?;
         page.keep_at_hand(word);
-        self.changed(Change::Freed(pfn, word.order()));
+        self.kept_at_hand(pfn, word.order());
         Some(())
     }
 
@@ -126,7 +127,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 if Self::put_at_hand(&at_hand, &mut hot, page, pfn).is_none() {
                     break;
                 }
-                self.changed(Change::Freed(pfn, hot.1.order()));
+                self.kept_at_hand(pfn, hot.1.order());
                 freed += 1;
             }
         }
@@ -190,9 +191,22 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             list.put(page, pfn)?;
         }
         page.keep_at_hand(list.word());
-        // As in all of these: nobody else can have it before this CPU leaves its lists.
-        self.changed(Change::Freed(pfn, word.order()));
+        self.kept_at_hand(pfn, word.order());
         Some(())
+    }
+
+    /// Tells of a block at hand that somebody has now.
+    #[inline(always)]
+    fn handed_out(&self, head: Pfn, order: Order) {
+        poison::on_handing_out(self.machine, head, order);
+        self.changed(Change::Allocated(head, order));
+    }
+
+    /// Tells of a block that is free now and at hand: nobody else can have it before this CPU leaves its lists.
+    #[inline(always)]
+    fn kept_at_hand(&self, head: Pfn, order: Order) {
+        self.changed(Change::Freed(head, order));
+        poison::on_keeping(self.machine, head, order);
     }
 
     /// Makes room in a list that is full.

@@ -11,7 +11,7 @@ use super::cache::{Cache, mark};
 use super::caches::{First, KmemCaches, NoMemory, live, unborn};
 use super::cpu::CpuSheaf;
 use super::debug::SlabDebug;
-use super::descriptor::{Slab, SlabPointer};
+use super::descriptor::Slab;
 use super::kmalloc::{self, LargeBlocks};
 use super::lists::Slabs;
 use super::roster::AllCaches;
@@ -97,16 +97,19 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
         ];
         for (index, (cache, head, first_slot, used)) in made.into_iter().enumerate() {
             // SAFETY: a block of descriptors has room for sixteen.
-            let place: SlabPointer = unsafe { descriptor.add(index * stride) }.cast();
+            let place = unsafe { descriptor.add(index * stride) };
+            of_slabs.fence_allocated(machine, of_slabs.slot(place));
             // SAFETY: the block is cut into the cache's objects, and the descriptor unborn.
-            let slab = unsafe { this.describe(cache, head, place, first_slot) };
+            let slab = unsafe { this.describe(cache, head, place.cast(), first_slot) };
             // SAFETY: the slab was just described, so there is a reference: its cache's.
             let descriptor = unsafe { slab.as_ref() };
             // SAFETY: as above.
             let owner = unsafe { descriptor.owner() };
             for slot in used.end..cache.layout.objects {
                 // SAFETY: the slot lies in the block, and nobody has its object.
-                mark(unsafe { first_slot.add((slot * cache.layout.stride) as usize) });
+                let slot = unsafe { first_slot.add((slot * cache.layout.stride) as usize) };
+                mark(machine, slot);
+                cache.fence_free(machine, slot);
             }
             for slot in used {
                 // SAFETY: the slab is on no list yet.

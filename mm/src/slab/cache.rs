@@ -6,6 +6,9 @@
 //! when it is allocated. An object that is freed with the mark on is looked for wherever free objects can be, so an
 //! owner that happens to store the mark's value loses time and nothing else.
 //!
+//! Where a machine [fences](Machine::fence_object) memory off, so much of an object is open as its owner asked for; of a free
+//! one nothing, but what walkers look at, and of what is between objects no more than the mark. In a debugged cache, all.
+//!
 //! A cache's lock is a leaf (`lock_order`): under it nothing is allocated, no other cache is touched, and the page allocator
 //! is not entered.
 #![expect(unsafe_code, reason = "objects are bare memory until somebody owns them")]
@@ -20,13 +23,14 @@ use arrayvec::ArrayString;
 
 use super::cpu::{CpuSheaf, Slot};
 use super::debug::Watch;
-use super::layout::SlabLayout;
+use super::layout::{MARK, SlabLayout};
 use super::lists::Slabs;
 use crate::image::{self, Note, NoteFull, layout};
 use crate::lock::Mutex;
 use crate::lock_order::class;
+use crate::machine::Machine;
 use crate::page::Request;
-use crate::units::CpuId;
+use crate::units::{Bytes, CpuId};
 
 /// A cache's name: as much of it as fits.
 pub type CacheName = ArrayString<32>;
@@ -123,6 +127,29 @@ impl Cache {
         unsafe { object.add(self.layout.mark as usize) }
     }
 
+    /// Opens so many bytes of an object to whoever has it.
+    #[inline(always)]
+    pub(super) fn fence<M: Machine>(&self, machine: &M, slot: Slot, open: Bytes) {
+        let SlabLayout { mark, size, stride, .. } = self.layout;
+        if self.watch.is_none() {
+            let room = if mark < size { stride } else { mark };
+            machine.fence_object(NonNull::slice_from_raw_parts(self.object(slot), room as usize), open);
+        }
+    }
+
+    /// Opens an object to whoever it was just allocated for.
+    #[inline(always)]
+    pub(super) fn fence_allocated<M: Machine>(&self, machine: &M, slot: Slot) {
+        self.fence(machine, slot, Bytes(self.layout.size as usize));
+    }
+
+    /// Closes a free object, but for what walkers look at.
+    #[inline(always)]
+    pub(super) fn fence_free<M: Machine>(&self, machine: &M, slot: Slot) {
+        let open = if self.stability == Stability::TypeStable { self.layout.mark } else { 0 };
+        self.fence(machine, slot, Bytes(open as usize));
+    }
+
     /// Runs the constructor, if there is one, on the object of a slot, which is nobody's.
     pub(super) fn construct(&self, slot: Slot) {
         let object = self.object(slot);
@@ -140,23 +167,32 @@ fn mark_of(slot: Slot) -> u64 {
     slot.addr().get() as u64 + 1
 }
 
+/// Opens the mark of a slot to whoever is about to look at it or change it, and fences the object next.
+#[inline(always)]
+fn open_mark<M: Machine>(machine: &M, slot: Slot) {
+    machine.fence_object(NonNull::slice_from_raw_parts(slot, MARK as usize), Bytes(MARK as usize));
+}
+
 /// Marks the slot of an object that nobody owns as free.
 #[inline(always)]
-pub(super) fn mark(slot: Slot) {
+pub(super) fn mark<M: Machine>(machine: &M, slot: Slot) {
+    open_mark(machine, slot);
     // SAFETY: a slot has room for its mark, is aligned to it, and the object is nobody's.
     unsafe { slot.cast::<u64>().write(mark_of(slot)) };
 }
 
 /// Makes an object of nobody one that can be given away.
 #[inline(always)]
-pub(super) fn unmark(slot: Slot) {
+pub(super) fn unmark<M: Machine>(machine: &M, slot: Slot) {
+    open_mark(machine, slot);
     // SAFETY: as above.
     unsafe { slot.cast::<u64>().write(0) };
 }
 
 /// Whether a slot bears the mark: its object is free, or its owner stored that very value.
 #[inline(always)]
-pub(super) fn is_marked(slot: Slot) -> bool {
+pub(super) fn is_marked<M: Machine>(machine: &M, slot: Slot) -> bool {
+    open_mark(machine, slot);
     // SAFETY: as above, but that the object may be somebody's: then it is whoever's is freeing it.
     let found = unsafe { slot.cast::<u64>().read() };
     found == mark_of(slot)

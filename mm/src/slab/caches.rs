@@ -177,8 +177,9 @@ impl<M: Machine> KmemCaches<'_, M> {
         match cache.cpu(machine.cpu()).take(machine) {
             Some(slot) => {
                 // Where it costs nothing that matters, what comes out of a sheaf is looked at as what comes out of a slab is.
-                debug_assert!(is_marked(slot), "invariant SLAB-1 broken: {slot:p} is at hand, and not free");
-                unmark(slot);
+                debug_assert!(is_marked(machine, slot), "invariant SLAB-1 broken: {slot:p} is at hand, and not free");
+                unmark(machine, slot);
+                cache.fence_allocated(machine, slot);
                 Ok(slot)
             }
             None => self.alloc_slowly(cache),
@@ -195,9 +196,11 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Takes back a slot of the cache that this is a side of.
     #[inline(always)]
     #[track_caller]
-    pub(super) fn free_slot<'c>(&self, slot: Slot, cpu: &CpuSheaf, cache: impl FnOnce() -> &'c Cache) {
-        mark(slot);
-        if let Err(slot) = cpu.put(self.pages.machine(), slot) {
+    pub(super) fn free_slot<'c>(&self, slot: Slot, cpu: &CpuSheaf, cache: impl Fn() -> &'c Cache) {
+        let machine = self.pages.machine();
+        mark(machine, slot);
+        cache().fence_free(machine, slot);
+        if let Err(slot) = cpu.put(machine, slot) {
             self.free_slowly(cache(), slot);
         }
     }

@@ -102,7 +102,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         let slab = unsafe { slab.owner() };
         let cpu = slab.cpu(self.pages.machine().cpu());
         let exact = address.addr().get() & cpu.address_mask == 0;
-        if !exact || is_marked(address) {
+        if !exact || is_marked(self.pages.machine(), address) {
             return self.free_checked(slab, address);
         }
         // SAFETY: a cache with a slab is alive.
@@ -144,10 +144,12 @@ impl<M: Machine> KmemCaches<'_, M> {
         if let Some(watch) = &cache.watch {
             return self.free_debugged(cache, watch, slot, Location::caller());
         }
-        if is_marked(slot) && self.is_free(cache, slot) {
+        let machine = self.pages.machine();
+        if is_marked(machine, slot) && self.is_free(cache, slot) {
+            cache.fence_free(machine, slot);
             return Err(FreeObjectError::DoubleFree { address, cache: cache.name, history: History::default() });
         }
-        self.free_slot(slot, cache.cpu(self.pages.machine().cpu()), || cache);
+        self.free_slot(slot, cache.cpu(machine.cpu()), || cache);
         Ok(())
     }
 }

@@ -34,6 +34,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         if place == self.first.slabs {
             let head = self.slab_block(cache)?;
             let first = self.construct_all(cache, head);
+            cache.fence_allocated(self.pages.machine(), first);
             // SAFETY: the block was just cut into unborn descriptors, and this is the first of them.
             let slab = unsafe { self.describe(cache, head, cache.object(first).cast(), first) };
             self.with_slabs(cache, |slabs| slabs.add(slab, &cache.layout));
@@ -58,7 +59,8 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Makes a fresh block the objects of a cache, and gives the first slot.
     pub(super) fn construct_all(&self, cache: &Cache, head: Pfn) -> Slot {
         let layout = &cache.layout;
-        let start = self.pages.machine().direct_map(head);
+        let machine = self.pages.machine();
+        let start = machine.direct_map(head);
         if let Some(watch) = &cache.watch {
             self.surround_all(cache, watch, head);
         }
@@ -70,7 +72,8 @@ impl<M: Machine> KmemCaches<'_, M> {
             cache.construct(slot);
             // Nobody has it, so nobody may free it. Of a debugged one that stands elsewhere already.
             if cache.watch.is_none() {
-                mark(slot);
+                mark(machine, slot);
+                cache.fence_free(machine, slot);
             }
         }
         first

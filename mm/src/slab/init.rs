@@ -49,8 +49,10 @@ impl<M: Machine> KmemCaches<'_, M> {
     #[inline(always)]
     pub(super) fn init_on_free(&self, cache: &Cache, slot: Slot) {
         if self.initializes(cache) && self.pages.machine().hardening().contains(Hardening::INIT_ON_FREE) {
+            cache.fence_allocated(self.pages.machine(), slot);
             // The mark itself goes when the object is allocated.
             zero(cache, slot, if cache.layout.mark == 0 { MARK.min(cache.layout.size) } else { 0 });
+            cache.fence_free(self.pages.machine(), slot);
         }
     }
 }

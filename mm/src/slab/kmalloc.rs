@@ -141,9 +141,14 @@ impl<M: Machine> KmemCaches<'_, M> {
     #[track_caller]
     pub fn kmalloc(&self, Bytes(size): Bytes) -> Result<NonNull<u8>, NoMemory> {
         match class(size) {
-            // Their objects have no constructor, so a slot is an object.
-            // SAFETY: the classes live as long as `self`.
-            Some(class) => self.alloc_slot(unsafe { live(self.kmalloc[class]) }),
+            Some(class) => {
+                // SAFETY: the classes live as long as `self`.
+                let cache = unsafe { live(self.kmalloc[class]) };
+                // Their objects have no constructor, so a slot is an object.
+                let slot = self.alloc_slot(cache)?;
+                cache.fence(self.pages.machine(), slot, Bytes(size));
+                Ok(slot)
+            }
             None => self.alloc_large(size),
         }
     }
@@ -170,8 +175,13 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// # Errors
     /// Nothing that can be freed starts there.
     pub fn ksize(&self, address: NonNull<u8>) -> Result<Bytes, FreeObjectError> {
+        Ok(self.room_at(address)?.0)
+    }
+
+    /// The same, and the cache that it is of, if it is no block by itself.
+    fn room_at(&self, address: NonNull<u8>) -> Result<(Bytes, Option<&Cache>), FreeObjectError> {
         if let Some(range) = self.large_at(address) {
-            return Ok(Bytes((range.pages() as usize) << PAGE_SHIFT));
+            return Ok((Bytes((range.pages() as usize) << PAGE_SHIFT), None));
         }
         let slab = self.slab_of(address).ok_or(FreeObjectError::Foreign(Address::of(address)))?;
         // SAFETY: if the caller owns an object there, its slab stays.
@@ -181,7 +191,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         // SAFETY: a cache with a slab is alive.
         let cache = unsafe { live(slab.cache()) };
         match cache.layout.slot_at(slab.offset(cache.slot(address))) {
-            Some(_) => Ok(Bytes(cache.layout.size as usize)),
+            Some(_) => Ok((Bytes(cache.layout.size as usize), Some(cache))),
             None => Err(FreeObjectError::Misaligned { address: Address::of(address), cache: cache.name }),
         }
     }
@@ -195,11 +205,17 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// The memory at `address` is the caller's, and if it moves, nobody uses the old place any more.
     #[track_caller]
     pub unsafe fn krealloc(&self, address: NonNull<u8>, size: Bytes) -> Result<NonNull<u8>, ReallocError> {
-        let old = self.ksize(address)?;
+        let (old, cache) = self.room_at(address)?;
+        let open = |bytes| match cache {
+            Some(cache) => cache.fence(self.pages.machine(), cache.slot(address), bytes),
+            None => self.fence_large(address, old, bytes),
+        };
         if fits_as_it_is(old, size) {
+            open(size);
             return Ok(address);
         }
         let new = self.kmalloc(size)?;
+        open(old);
         // SAFETY: both are that long at least, and the new one was just allocated, so they do not overlap.
         unsafe { ptr::copy_nonoverlapping(address.as_ptr(), new.as_ptr(), old.0.min(size.0)) };
         // SAFETY: the caller's promise.
@@ -214,7 +230,15 @@ impl<M: Machine> KmemCaches<'_, M> {
         let head = self.pages.alloc_raw(Request::new(order)).map_err(|_| NoMemory)?;
         self.pages.set_owner(PfnRange::new(head, head.plus(1)), OwnerWord::bare(OwnerKind::LargeKmalloc, order));
         self.large.count_in(order);
-        Ok(self.pages.machine().direct_map(head))
+        let start = self.pages.machine().direct_map(head);
+        self.fence_large(start, Bytes((order.pages() as usize) << PAGE_SHIFT), Bytes(size));
+        Ok(start)
+    }
+
+    /// Opens so many bytes of a block to whoever has it.
+    #[inline(always)]
+    fn fence_large(&self, start: NonNull<u8>, Bytes(room): Bytes, open: Bytes) {
+        self.pages.machine().fence_object(NonNull::slice_from_raw_parts(start, room), open);
     }
 
     /// The block that starts at `address`, if it was allocated by size.

@@ -39,14 +39,16 @@ impl<M: Machine> KmemCaches<'_, M> {
     #[track_caller]
     pub(super) fn alloc_slowly(&self, cache: &Cache) -> Result<Slot, NoMemory> {
         let caller = Location::caller();
+        let machine = self.pages.machine();
         let find = || match &cache.watch {
             Some(watch) => self.find_debugged(cache, watch, caller),
-            None => self.find(cache).inspect(|&slot| unmark(slot)),
+            None => self.find(cache).inspect(|&slot| unmark(machine, slot)),
         };
         let mut grown = Ok(());
         loop {
             match (find(), grown) {
                 (Some(slot), _) => {
+                    cache.fence_allocated(machine, slot);
                     self.init_on_alloc(cache, slot);
                     return Ok(slot);
                 }
@@ -272,6 +274,7 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     /// Puts a sheaf with objects at hand and takes one; `None` if the cache has none.
     fn refill(&self, cache: &Cache, held: &mut Held<'_>) -> Option<Slot> {
+        let machine = self.pages.machine();
         if held.at_hand().is_empty() {
             if held.spare_objects().is_empty() {
                 let mut slabs = cache.slabs.lock(self.pages.machine());
@@ -282,7 +285,7 @@ impl<M: Machine> KmemCaches<'_, M> {
                     held.with_objects(|objects| {
                         // Half a sheaf: so there is room for what is freed next.
                         let wanted = (cache.sheaf_objects as usize).div_ceil(2);
-                        slabs.take(wanted, &cache.layout, |object| objects.push(free_in_slab(object)));
+                        slabs.take(wanted, &cache.layout, |slot| objects.push(free_in_slab(machine, cache, slot)));
                     });
                 }
             } else {
@@ -294,20 +297,30 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     /// Takes one object out of a slab.
     fn take_one(&self, cache: &Cache) -> Option<Slot> {
+        let machine = self.pages.machine();
         let mut found = None;
-        cache.slabs.lock(self.pages.machine()).take(1, &cache.layout, |object| found = Some(free_in_slab(object)));
+        let mut slabs = cache.slabs.lock(machine);
+        slabs.take(1, &cache.layout, |slot| found = Some(free_in_slab(machine, cache, slot)));
         found
     }
 }
 
 /// SLAB-1: an object that comes out of its slab bears the mark of a free one, or else it is somebody's, or was written to since it
 /// was freed.
-fn free_in_slab(slot: Slot) -> Slot {
-    assert!(
-        is_marked(slot),
-        "invariant SLAB-1 broken: {slot:p} is in its slab, and does not bear the mark of what is free"
-    );
+#[inline(always)]
+fn free_in_slab<M: Machine>(machine: &M, cache: &Cache, slot: Slot) -> Slot {
+    if !is_marked(machine, slot) {
+        panic_not_free(slot);
+    }
+    cache.fence_free(machine, slot);
     slot
+}
+
+/// SLAB-1 is broken.
+#[cold]
+#[inline(never)]
+fn panic_not_free(slot: Slot) -> ! {
+    panic!("invariant SLAB-1 broken: {slot:p} is in its slab, and does not bear the mark of what is free");
 }
 
 /// A sheaf that freeing may need, had before the CPU is busy: under that nothing is allocated.
