@@ -64,5 +64,5 @@ pub use descriptor::Slab;
 pub use free::FreeObjectError;
 pub use kmalloc::{ReallocError, size_for};
 pub use object::{KmemCache, LeakedObjects, Object, Prefilled};
-pub use report::{CacheReport, Census};
+pub use report::{CacheReport, Census, PlaceInSlab};
 pub use spec::{CacheSpec, CreateError};

@@ -208,9 +208,17 @@ fn a_slab_that_is_referred_to_keeps_its_pages_and_goes_with_the_reference() {
         let slab = owners.walk().look(pfn).get().expect("it is alive");
         let range = slab.range();
         assert_eq!(slab.kind(), OwnerKind::Slab);
+        let Reference::Slab(of_cache) = &slab else { panic!("{slab:?} is no slab") };
+        let place = |byte| {
+            let address = object.map_addr(|address| address.saturating_add(byte));
+            owners.caches.place_in(of_cache, address).map(|place| (place.cache, place.offset, place.size))
+        };
+        let name = cache.name();
+        assert_eq!([0, 511].map(place), [0, 511].map(|offset| Some((name, Bytes(offset), Bytes(512)))));
         // SAFETY: nobody uses it any more.
         assert_eq!(unsafe { cache.free_raw(object) }, Ok(()));
         assert_eq!(cache.destroy().map_err(|leaked| leaked.objects), Ok(()));
+        assert_eq!(place(0), None, "the cache is gone");
         let walker = owners.walk();
         for pfn in range.frames() {
             assert_eq!(walker.look(pfn).seen(), Seen::Allocated(OwnerKind::Plain), "the cache has given it up");

@@ -64,7 +64,35 @@ impl fmt::Display for Census {
     }
 }
 
+/// Where an address is in a slab.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PlaceInSlab {
+    /// The cache.
+    pub cache: CacheName,
+    /// How far behind the start of an object, free or not.
+    pub offset: Bytes,
+    /// Bytes of the object: what is no nearer is between objects.
+    pub size: Bytes,
+}
+
 impl<M: Machine> KmemCaches<'_, M> {
+    /// Where an address is in a slab; `None` if it is in front of all objects or behind them, the cache is gone, or somebody is
+    /// looking through all caches.
+    pub fn place_in(&self, slab: &Slab, address: NonNull<u8>) -> Option<PlaceInSlab> {
+        let all = self.all.try_lock(self.pages.machine())?;
+        // Whoever refers to a slab does not keep its cache.
+        let cache = all.iter().find(|&cache| cache == slab.cache())?;
+        // SAFETY: caches on the list are alive, and the list is locked.
+        let Cache { name, layout, .. } = unsafe { live(cache) };
+        // Slots are named by their marks. What lies in front of the first object comes out far behind.
+        let offset = slab.offset(address).wrapping_add(layout.mark);
+        (offset / layout.stride < layout.objects).then(|| PlaceInSlab {
+            cache: *name,
+            offset: Bytes((offset % layout.stride) as usize),
+            size: Bytes(layout.size as usize),
+        })
+    }
+
     /// Says for who reads an image of memory where all caches are.
     ///
     /// # Errors
