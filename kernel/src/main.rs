@@ -3,11 +3,12 @@
 //! Modules, each knowing only those before it (the tests, beside what they test, know the harness too):
 //! output and the way out; which CPU this is; the image and its stacks; the local APIC, and what CPUs do to each other at once;
 //! reports of failures; this machine for `mm`; page tables; users' memory; interrupts and exceptions; firmware files; clocks;
-//! memory, and what tells of it in an image; stacks and areas of CPUs in it; work on CPUs, and their start; what is read-only
-//! from then on; memory's reports; the heap; tests, benchmarks, the replay of traces, a workload larger than memory, and a
-//! foreign client of the heap.
+//! memory, in a build of its own who looks at each access to it, and what tells of it in an image; stacks and areas of CPUs in
+//! it; work on CPUs, and their start; what is read-only from then on; memory's reports; the heap; tests, benchmarks, the replay of
+//! traces, a workload larger than memory, and a foreign client of the heap.
 #![no_std]
 #![no_main]
+#![cfg_attr(asan, feature(sanitize))]
 
 extern crate alloc;
 
@@ -49,6 +50,8 @@ mod pit;
 mod boot_memory;
 mod machine_name;
 mod memory;
+#[cfg(asan)]
+mod sanitizer;
 
 mod image_note;
 

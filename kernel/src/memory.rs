@@ -70,6 +70,11 @@ pub(crate) fn init(
     mut map: BootMap,
     words: &CommandLine,
 ) -> (&'static Allocator, &'static Caches) {
+    #[cfg(asan)]
+    // SAFETY: other CPUs are started later.
+    unsafe {
+        crate::sanitizer::start(platform, &mut map);
+    }
     if words.specification == Beside::Runs {
         match Allocator::carve_specification(platform, &mut map) {
             Ok(table) => platform.specify(table),

@@ -255,6 +255,16 @@ unsafe impl Machine for Platform {
         direct_map::put_back(self, pages);
     }
 
+    #[cfg(asan)]
+    fn fence_pages(&self, pages: PfnRange, fence: mm::machine::Fence) {
+        crate::sanitizer::fence_pages(self, pages, fence);
+    }
+
+    #[cfg(asan)]
+    fn fence_object(&self, place: NonNull<[u8]>, open: mm::units::Bytes) {
+        crate::sanitizer::fence_object(place, open);
+    }
+
     fn random_seed(&self) -> RandomSeed {
         self.random_seed
     }

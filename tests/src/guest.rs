@@ -19,9 +19,23 @@ pub const TARGET: &str = "x86_64-unknown-none";
 pub enum Profile {
     /// With every assertion: for tests.
     Dev,
+    /// The same, with an address sanitizer in the kernel.
+    Sanitized,
     /// As it would be used: for figures.
     Release,
 }
+
+/// What is asked of the compiler for the kernel's sanitizer, whose runtime is the kernel's own: a call in front of every access to
+/// memory, and in place of what copies it. The core library, which is compiled already, has none.
+const SANITIZER: &[&str] = &[
+    "--cfg=asan",
+    "-Zsanitizer=kernel-address",
+    "-Cunsafe-allow-abi-mismatch=sanitizer",
+    "-Cllvm-args=-asan-instrumentation-with-call-threshold=0",
+    "-Cllvm-args=-asan-kernel-mem-intrinsic-prefix=1",
+    "-Cllvm-args=-asan-stack=0",
+    "-Cllvm-args=-asan-globals=0",
+];
 
 /// The files of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,22 +54,38 @@ impl Guest {
     /// # Errors
     /// Cargo fails (and has said why), or leaves out a file, or there is no writing beside it.
     pub fn build(profile: Profile) -> anyhow::Result<Guest> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command.current_dir(workspace()).stdin(Stdio::null()).stderr(Stdio::inherit());
-        command.args(["build", "--quiet", "--package=boot", "--package=kernel", "--target", TARGET]);
-        command.arg("--message-format=json-render-diagnostics");
-        match profile {
-            Profile::Dev => {}
-            Profile::Release => _ = command.arg("--release"),
-        }
-        let output = command.output().context("cannot run cargo")?;
-        anyhow::ensure!(output.status.success(), "cargo could not build the kernel and its loader");
-        let Programs { boot, kernel: symbols } = Programs::among(&String::from_utf8_lossy(&output.stdout))?;
+        let messages = match profile {
+            // The sanitizer's runtime is the kernel's alone.
+            Profile::Sanitized => cargo(&["--package=boot"], Profile::Dev)? + &cargo(&["--package=kernel"], profile)?,
+            Profile::Dev | Profile::Release => cargo(&["--package=boot", "--package=kernel"], profile)?,
+        };
+        let Programs { boot, kernel: symbols } = Programs::among(&messages)?;
         let kernel = symbols.with_extension("stripped");
         strip(&symbols, &kernel).with_context(|| format!("cannot strip {}", symbols.display()))?;
         Ok(Guest { boot, kernel, symbols })
     }
+}
+
+/// Builds packages for the guest, and gives what cargo says of it.
+fn cargo(packages: &[&str], profile: Profile) -> anyhow::Result<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(workspace()).stdin(Stdio::null()).stderr(Stdio::inherit());
+    command.args(["build", "--quiet", "--target", TARGET]).args(packages);
+    command.arg("--message-format=json-render-diagnostics");
+    match profile {
+        Profile::Dev => {}
+        Profile::Sanitized => {
+            // Beside what is asked for anyhow; the other kernel is not to be built anew for it.
+            command.arg(format!("--config=target.{TARGET}.rustflags={SANITIZER:?}")).arg("--target-dir=target/asan");
+            // Sanitizers are for nightly compilers; so it is the same one.
+            command.env("RUSTC_BOOTSTRAP", "1");
+        }
+        Profile::Release => _ = command.arg("--release"),
+    }
+    let output = command.output().context("cannot run cargo")?;
+    anyhow::ensure!(output.status.success(), "cargo could not build the kernel and its loader");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Writes a program without symbols and debug information.

@@ -16,6 +16,8 @@ mod guards;
 mod hardening;
 mod paging;
 mod protection;
+#[cfg(asan)]
+mod sanitizer;
 mod slab;
 mod soak;
 mod space;
@@ -230,7 +232,7 @@ impl fmt::Display for OneLine<'_> {
 }
 
 /// Tests in the kernel's source: a linker that drops some shows here.
-const REGISTERED: usize = 151;
+const REGISTERED: usize = 151 + if cfg!(asan) { 11 } else { 0 };
 
 ktest!(
     "ktest",

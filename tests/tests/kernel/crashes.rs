@@ -10,7 +10,7 @@ use harness::symbols::Symbols;
 use harness::topology::Cpus;
 use libtest_mimic::Trial;
 
-use crate::{PATIENCE, checked, trial};
+use crate::{PATIENCE, checked, is_sanitized, trial};
 
 const READ_ONLY: &[&str] = &["EXCEPTION: ", "page fault", "kernel write", "violated: a write to read-only memory"];
 const NOT_EXECUTABLE: &[&str] =
@@ -97,6 +97,35 @@ const FREE_PAGES: &[(&str, &[&str])] = &[
     ("crash/free_page_write_on_the_last_cpu", &["EXCEPTION: ", "page fault", "on CPU 3", FREE_PAGE]),
 ];
 
+/// The same in a kernel with an address sanitizer.
+const CLOSED: &[(&str, &[&str])] = &[
+    ("crash/closed_freed_page", &[SANITIZER, "read of 1 byte ", "is free, in the block of order "]),
+    ("crash/closed_page_that_nobody_had", &[SANITIZER, "write of 1 byte ", "is free, in the block of order 10 "]),
+    ("crash/closed_to_the_last_cpu", &[SANITIZER, "write of 1 byte ", "is free, in the block of order "]),
+    (
+        "crash/closed_behind_what_was_asked_for",
+        &[SANITIZER, "write of 1 byte ", "is byte 60 of an object of cache kmalloc-64 that has 60 bytes"],
+    ),
+    (
+        "crash/closed_behind_a_large_allocation",
+        &[SANITIZER, "read of 1 byte ", "is allocated, behind what was asked for, in the block of order 3 "],
+    ),
+    (
+        "crash/closed_end_of_a_copy",
+        &[SANITIZER, "write of 201 bytes ", "is byte 200 of an object of cache kmalloc-256 that has 200 bytes"],
+    ),
+    (
+        "crash/closed_freed_object",
+        &[SANITIZER, "read of 1 byte ", "is byte 99 of an object of cache kmalloc-128 that is free"],
+    ),
+    (
+        "crash/closed_object_that_nobody_had",
+        &[SANITIZER, "write of 1 byte ", "is byte 0 of an object of cache fresh that is free"],
+    ),
+];
+
+const SANITIZER: &str = "PANIC: address sanitizer: ";
+
 const FREE_PAGE: &str = "violated: a use of memory that is free, in the block of order ";
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -105,7 +134,9 @@ pub(crate) fn trials() -> Vec<Trial> {
             trial(&format!("{name}_is_reported_with_names"), move || reported(name, parts, hardening))
         })
     };
-    let mut trials: Vec<_> = on(CRASHES, &[]).chain(on(FREE_PAGES, &["debug_pagealloc=on"])).collect();
+    // Who uses a free page is stopped by the sanitizer before the processor does.
+    let free_pages = if is_sanitized() { on(CLOSED, &[]) } else { on(FREE_PAGES, &["debug_pagealloc=on"]) };
+    let mut trials: Vec<_> = on(CRASHES, &[]).chain(free_pages).collect();
     trials.push(trial("crash/a_kernel_started_behind_a_test_runs_those_after_it", runs_the_rest));
     trials
 }

@@ -26,8 +26,16 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Something that cannot be built is everybody's failure, told by each in its own words.
 type Built = LazyLock<Result<Guest, String>>;
 
-static CHECKED: Built = LazyLock::new(|| Guest::build(Profile::Dev).map_err(|error| format!("{error:#}")));
+static CHECKED: Built = LazyLock::new(|| {
+    let profile = if is_sanitized() { Profile::Sanitized } else { Profile::Dev };
+    Guest::build(profile).map_err(|error| format!("{error:#}"))
+});
 static MEASURED: Built = LazyLock::new(|| Guest::build(Profile::Release).map_err(|error| format!("{error:#}")));
+
+/// Whether the environment wants an address sanitizer in the kernel that is tested.
+fn is_sanitized() -> bool {
+    std::env::var_os("KASAN").is_some()
+}
 
 fn checked() -> anyhow::Result<&'static Guest> {
     CHECKED.as_ref().map_err(anyhow::Error::msg)
