@@ -9,7 +9,7 @@
 use core::ptr::NonNull;
 
 use super::cache::{Cache, Stability, mark};
-use super::caches::{KmemCaches, NoMemory, live};
+use super::caches::{KmemCaches, NoMemory};
 use super::cpu::Slot;
 use super::descriptor::{Slab, SlabPointer};
 use super::lists::{SlabList, Slabs};
@@ -142,9 +142,10 @@ impl<M: Machine> KmemCaches<'_, M> {
         // SAFETY: the memory of descriptors stays, and this one is in nobody else's hands.
         let descriptor = unsafe { slab.as_ref() };
         // SAFETY: whoever gave up the last reference calls this, once.
-        let owner = unsafe { descriptor.take() };
-        // SAFETY: a cache with a slab is alive.
-        let describes_itself = slab.cast() == unsafe { live(owner.cache()) }.object(owner.first());
+        unsafe { descriptor.take() };
+        // The cache may be gone: who refers to a slab does not keep it.
+        let described_in = Pfn::containing(self.pages.machine().physical(slab.cast()));
+        let describes_itself = described_in.is_some_and(|pfn| pages.contains(pfn));
         // SAFETY: the slab was empty, so nobody has anything in its pages.
         let freed = unsafe { self.pages.free_raw(pages.start) };
         if let Err(error) = freed {
