@@ -36,9 +36,11 @@ use spin::Mutex;
 use crate::faults::Faults;
 use crate::hardening::Hardening;
 use crate::lock_order::{Context, HeldLocks};
-use crate::machine::{Geometry, Machine, Standard};
+use crate::machine::{Fence, Geometry, Machine, Standard};
 use crate::random::RandomSeed;
 use crate::specification::{Entry, Specification};
+#[cfg(asan)]
+use crate::units::Bytes;
 use crate::units::{CpuId, Distance, NodeId, Pfn, PfnRange, PhysAddr};
 
 mod barrier;
@@ -48,6 +50,8 @@ mod interrupts;
 #[cfg(not(miri))]
 mod memory;
 mod mmu;
+#[cfg(asan)]
+mod sanitizer;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 pub mod stepping;
 #[cfg(all(test, not(loom)))]
@@ -78,6 +82,8 @@ pub struct HostMachine<G: Geometry = Standard> {
     kmap_start: Pfn,
     hardening: Hardening,
     random_seed: RandomSeed,
+    #[cfg(asan)]
+    fenced: sanitizer::Fenced,
     geometry: PhantomData<fn() -> G>,
 }
 
@@ -139,6 +145,8 @@ impl<G: Geometry> HostMachine<G> {
             kmap_start: direct_map_end,
             hardening: Hardening::empty(),
             random_seed: RandomSeed::default(),
+            #[cfg(asan)]
+            fenced: sanitizer::Fenced::default(),
             geometry: PhantomData,
         })
     }
@@ -217,6 +225,8 @@ impl<G: Geometry> HostMachine<G> {
     /// If the snapshot's frames end above the machine's memory.
     pub unsafe fn restore(&self, snapshot: &Snapshot) {
         self.memory.write(snapshot.range, &snapshot.bytes);
+        // What the allocator says of it is not in the snapshot.
+        self.fence_pages(snapshot.range, Fence::Open);
     }
 
     /// Copies bytes of a frame out as a device does, past all mappings. Together they are no longer than a page.
@@ -385,6 +395,20 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
         }
     }
 
+    #[cfg(asan)]
+    fn fence_pages(&self, pages: PfnRange, fence: Fence) {
+        let lowmem = pages.intersection(PfnRange::new(Pfn::new(0), self.direct_map_end()));
+        if !lowmem.is_empty() {
+            let _interrupts = self.disable_interrupts();
+            self.fenced.fence(lowmem, self.direct_map(lowmem.start), fence);
+        }
+    }
+
+    #[cfg(asan)]
+    fn fence_object(&self, place: NonNull<[u8]>, open: Bytes) {
+        sanitizer::fence_object(place, open);
+    }
+
     fn random_seed(&self) -> RandomSeed {
         self.random_seed
     }
@@ -409,6 +433,11 @@ impl<G: Geometry> Drop for HostMachine<G> {
         for (cpu, this) in self.cpus.iter_mut().enumerate() {
             let live = &this.slots.get_mut().live;
             assert!(live.is_empty() || thread::panicking(), "a machine goes while CPU {cpu} has slots: {live:?}");
+        }
+        // The addresses are somebody else's then.
+        #[cfg(asan)]
+        for pages in self.fenced.take() {
+            self.fence_pages(pages, Fence::Open);
         }
     }
 }

@@ -64,6 +64,7 @@ fn highmem_at_home_faults() {
 
 #[test]
 #[cfg_attr(miri, ignore = "an interpreter has no processes and no faults")]
+#[cfg_attr(asan, ignore = "a sanitizer stops it before")]
 fn a_page_that_was_freed_faults_where_free_pages_are_unmapped() {
     assert_faults("a_page_that_was_freed_faults_where_free_pages_are_unmapped", || {
         let machine = HostMachine::<Standard>::new(Pfn::new(0x1000), Pfn::new(0x1000), NonZeroU16::MIN);
