@@ -1,0 +1,364 @@
+//! One source with all of its mutants in it, each behind a switch.
+//!
+//! Compiling takes minutes and most mutants are noticed within a second, so all are compiled at once: `a + b` becomes
+//! `if on(17) { a - b } else { a + b }`. Where a mutant does not compile, it is found by where the compiler complains:
+//! each stands between two comments. Constants are worked out before anything runs, so none is on there: whatever is
+//! changed inside of one is set apart.
+//! Source: R. Untch et al., "Mutation analysis using mutant schemata", ISSTA 1993.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use anyhow::{Context, Result};
+use proc_macro2::LineColumn;
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+
+use crate::list::{Genre, Mutant, Place, Span};
+
+#[cfg(test)]
+mod tests;
+
+/// A mutant's number; from 1.
+pub(crate) type Number = u32;
+
+/// A place in the source that is written otherwise.
+#[derive(Debug)]
+enum Edit {
+    /// At a function's beginning: it returns at once.
+    Return(Vec<(Number, String)>),
+    /// A body whose iterator of a type without a name comes to nothing.
+    Nothing(Number),
+    /// An operator between two operands becomes another.
+    Binary { left: Range<usize>, operator: Range<usize>, right: Range<usize>, mutants: Vec<(Number, String)> },
+    /// An operator in front of its operand goes.
+    Unary { operand: Range<usize>, mutant: Number },
+    /// Behind a pattern without a guard: the arm goes.
+    Arm(Number),
+    /// A guard is replaced, or its arm goes.
+    Guard { mutants: Vec<(Number, String)> },
+    /// A field's value is that of the struct it would be taken from.
+    Field { member: String, base: Range<usize>, mutant: Number },
+}
+
+/// What became of a source.
+pub(crate) struct Schema {
+    pub(crate) text: String,
+    /// Those that are inside of a constant.
+    pub(crate) constant: BTreeSet<Number>,
+    /// Those that no place was found for.
+    pub(crate) unplaced: BTreeSet<Number>,
+}
+
+struct Source<'s> {
+    text: &'s str,
+    /// Where lines start.
+    lines: Vec<usize>,
+}
+
+impl<'s> Source<'s> {
+    fn new(text: &'s str) -> Self {
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, lines }
+    }
+
+    /// Where a character stands; lines count from 1, columns from 0.
+    fn offset(&self, at: LineColumn) -> usize {
+        let start = self.lines[at.line - 1];
+        self.text[start..].char_indices().nth(at.column).map_or(self.text.len(), |(offset, _)| start + offset)
+    }
+
+    fn place(&self, at: Place) -> usize {
+        self.offset(LineColumn { line: at.line, column: at.column - 1 })
+    }
+
+    fn mutated(&self, span: Span) -> Range<usize> {
+        self.place(span.start)..self.place(span.end)
+    }
+
+    fn of(&self, node: &impl Spanned) -> Range<usize> {
+        let span = node.span();
+        self.offset(span.start())..self.offset(span.end())
+    }
+}
+
+/// Finds the places of mutants.
+struct Finder<'s, 'm> {
+    source: &'s Source<'s>,
+    wanted: BTreeMap<(usize, usize), Vec<(Number, &'m Mutant)>>,
+    edits: Vec<(Range<usize>, Edit)>,
+    constant: BTreeSet<Number>,
+    /// How many constants we are in.
+    depth: usize,
+}
+
+impl Finder<'_, '_> {
+    /// Takes the mutants of a genre whose span this is.
+    fn take(&mut self, range: &Range<usize>, genre: Genre) -> Vec<(Number, String)> {
+        let Some(here) = self.wanted.get_mut(&(range.start, range.end)) else { return Vec::new() };
+        let found: Vec<_> = here.extract_if(.., |(_, mutant)| mutant.genre == genre).collect();
+        if self.depth > 0 {
+            self.constant.extend(found.iter().map(|(number, _)| *number));
+            return Vec::new();
+        }
+        found.into_iter().map(|(number, mutant)| (number, mutant.replacement.clone())).collect()
+    }
+
+    fn constant(&mut self, visit: impl FnOnce(&mut Self)) {
+        self.depth += 1;
+        visit(self);
+        self.depth -= 1;
+    }
+
+    fn body(&mut self, output: &syn::ReturnType, block: &syn::Block) {
+        let (Some(first), Some(last)) = (block.stmts.first(), block.stmts.last()) else { return };
+        let range = self.source.of(first).start..self.source.of(last).end;
+        let mutants = self.take(&range, Genre::FnValue);
+        if matches!(output, syn::ReturnType::Type(_, of) if matches!(**of, syn::Type::ImplTrait(_))) {
+            // What is returned at once would have another type than what is returned otherwise.
+            let nothing = mutants.iter().filter(|(_, value)| value.ends_with("iter::empty()"));
+            self.edits.extend(nothing.map(|(mutant, _)| (range.clone(), Edit::Nothing(*mutant))));
+        } else if !mutants.is_empty() {
+            self.edits.push((range.start..range.start, Edit::Return(mutants)));
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Finder<'_, '_> {
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.body(&item.sig.output, &item.block);
+        visit::visit_item_fn(self, item);
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.body(&item.sig.output, &item.block);
+        visit::visit_impl_item_fn(self, item);
+    }
+
+    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
+        if let Some(block) = &item.default {
+            self.body(&item.sig.output, block);
+        }
+        visit::visit_trait_item_fn(self, item);
+    }
+
+    fn visit_item_const(&mut self, item: &'ast syn::ItemConst) {
+        self.constant(|finder| visit::visit_item_const(finder, item));
+    }
+
+    fn visit_impl_item_const(&mut self, item: &'ast syn::ImplItemConst) {
+        self.constant(|finder| visit::visit_impl_item_const(finder, item));
+    }
+
+    fn visit_trait_item_const(&mut self, item: &'ast syn::TraitItemConst) {
+        self.constant(|finder| visit::visit_trait_item_const(finder, item));
+    }
+
+    fn visit_expr_const(&mut self, block: &'ast syn::ExprConst) {
+        self.constant(|finder| visit::visit_expr_const(finder, block));
+    }
+
+    fn visit_type_array(&mut self, array: &'ast syn::TypeArray) {
+        self.constant(|finder| visit::visit_type_array(finder, array));
+    }
+
+    fn visit_expr_repeat(&mut self, array: &'ast syn::ExprRepeat) {
+        self.visit_expr(&array.expr);
+        self.constant(|finder| finder.visit_expr(&array.len));
+    }
+
+    fn visit_variant(&mut self, variant: &'ast syn::Variant) {
+        self.constant(|finder| visit::visit_variant(finder, variant));
+    }
+
+    fn visit_expr_binary(&mut self, expression: &'ast syn::ExprBinary) {
+        let operator = self.source.of(&expression.op);
+        // In a chain of conditions that bind names there is only "and": what is put in its place does not compile.
+        let binds = chain_binds(&expression.left) || chain_binds(&expression.right);
+        let mutants = if binds { Vec::new() } else { self.take(&operator, Genre::BinaryOperator) };
+        if !mutants.is_empty() {
+            let (left, right) = (self.source.of(&expression.left), self.source.of(&expression.right));
+            self.edits.push((left.start..right.end, Edit::Binary { left, operator, right, mutants }));
+        }
+        visit::visit_expr_binary(self, expression);
+    }
+
+    fn visit_expr_unary(&mut self, expression: &'ast syn::ExprUnary) {
+        let operator = self.source.of(&expression.op);
+        for (mutant, _) in self.take(&operator, Genre::UnaryOperator) {
+            let operand = self.source.of(&expression.expr);
+            self.edits.push((operator.start..operand.end, Edit::Unary { operand, mutant }));
+        }
+        visit::visit_expr_unary(self, expression);
+    }
+
+    fn visit_arm(&mut self, arm: &'ast syn::Arm) {
+        let pattern = self.source.of(&arm.pat);
+        let body = self.source.of(&arm.body);
+        let ends = [self.source.of(arm).end, body.end, body.end + 1];
+        let starts = [self.source.of(arm).start, pattern.start];
+        let spans = starts.iter().flat_map(|&start| ends.iter().map(move |&end| start..end));
+        let gone: Vec<_> = spans.flat_map(|range| self.take(&range, Genre::MatchArm)).collect();
+        match &arm.guard {
+            None => {
+                let at = pattern.end..pattern.end;
+                self.edits.extend(gone.into_iter().map(|(mutant, _)| (at.clone(), Edit::Arm(mutant))));
+            }
+            Some((_, guard)) => {
+                let range = self.source.of(guard);
+                let mut mutants = self.take(&range, Genre::MatchArmGuard);
+                mutants.extend(gone.into_iter().map(|(mutant, _)| (mutant, "false".to_string())));
+                if !mutants.is_empty() {
+                    self.edits.push((range, Edit::Guard { mutants }));
+                }
+            }
+        }
+        visit::visit_arm(self, arm);
+    }
+
+    fn visit_expr_struct(&mut self, expression: &'ast syn::ExprStruct) {
+        for field in &expression.fields {
+            let range = self.source.of(field);
+            let mutants = [range.end, range.end + 1].map(|end| self.take(&(range.start..end), Genre::StructField));
+            for (mutant, _) in mutants.into_iter().flatten() {
+                let Some(base) = &expression.rest else { continue };
+                let syn::Member::Named(member) = &field.member else { continue };
+                let edit = Edit::Field { member: member.to_string(), base: self.source.of(base), mutant };
+                if field.colon_token.is_some() {
+                    self.edits.push((self.source.of(&field.expr), edit));
+                }
+            }
+        }
+        visit::visit_expr_struct(self, expression);
+    }
+}
+
+fn chain_binds(operand: &syn::Expr) -> bool {
+    match operand {
+        syn::Expr::Let(_) => true,
+        syn::Expr::Binary(chain) if matches!(chain.op, syn::BinOp::And(_)) => {
+            chain_binds(&chain.left) || chain_binds(&chain.right)
+        }
+        _ => false,
+    }
+}
+
+/// A mutated piece, between the comments by which it is found again.
+fn piece(mutant: Number, text: &str) -> String {
+    format!("/*<{mutant}*/ {text} /*{mutant}>*/")
+}
+
+fn either(mutants: impl Iterator<Item = (Number, String)>, otherwise: &str) -> String {
+    let mut text = String::from("(");
+    for (mutant, mutated) in mutants {
+        let _ = write!(text, "if crate::mutants::on({mutant}) {{ {} }} else ", piece(mutant, &mutated));
+    }
+    let _ = write!(text, "{{ {otherwise} }})");
+    text
+}
+
+struct Writer<'s> {
+    text: &'s str,
+    /// By start; what is around others before them.
+    edits: Vec<(Range<usize>, Edit)>,
+}
+
+impl Writer<'_> {
+    /// The source in a range, with the edits in it but the first `skip`.
+    fn write(&self, range: Range<usize>, mut next: usize) -> String {
+        let mut text = String::new();
+        let mut at = range.start;
+        while let Some((place, edit)) = self.edits.get(next).filter(|(place, _)| place.end <= range.end) {
+            next += 1;
+            if place.start < at {
+                continue;
+            }
+            text.push_str(&self.text[at..place.start]);
+            text.push_str(&self.edited(place, edit, next));
+            at = place.end;
+        }
+        text.push_str(&self.text[at..range.end]);
+        text
+    }
+
+    fn inner(&self, range: &Range<usize>, from: usize) -> String {
+        let first = self.edits[from..].iter().position(|(place, _)| place.start >= range.start);
+        self.write(range.clone(), from + first.unwrap_or(self.edits.len() - from))
+    }
+
+    fn edited(&self, place: &Range<usize>, edit: &Edit, next: usize) -> String {
+        let raw = |range: &Range<usize>| &self.text[range.clone()];
+        match edit {
+            Edit::Return(mutants) => mutants.iter().fold(String::new(), |mut text, (mutant, value)| {
+                let value = piece(*mutant, &format!("return {value};"));
+                let _ = write!(text, "if crate::mutants::on({mutant}) {{ {value} }} ");
+                text
+            }),
+            Edit::Nothing(mutant) => {
+                let limit = either([(*mutant, "0".to_string())].into_iter(), "usize::MAX");
+                format!("({{ {} }}).take({limit})", self.inner(place, next))
+            }
+            Edit::Binary { left, operator, right, mutants } => {
+                let mutated = |(mutant, operator): &(Number, String)| {
+                    (*mutant, format!("({}) {operator} ({})", raw(left), raw(right)))
+                };
+                let (left, right) = (self.inner(left, next), self.inner(right, next));
+                either(mutants.iter().map(mutated), &format!("({left}) {} ({right})", raw(operator)))
+            }
+            Edit::Unary { operand, mutant } => {
+                let operator = &self.text[place.start..operand.start];
+                let otherwise = format!("{operator}{}", self.inner(operand, next));
+                either([(*mutant, format!("({})", raw(operand)))].into_iter(), &otherwise)
+            }
+            Edit::Arm(mutant) => format!(" if !crate::mutants::on({mutant}) "),
+            Edit::Guard { mutants } => either(mutants.iter().cloned(), &self.inner(place, next)),
+            Edit::Field { member, base, mutant } => {
+                let mutated = format!("({}).{member}", raw(base));
+                either([(*mutant, mutated)].into_iter(), &self.inner(place, next))
+            }
+        }
+    }
+}
+
+/// A source with the mutants of it in it.
+pub(crate) fn schema(text: &str, mutants: &[(Number, &Mutant)]) -> Result<Schema> {
+    let source = Source::new(text);
+    let mut wanted: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for &(number, mutant) in mutants {
+        let range = source.mutated(mutant.span);
+        wanted.entry((range.start, range.end)).or_default().push((number, mutant));
+    }
+    let file = syn::parse_file(text).context("a source can be parsed")?;
+    let mut finder = Finder { source: &source, wanted, edits: Vec::new(), constant: BTreeSet::new(), depth: 0 };
+    finder.visit_file(&file);
+    let Finder { wanted, mut edits, constant, .. } = finder;
+    edits.sort_by_key(|(place, _)| (place.start, !place.is_empty(), usize::MAX - place.end));
+    let unplaced = wanted.into_values().flatten().map(|(number, _)| number).collect();
+    let text = Writer { text, edits }.write(0..text.len(), 0);
+    Ok(Schema { text, constant, unplaced })
+}
+
+/// The mutants that a place in such a source is about: the innermost that is around it.
+pub(crate) fn around(text: &str, place: Range<usize>) -> Option<Number> {
+    let before = &text[..place.start];
+    let mut closed = BTreeSet::new();
+    let mut marks: Vec<_> = before.match_indices("/*<").map(|(at, _)| (at, true)).collect();
+    marks.extend(before.match_indices(">*/").map(|(at, _)| (at, false)));
+    marks.sort_unstable();
+    for (at, opens) in marks.into_iter().rev() {
+        let number = if opens {
+            before[at + 3..].chars().take_while(char::is_ascii_digit).collect::<String>()
+        } else {
+            let digits = before[..at].rfind("/*").map_or("", |start| &before[start + 2..at]);
+            digits.to_string()
+        };
+        let Ok(number) = number.parse::<Number>() else { continue };
+        if !opens {
+            closed.insert(number);
+        } else if !closed.remove(&number) {
+            return Some(number);
+        }
+    }
+    None
+}

@@ -1,0 +1,146 @@
+//! A copy of the tree with every mutant in it, and the test programs that come of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::kept::key;
+use crate::list::Mutant;
+use crate::schema::{Number, around, schema};
+
+/// Of the copy, its crate's beginning: where the switches come in.
+const LIBRARY: &str = "mm/src/lib.rs";
+
+/// The test programs, and which mutants none of them has.
+pub(crate) struct Built {
+    pub(crate) programs: Vec<PathBuf>,
+    pub(crate) constant: BTreeSet<Number>,
+    pub(crate) unviable: BTreeSet<Number>,
+}
+
+/// What cargo says of a program, or the compiler of a source.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    message: Option<Diagnostic>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Diagnostic {
+    level: String,
+    rendered: Option<String>,
+    spans: Vec<At>,
+}
+
+#[derive(Deserialize)]
+struct At {
+    file_name: String,
+    byte_start: usize,
+    byte_end: usize,
+}
+
+/// Writes a file unless it says that already: what keeps its time is not compiled again.
+fn write(file: &Path, text: &[u8]) -> Result<()> {
+    if fs::read(file).ok().as_deref() != Some(text) {
+        fs::create_dir_all(file.parent().context("a file is in a directory")?)?;
+        fs::write(file, text)?;
+    }
+    Ok(())
+}
+
+/// Copies what git knows of, as it stands, but what is mutated.
+fn copy(root: &Path, tree: &Path, mutated: &BTreeSet<&Path>) -> Result<()> {
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output()?;
+    ensure!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr));
+    for file in String::from_utf8(listed.stdout)?.split_terminator('\0').map(Path::new) {
+        if !mutated.contains(file) && file != Path::new(LIBRARY) {
+            write(&tree.join(file), &fs::read(root.join(file))?)?;
+        }
+    }
+    let library = fs::read_to_string(root.join(LIBRARY))?;
+    let features = "#![feature(core_intrinsics, const_eval_select)]\n#![allow(internal_features)]\n#![no_std]";
+    let library = library.replacen("#![no_std]", features, 1) + "\n#[doc(hidden)]\npub mod mutants;\n";
+    write(&tree.join(LIBRARY), library.as_bytes())?;
+    write(&tree.join("mm/src/mutants.rs"), include_bytes!("switch.rs"))
+}
+
+/// Writes the mutants into the copy; gives those in constants, and those that have no place.
+fn mutate(root: &Path, tree: &Path, mutants: &BTreeMap<Number, &Mutant>) -> Result<[BTreeSet<Number>; 2]> {
+    let mut files: BTreeMap<&Path, Vec<(Number, &Mutant)>> = BTreeMap::new();
+    for (&number, mutant) in mutants {
+        files.entry(&mutant.file).or_default().push((number, mutant));
+    }
+    let mut aside = [BTreeSet::new(), BTreeSet::new()];
+    for (file, mutants) in files {
+        let schema = schema(&fs::read_to_string(root.join(file))?, &mutants)?;
+        write(&tree.join(file), schema.text.as_bytes())?;
+        aside[0].extend(schema.constant);
+        aside[1].extend(schema.unplaced);
+    }
+    Ok(aside)
+}
+
+/// Compiles; gives the programs, or the mutants that the compiler complains about.
+fn compile(tree: &Path, target: &Path) -> Result<std::result::Result<Vec<PathBuf>, BTreeSet<Number>>> {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--package", "mm", "--lib", "--test", "hosted", "--no-run", "--message-format=json"]);
+    command.current_dir(tree).env("CARGO_TARGET_DIR", target);
+    // Two features of the compiler's own tell constants from what runs.
+    command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Awarnings");
+    let output = command.output().context("cargo test")?;
+    let (mut programs, mut unviable, mut unknown) = (Vec::new(), BTreeSet::new(), String::new());
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<Message>(line) else { continue };
+        match message {
+            Message { executable: Some(program), .. } => programs.push(program),
+            Message { message: Some(said), reason, .. } if reason == "compiler-message" && said.level == "error" => {
+                let about = said.spans.iter().filter_map(|at| {
+                    let text = fs::read_to_string(tree.join(&at.file_name)).ok()?;
+                    around(&text, at.byte_start..at.byte_end)
+                });
+                match about.collect::<Vec<_>>() {
+                    about if about.is_empty() && !said.spans.is_empty() => unknown += &said.rendered.unwrap_or_default(),
+                    about => unviable.extend(about),
+                }
+            }
+            _ => {}
+        }
+    }
+    if output.status.success() {
+        return Ok(Ok(programs));
+    }
+    if unviable.is_empty() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("the mutants do not compile, and none of them is why: {unknown}{said}");
+    }
+    Ok(Err(unviable))
+}
+
+/// Builds the tests with all mutants in them that can be. Which cannot is kept, since that takes the compiler a while to say.
+pub(crate) fn build(root: &Path, work: &Path, mutants: &BTreeMap<Number, &Mutant>) -> Result<Built> {
+    let (tree, known) = (work.join("tree"), work.join("unviable"));
+    copy(root, &tree, &mutants.values().map(|mutant| mutant.file.as_path()).collect())?;
+    let keys = mutants.iter().map(|(&number, mutant)| Ok((key(root, mutant)?, number)));
+    let keys = keys.collect::<Result<BTreeMap<String, Number>>>()?;
+    let kept = fs::read_to_string(&known).unwrap_or_default();
+    let mut unviable: BTreeSet<Number> = kept.lines().filter_map(|key| keys.get(key).copied()).collect();
+    loop {
+        let mut viable = mutants.clone();
+        viable.retain(|number, _| !unviable.contains(number));
+        let [constant, unplaced] = mutate(root, &tree, &viable)?;
+        match compile(&tree, &work.join("build"))? {
+            Ok(programs) => {
+                unviable.extend(unplaced);
+                return Ok(Built { programs, constant, unviable });
+            }
+            Err(more) => unviable.extend(more),
+        }
+        let lines = keys.iter().filter(|(_, number)| unviable.contains(number));
+        fs::write(&known, lines.fold(String::new(), |lines, (key, _)| lines + key + "\n"))?;
+    }
+}

@@ -1,0 +1,166 @@
+//! Which tests come by which mutants, and whether they notice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::schema::Number;
+
+/// A test that takes so many times as long as it does, and a while, does not end.
+const PATIENCE: u32 = 10;
+const A_WHILE: Duration = Duration::from_secs(10);
+
+/// A test, and what it comes by.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    program: PathBuf,
+    pub(crate) name: String,
+    pub(crate) took: Duration,
+    reaches: BTreeSet<Number>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// A test fails.
+    Noticed(String),
+    /// A test does not end.
+    Hangs(String),
+    /// No test fails.
+    Missed,
+    /// No test comes by.
+    Unreached,
+}
+
+enum End {
+    Passed(Duration),
+    Failed,
+    Late,
+}
+
+fn run(program: &Path, name: &str, variable: (&str, &str), patience: Duration) -> Result<End> {
+    let began = Instant::now();
+    let mut command = Command::new(program);
+    command.args(["--exact", name, "--test-threads=1"]).env(variable.0, variable.1);
+    // What fails need not be made small, nor said where.
+    command.env("PROPTEST_MAX_SHRINK_ITERS", "0").env("RUST_BACKTRACE", "0").env("NO_COLOR", "1");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    command.current_dir(std::env::temp_dir());
+    let mut child = command.spawn().context("a test starts")?;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(if status.success() { End::Passed(began.elapsed()) } else { End::Failed });
+        }
+        if began.elapsed() > patience {
+            // What it started goes with it.
+            if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            child.wait()?;
+            return Ok(End::Late);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn names(program: &Path) -> Result<Vec<String>> {
+    let list = Command::new(program).arg("--list").output().context("tests are listed")?;
+    let ignored = Command::new(program).args(["--list", "--ignored"]).output().context("tests are listed")?;
+    let lines = |output: Vec<u8>| -> Result<BTreeSet<String>> {
+        let text = String::from_utf8(output)?;
+        Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_string).collect())
+    };
+    let (all, ignored) = (lines(list.stdout)?, lines(ignored.stdout)?);
+    Ok(all.difference(&ignored).cloned().collect())
+}
+
+/// Does something for each of many, on all processors.
+pub(crate) fn each<T: Sync, R: Send>(many: &[T], act: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let next = Mutex::new(many.iter());
+    let done = Mutex::new(Ok(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, Into::into) {
+            scope.spawn(|| {
+                loop {
+                    let Some(one) = next.lock().expect("nobody panics").next() else { return };
+                    let result = act(one);
+                    let mut done = done.lock().expect("nobody panics");
+                    match (&mut *done, result) {
+                        (Ok(results), Ok(result)) => results.push(result),
+                        (Ok(_), Err(error)) => *done = Err(error),
+                        (Err(_), _) => return,
+                    }
+                }
+            });
+        }
+    });
+    done.into_inner().expect("nobody panics")
+}
+
+/// Runs every test without a mutant, and sees what it comes by.
+pub(crate) fn survey(programs: &[PathBuf], work: &Path, mutants: Number) -> Result<Vec<Trial>> {
+    let mut tests = Vec::new();
+    for program in programs {
+        tests.extend(names(program)?.into_iter().map(|name| (program.clone(), name)));
+    }
+    ensure!(!tests.is_empty(), "there are no tests");
+    let mut trials = each(&tests, |(program, name)| {
+        let file = work.join(format!("reached-{}", name.replace(':', "-")));
+        fs::write(&file, vec![0; mutants as usize + 1])?;
+        let path = file.to_str().context("paths are text")?;
+        let end = run(program, name, ("MUTANTS_REACHED", path), Duration::from_secs(1200))?;
+        let End::Passed(took) = end else { anyhow::bail!("{name} fails without a mutant") };
+        let reached = fs::read(&file)?;
+        fs::remove_file(&file)?;
+        let reaches = (0..=mutants).filter(|&mutant| reached[mutant as usize] != 0).collect();
+        Ok(Trial { program: program.clone(), name: name.clone(), took, reaches })
+    })?;
+    trials.sort_by_key(|trial| trial.took);
+    Ok(trials)
+}
+
+/// How many mutants of a file each test has noticed.
+pub(crate) type Notices = Mutex<BTreeMap<(PathBuf, usize), u32>>;
+
+/// Runs tests that come by a mutant until one notices, or they have taken as long as `patience`: the quickest first, and
+/// those that have noticed others in the same file.
+pub(crate) fn attempt(
+    trials: &[Trial],
+    (mutant, file): (Number, &Path),
+    patience: Duration,
+    notices: &Notices,
+) -> Result<Outcome> {
+    let mut order: Vec<_> = {
+        let notices = notices.lock().expect("nobody panics");
+        let cost = |at: usize, trial: &Trial| trial.took / (1 + notices.get(&(file.to_path_buf(), at)).unwrap_or(&0));
+        let reaching = trials.iter().enumerate().filter(|(_, trial)| trial.reaches.contains(&mutant));
+        reaching.map(|(at, trial)| (cost(at, trial), at)).collect()
+    };
+    order.sort_unstable();
+    if order.is_empty() {
+        return Ok(Outcome::Unreached);
+    }
+    let (number, mut taken) = (mutant.to_string(), Duration::ZERO);
+    for (_, at) in order {
+        let trial = &trials[at];
+        taken += trial.took;
+        if taken > patience {
+            break;
+        }
+        let outcome = match run(&trial.program, &trial.name, ("MUTANT", &number), trial.took * PATIENCE + A_WHILE)? {
+            End::Passed(_) => continue,
+            End::Failed => Outcome::Noticed(trial.name.clone()),
+            End::Late => Outcome::Hangs(trial.name.clone()),
+        };
+        *notices.lock().expect("nobody panics").entry((file.to_path_buf(), at)).or_default() += 1;
+        return Ok(outcome);
+    }
+    Ok(Outcome::Missed)
+}
