@@ -14,7 +14,8 @@ Usage: ./qemu-run.sh [OPTIONS]                        every in-kernel test, the 
                                                       allocator that no held lock, or busy CPU, is at work on
        ./qemu-run.sh prove [PART...]                  the long form of the tests, for hours: states, operations,
                                                       failures, models, kasan, address, fuzz, soak, faults,
-                                                      flips, images, bugs; all of them if none is named
+                                                      flips, images, bugs, mutants; all of them if none is
+                                                      named
 
 Options of all but test and fsck:
   --mem SIZE          the machine's memory [2G]

@@ -9,25 +9,18 @@ use anyhow::{Context, Result, ensure};
 
 use crate::list::Mutant;
 
-/// Why a mutant stays.
-pub(crate) struct Kept {
-    pub(crate) why: String,
-}
-
-/// A mutant's name that stays when lines above it come and go: its file, what is changed, and the text of its line.
+/// A mutant's name that stays when lines above it come and go: its file, what is changed, where in its line, and the line.
 pub(crate) fn key(root: &Path, mutant: &Mutant) -> Result<String> {
     let source = fs::read_to_string(root.join(&mutant.file))?;
-    let text = source.lines().nth(mutant.span.start.line - 1).context("a mutant's line is there")?;
-    let name = mutant.name.trim_start_matches("mm/src/");
-    let (place, change) = name.split_once(": ").context("a mutant's name is place and change")?;
-    let file = place.split(':').next().unwrap_or_default();
-    let text = text.trim();
-    let column = mutant.span.start.column - (source.lines().nth(mutant.span.start.line - 1).map_or(0, |line| line.len() - line.trim_start().len()));
-    Ok(format!("{file}: {change} | {column} | {text}"))
+    let line = source.lines().nth(mutant.span.start.line - 1).context("a mutant's line is there")?;
+    let (place, change) = mutant.name.split_once(": ").context("a mutant's name is place and change")?;
+    let file = place.trim_start_matches("mm/src/").split(':').next().unwrap_or_default();
+    let column = mutant.span.start.column - (line.len() - line.trim_start().len());
+    Ok(format!("{file}: {change} | {column} | {}", line.trim()))
 }
 
 /// All that are listed.
-pub(crate) fn all(root: &Path) -> Result<BTreeMap<String, Kept>> {
+pub(crate) fn all(root: &Path) -> Result<BTreeMap<String, String>> {
     let text = fs::read_to_string(root.join("tests/mutants/kept.txt"))?;
     let (mut kept, mut why, mut listed) = (BTreeMap::new(), String::new(), true);
     for line in text.lines().filter(|line| !line.is_empty()) {
@@ -37,7 +30,7 @@ pub(crate) fn all(root: &Path) -> Result<BTreeMap<String, Kept>> {
             None => {
                 ensure!(!why.is_empty(), "{line}: no reason");
                 listed = true;
-                kept.insert(line.to_string(), Kept { why: why.clone() });
+                kept.insert(line.to_string(), why.clone());
             }
         }
     }

@@ -4,7 +4,8 @@
 //! nobody can notice, or need not; one that is listed and is noticed is out of date.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -12,10 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use crate::kept::Kept;
 use crate::list::Mutant;
 use crate::schema::Number;
-use crate::trials::Outcome;
 
 mod kept;
 mod list;
@@ -28,6 +27,9 @@ struct Arguments {
     /// Only mutants in whose line, as it is printed, this stands
     #[arg(default_value = "")]
     only: String,
+    /// Only mutants that were missed the last time
+    #[arg(long)]
+    missed: bool,
     /// How long the tests of one mutant take at most, in seconds; what has not failed then is missed
     #[arg(long, default_value_t = 3600)]
     seconds: u64,
@@ -42,71 +44,70 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("the tree's root")?;
     let work = root.join("target/mutants");
-    std::fs::create_dir_all(&work)?;
+    fs::create_dir_all(&work)?;
     let listed = list::mutants(root)?;
     let mutants: BTreeMap<Number, &Mutant> = (1..).zip(&listed).collect();
-    let wanted: Vec<Number> = mutants.iter().filter(|(_, mutant)| line(mutant).contains(&arguments.only)).map(|(&number, _)| number).collect();
+    let keys = mutants.iter().map(|(&number, mutant)| Ok((number, kept::key(root, mutant)?)));
+    let keys = keys.collect::<Result<BTreeMap<Number, String>>>()?;
+    let last = fs::read_to_string(work.join("missed")).unwrap_or_default();
+    let last: BTreeSet<&str> = last.lines().collect();
+    let is_wanted = |number: &Number| {
+        line(mutants[number]).contains(&arguments.only) && (!arguments.missed || last.contains(keys[number].as_str()))
+    };
 
     let began = Instant::now();
-    let built = tree::build(root, &work, &mutants)?;
+    let built = tree::build(root, &work, &mutants, &keys)?;
     eprintln!("{} mutants, built in {} s", mutants.len(), began.elapsed().as_secs());
     let trials = trials::survey(&built.programs, &work, u32::try_from(mutants.len())?)?;
     eprintln!("{} tests, surveyed after {} s", trials.len(), began.elapsed().as_secs());
 
-    let tried: Vec<_> =
-        wanted.iter().filter(|number| !built.unviable.contains(number) && !built.constant.contains(number)).collect();
+    let (constant, viable): (Vec<_>, Vec<_>) = mutants
+        .keys()
+        .filter(|number| is_wanted(number) && !built.unviable.contains(number))
+        .partition(|number| built.constant.contains(number));
     let (patience, notices) = (Duration::from_secs(arguments.seconds), Mutex::default());
-    let outcomes = trials::each(&tried, |&&number| {
+    let outcomes = trials::each(&viable, |&&number| {
         let mutant = mutants[&number];
         let outcome = trials::attempt(&trials, (number, &mutant.file), patience, &notices)?;
         println!("{:>6} s  {outcome:?}  {}", began.elapsed().as_secs(), line(mutant));
         Ok((number, outcome))
     })?;
-    let outcomes: BTreeMap<Number, Outcome> = outcomes.into_iter().collect();
-    let constant = wanted.iter().filter(|number| built.constant.contains(number)).count();
-    Ok(report(root, &mutants, &outcomes, constant, &arguments)?)
-}
-
-/// Prints how many were noticed, file by file; fails if one was not and is not listed, or is listed and was.
-fn report(
-    root: &Path,
-    mutants: &BTreeMap<Number, &Mutant>,
-    outcomes: &BTreeMap<Number, Outcome>,
-    constant: usize,
-    arguments: &Arguments,
-) -> Result<ExitCode> {
-    let mut files: BTreeMap<&PathBuf, (usize, usize)> = BTreeMap::new();
-    let mut missed = BTreeSet::new();
-    for (number, outcome) in outcomes {
-        let mutant = mutants[number];
-        let (noticed, all) = files.entry(&mutant.file).or_default();
+    let mut files: BTreeMap<&Path, (usize, usize)> = BTreeMap::new();
+    for (number, outcome) in &outcomes {
+        let (noticed, all) = files.entry(&mutants[number].file).or_default();
+        *noticed += usize::from(outcome.is_noticed());
         *all += 1;
-        match outcome {
-            Outcome::Noticed(_) | Outcome::Hangs(_) => *noticed += 1,
-            Outcome::Missed | Outcome::Unreached => drop(missed.insert(kept::key(root, mutant)?)),
-        }
     }
     for (file, (noticed, all)) in &files {
         println!("{noticed:>5} of {all:>5}  {}", file.display());
     }
-    let all = outcomes.len();
-    let hang = outcomes.values().filter(|outcome| matches!(outcome, Outcome::Hangs(_))).count();
     let noticed: usize = files.values().map(|(noticed, _)| noticed).sum();
-    println!("{noticed} of {all} are noticed ({hang} of them do not end); {constant} in constants were not tried");
-    let kept: BTreeMap<String, Kept> = kept::all(root)?;
-    let tried = outcomes.keys().map(|number| kept::key(root, mutants[number])).collect::<Result<BTreeSet<_>>>()?;
-    let unsaid: Vec<_> = missed.iter().filter(|key| !kept.contains_key(*key)).collect();
-    let outdated: Vec<_> = kept.keys().filter(|key| !missed.contains(*key) && (tried.contains(*key) || arguments.only.is_empty())).collect();
-    for key in &unsaid {
-        println!("missed, and nobody says why: {key}");
-    }
-    for key in &outdated {
-        println!("noticed, or not there, but listed: {key}");
-    }
-    for (key, kept) in &kept {
-        if missed.contains(key) {
-            println!("stays: {key}: {}", kept.why);
+    println!("{noticed} of {} are noticed; {} in constants were not tried", outcomes.len(), constant.len());
+
+    let of = |noticed: bool| {
+        let these = outcomes.iter().filter(move |(_, outcome)| outcome.is_noticed() == noticed);
+        these.map(|(number, _)| keys[number].as_str()).collect::<BTreeSet<&str>>()
+    };
+    let missed = of(false);
+    fs::write(work.join("missed"), missed.iter().fold(String::new(), |lines, key| lines + key + "\n"))?;
+    judge(&kept::all(root)?, &missed, &of(true))
+}
+
+/// Fails if a mutant was missed and is not listed, or is listed and was noticed.
+fn judge(kept: &BTreeMap<String, String>, missed: &BTreeSet<&str>, noticed: &BTreeSet<&str>) -> Result<ExitCode> {
+    let mut all_said = true;
+    for key in missed {
+        match kept.get(*key) {
+            Some(why) => println!("stays: {key}: {why}"),
+            None => {
+                println!("missed, and nobody says why: {key}");
+                all_said = false;
+            }
         }
     }
-    Ok(if unsaid.is_empty() && outdated.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    for key in kept.keys().filter(|key| noticed.contains(key.as_str())) {
+        println!("noticed, but listed: {key}");
+        all_said = false;
+    }
+    Ok(if all_said { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -8,7 +8,6 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::kept::key;
 use crate::list::Mutant;
 use crate::schema::{Number, around, schema};
 
@@ -104,7 +103,9 @@ fn compile(tree: &Path, target: &Path) -> Result<std::result::Result<Vec<PathBuf
                     around(&text, at.byte_start..at.byte_end)
                 });
                 match about.collect::<Vec<_>>() {
-                    about if about.is_empty() && !said.spans.is_empty() => unknown += &said.rendered.unwrap_or_default(),
+                    about if about.is_empty() && !said.spans.is_empty() => {
+                        unknown += &said.rendered.unwrap_or_default();
+                    }
                     about => unviable.extend(about),
                 }
             }
@@ -122,13 +123,18 @@ fn compile(tree: &Path, target: &Path) -> Result<std::result::Result<Vec<PathBuf
 }
 
 /// Builds the tests with all mutants in them that can be. Which cannot is kept, since that takes the compiler a while to say.
-pub(crate) fn build(root: &Path, work: &Path, mutants: &BTreeMap<Number, &Mutant>) -> Result<Built> {
+pub(crate) fn build(
+    root: &Path,
+    work: &Path,
+    mutants: &BTreeMap<Number, &Mutant>,
+    keys: &BTreeMap<Number, String>,
+) -> Result<Built> {
     let (tree, known) = (work.join("tree"), work.join("unviable"));
     copy(root, &tree, &mutants.values().map(|mutant| mutant.file.as_path()).collect())?;
-    let keys = mutants.iter().map(|(&number, mutant)| Ok((key(root, mutant)?, number)));
-    let keys = keys.collect::<Result<BTreeMap<String, Number>>>()?;
     let kept = fs::read_to_string(&known).unwrap_or_default();
-    let mut unviable: BTreeSet<Number> = kept.lines().filter_map(|key| keys.get(key).copied()).collect();
+    let kept: BTreeSet<&str> = kept.lines().collect();
+    let mut unviable: BTreeSet<Number> =
+        keys.iter().filter(|(_, key)| kept.contains(key.as_str())).map(|(&number, _)| number).collect();
     loop {
         let mut viable = mutants.clone();
         viable.retain(|number, _| !unviable.contains(number));
@@ -140,7 +146,7 @@ pub(crate) fn build(root: &Path, work: &Path, mutants: &BTreeMap<Number, &Mutant
             }
             Err(more) => unviable.extend(more),
         }
-        let lines = keys.iter().filter(|(_, number)| unviable.contains(number));
-        fs::write(&known, lines.fold(String::new(), |lines, (key, _)| lines + key + "\n"))?;
+        let lines = unviable.iter().fold(String::new(), |lines, number| lines + &keys[number] + "\n");
+        fs::write(&known, lines)?;
     }
 }

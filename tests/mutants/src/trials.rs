@@ -9,8 +9,9 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde::{Deserialize, Serialize};
 
 use crate::schema::Number;
 
@@ -18,8 +19,11 @@ use crate::schema::Number;
 const PATIENCE: u32 = 10;
 const A_WHILE: Duration = Duration::from_secs(10);
 
+/// A test that takes longer while it is noted what it comes by is not run: such are those that step through instructions.
+const TOO_LONG: Duration = Duration::from_secs(40);
+
 /// A test, and what it comes by.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Trial {
     program: PathBuf,
     pub(crate) name: String,
@@ -39,6 +43,12 @@ pub(crate) enum Outcome {
     Unreached,
 }
 
+impl Outcome {
+    pub(crate) fn is_noticed(&self) -> bool {
+        matches!(self, Self::Noticed(_) | Self::Hangs(_))
+    }
+}
+
 enum End {
     Passed(Duration),
     Failed,
@@ -49,6 +59,8 @@ fn run(program: &Path, name: &str, variable: (&str, &str), patience: Duration) -
     let began = Instant::now();
     let mut command = Command::new(program);
     command.args(["--exact", name, "--test-threads=1"]).env(variable.0, variable.1);
+    // What is long only to be sure is not better at noticing.
+    command.env("OPERATIONS", "200000").env("PROPTEST_CASES", "64");
     // What fails need not be made small, nor said where.
     command.env("PROPTEST_MAX_SHRINK_ITERS", "0").env("RUST_BACKTRACE", "0").env("NO_COLOR", "1");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
@@ -104,25 +116,41 @@ pub(crate) fn each<T: Sync, R: Send>(many: &[T], act: impl Fn(&T) -> Result<R> +
     done.into_inner().expect("nobody panics")
 }
 
-/// Runs every test without a mutant, and sees what it comes by.
+/// Runs every test without a mutant, and sees what it comes by. That is kept for as long as the programs are the same.
 pub(crate) fn survey(programs: &[PathBuf], work: &Path, mutants: Number) -> Result<Vec<Trial>> {
+    let kept = work.join("surveyed");
+    let changed = |file: &Path| fs::metadata(file).and_then(|data| data.modified());
+    if let Ok(at) = changed(&kept)
+        && programs.iter().all(|program| changed(program).is_ok_and(|built| built < at))
+    {
+        return Ok(serde_json::from_slice(&fs::read(&kept)?)?);
+    }
     let mut tests = Vec::new();
     for program in programs {
         tests.extend(names(program)?.into_iter().map(|name| (program.clone(), name)));
     }
     ensure!(!tests.is_empty(), "there are no tests");
-    let mut trials = each(&tests, |(program, name)| {
+    let trials = each(&tests, |(program, name)| {
         let file = work.join(format!("reached-{}", name.replace(':', "-")));
         fs::write(&file, vec![0; mutants as usize + 1])?;
         let path = file.to_str().context("paths are text")?;
-        let end = run(program, name, ("MUTANTS_REACHED", path), Duration::from_secs(1200))?;
-        let End::Passed(took) = end else { anyhow::bail!("{name} fails without a mutant") };
+        let end = run(program, name, ("MUTANTS_REACHED", path), TOO_LONG)?;
         let reached = fs::read(&file)?;
         fs::remove_file(&file)?;
+        let took = match end {
+            End::Passed(took) => took,
+            End::Failed => bail!("{name} fails without a mutant"),
+            End::Late => {
+                println!("too long, and not run: {name}");
+                return Ok(None);
+            }
+        };
         let reaches = (0..=mutants).filter(|&mutant| reached[mutant as usize] != 0).collect();
-        Ok(Trial { program: program.clone(), name: name.clone(), took, reaches })
+        Ok(Some(Trial { program: program.clone(), name: name.clone(), took, reaches }))
     })?;
+    let mut trials: Vec<_> = trials.into_iter().flatten().collect();
     trials.sort_by_key(|trial| trial.took);
+    fs::write(&kept, serde_json::to_vec(&trials)?)?;
     Ok(trials)
 }
 
