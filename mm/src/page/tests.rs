@@ -1,9 +1,10 @@
-//! What the parts show only together: zones' edges, the price of the map, and that the checker sees what is broken.
+//! What the parts show only together: zones' edges, the price of the map.
 
 mod adopt;
 #[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 mod at_hand;
 mod charges;
+mod checker;
 mod hotplug;
 mod hwpoison;
 // By signals, which an interpreter has none of.
@@ -24,12 +25,8 @@ use std::vec::Vec;
 use super::{PageAllocator, Request, SetupError};
 use crate::PageState;
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::desc::allocator_word::{AllocatorWord, End, ListId};
-use crate::desc::word::{Page, Position};
 use crate::host::HostMachine;
-use crate::invariant::Invariant;
 use crate::machine::Standard;
-use crate::migratetype::Migratetype;
 use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use crate::zone::ZoneKind;
 
@@ -144,87 +141,4 @@ fn an_owned_block_is_freed_when_it_is_dropped_and_not_before() {
     drop(unsafe { allocator.from_raw(raw) }.expect("the head of an allocated block"));
     assert_eq!(allocator.free_pages(), free);
     allocator.verify().expect("all is free again");
-}
-
-/// Breaks something, and says what the checker calls it.
-fn named(break_it: impl FnOnce(&PageAllocator<'_, Machine>)) -> Invariant {
-    let machine = machine(64 * MIB, 32 * MIB);
-    let allocator = allocator(&machine, &[usable(0, 64 * MIB)]);
-    // Every second page stays allocated: the others stand on order-0 lists long enough to have nodes.
-    let pages: Vec<_> = (0..4096).map_while(|_| allocator.alloc(Request::movable(Order::ZERO)).ok()).collect();
-    let (even, odd): (Vec<_>, Vec<_>) = pages.into_iter().partition(|page| page.head().number() % 2 == 0);
-    drop(even);
-    allocator.verify().expect("all is well before");
-    break_it(&allocator);
-    let violation = allocator.verify().expect_err("what was broken is seen");
-    odd.into_iter().for_each(core::mem::forget);
-    violation.invariant
-}
-
-fn first(allocator: &PageAllocator<'_, Machine>, state: PageState) -> Pfn {
-    let mut frames = (1..16384).map(Pfn::new);
-    frames.find(|&pfn| allocator.page_state(pfn).0 == state).expect("there is such a page")
-}
-
-fn page<'m>(allocator: &PageAllocator<'m, Machine>, state: PageState) -> &'m Page {
-    allocator.map.page(first(allocator, state))
-}
-
-#[test]
-fn the_checker_names_a_block_that_stands_elsewhere_than_it_says() {
-    assert_eq!(named(|a| page(a, PageState::Free).set_position(Position(77))), Invariant::Free1);
-}
-
-#[test]
-fn the_checker_names_a_listed_block_that_is_not_free() {
-    let broken = named(|a| {
-        let page = page(a, PageState::Free);
-        page.set_allocated(Migratetype::Movable, page.word().order(), page.word().zone());
-    });
-    assert_eq!(broken, Invariant::Free1);
-}
-
-#[test]
-fn the_checker_names_a_node_that_does_not_know_what_it_is() {
-    assert_eq!(named(|a| page(a, PageState::Node).set_position(Position(1))), Invariant::Free4);
-}
-
-#[test]
-fn the_checker_names_a_free_block_on_no_list() {
-    let broken = named(|a| {
-        let (free, allocated) = (page(a, PageState::Free).word(), page(a, PageState::Allocated));
-        allocated.set_free(
-            ListId::new(free.list().migratetype(), Order::ZERO, End::Near),
-            allocated.word().zone(),
-            Position(0),
-        );
-    });
-    assert!(matches!(broken, Invariant::Free1 | Invariant::Free2), "{broken}");
-}
-
-#[test]
-fn the_checker_names_a_page_that_belongs_to_nothing() {
-    assert_eq!(named(|a| page(a, PageState::Allocated).set_tail()), Invariant::Acct1);
-}
-
-#[test]
-fn the_checker_names_a_head_inside_a_block() {
-    let broken = named(|a| {
-        let inside = first(a, PageState::Tail);
-        a.map.page(inside).set_allocated(
-            Migratetype::Movable,
-            Order::ZERO,
-            a.map.page(a.block_of(inside).expect("has a head")).word().zone(),
-        );
-    });
-    assert_eq!(broken, Invariant::Zone1);
-}
-
-#[test]
-fn the_checker_names_a_block_left_in_flight() {
-    let broken = named(|a| {
-        let word: AllocatorWord = page(a, PageState::Allocated).word();
-        page(a, PageState::Allocated).set_isolated(word.order(), word.zone(), None);
-    });
-    assert_eq!(broken, Invariant::Acct1);
 }

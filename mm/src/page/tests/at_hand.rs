@@ -7,7 +7,9 @@ use std::thread;
 
 use super::*;
 use crate::charge::GroupId;
+use crate::desc::allocator_word::AllocatorWord;
 use crate::host::on_cpu;
+use crate::invariant::Invariant;
 use crate::migratetype::Migratetype;
 use crate::page::{Block, FreeError};
 use crate::units::{Count, CpuId};

@@ -6,6 +6,7 @@ use core::num::NonZeroU64;
 
 use super::*;
 use crate::host::stepping::{Came, When, interrupted};
+use crate::migratetype::Migratetype;
 use crate::units::{Count, CpuId};
 
 type Allocator<'m> = PageAllocator<'m, Machine>;

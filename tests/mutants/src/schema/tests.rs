@@ -66,7 +66,7 @@ fn what_is_in_a_constant_is_set_apart() {
 
 #[test]
 fn a_chain_that_binds_names_stays_whole() {
-    let text = "fn f(a: Option<u8>) -> bool { if let Some(b) = a && b > 1 { true } else { false } }";
+    let text = "fn f(a: T) { if let Some(b) = a && b > 1 { g() } }";
     let mutants = [mutant(text, "&&", Genre::BinaryOperator, "||"), mutant(text, ">", Genre::BinaryOperator, "<")];
     let schema = with(text, &mutants);
     assert_eq!(schema.unplaced.into_iter().collect::<Vec<_>>(), [1]);
