@@ -28,6 +28,9 @@ use core::ptr::{self, NonNull};
 use crate::machine::Machine;
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 const HIGHMEM: usize = 1;
 const CHECK_SHIFT: u32 = 1;
 const CHECK_BITS: u32 = PAGE_SHIFT - CHECK_SHIFT;

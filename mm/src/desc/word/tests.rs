@@ -96,3 +96,105 @@ fn a_charge_and_its_end_leave_a_word_as_it_was() {
     assert_eq!(charged.charged_to(GroupId::ROOT), word);
     assert_eq!((word.resized(Order::of(2)).order(), word.resized(Order::of(2)) == word), (Order::of(2), false));
 }
+
+/// Every way in which a page can be of a state, and whose its memory is said to be then.
+fn every_word() -> impl Iterator<Item = (PageState, ListId, ZoneId, GroupId, AllocatorWord)> {
+    let zones = || [0, 1, 3, 255].map(ZoneId).into_iter();
+    let groups = || [0, 1, 0xa7, 0xff].map(GroupId::from_bits).into_iter();
+    lists().flat_map(move |list| {
+        zones().flat_map(move |zone| {
+            let order = list.order();
+            let allocated = AllocatorWord::allocated(list.migratetype(), order, zone);
+            let root = GroupId::from_bits(0);
+            let others = [
+                (PageState::Hole, AllocatorWord::HOLE),
+                (PageState::Reserved, AllocatorWord::RESERVED),
+                (PageState::Tail, AllocatorWord::TAIL),
+                (PageState::Free, AllocatorWord::free(list, zone)),
+                (PageState::Node, AllocatorWord::node(list, 3, zone)),
+                (PageState::Isolated, AllocatorWord::isolated(order, zone)),
+                (PageState::Cached, allocated.when_cached()),
+                (PageState::Offline, AllocatorWord::offline(order, zone)),
+            ];
+            let others = others.map(|(state, word)| (state, list, zone, root, word));
+            let held =
+                groups().map(move |group| (PageState::Allocated, list, zone, group, allocated.charged_to(group)));
+            others.into_iter().chain(held)
+        })
+    })
+}
+
+#[test]
+fn what_is_asked_of_a_word_is_true_of_those_of_which_it_is_true_and_no_others() {
+    for (state, list, zone, group, word) in every_word() {
+        let other = ZoneId(zone.0 ^ 1);
+        let held = state == PageState::Allocated;
+        let has_zone = !matches!(state, PageState::Hole | PageState::Reserved | PageState::Tail);
+        assert_eq!(word.state(), Some(state));
+        assert!(word.is_intact() && !word.is_hwpoison() && !word.has_hwpoisoned());
+        assert_eq!(word.is_tail(), state == PageState::Tail);
+        assert_eq!(word.is_free_or_node(), matches!(state, PageState::Free | PageState::Node), "{word:?}");
+        assert_eq!([word.is_allocated_in(zone), word.is_allocated_in(other)], [held, false], "{word:?}");
+        assert_eq!([word.is_sound_in(zone), word.is_sound_in(other)], [held, false], "{word:?}");
+        assert_eq!(word.is_uncharged(), held && group.is_root(), "{word:?}");
+        if has_zone {
+            assert_eq!((word.zone(), word.order()), (zone, list.order()));
+            assert_eq!(word.order_bits(), list.order().index());
+        }
+        if held {
+            assert_eq!(word.group(), group);
+            let like = ListId::new(list.migratetype(), list.order(), End::Near);
+            assert_eq!(word.list_at_hand(), like.index() / 2);
+            assert!(
+                word.is_like(word) && !word.is_like(AllocatorWord::allocated(list.migratetype(), list.order(), other))
+            );
+        }
+        let marked = AllocatorWord(word.0 | HAS_HWPOISONED);
+        assert!(marked.is_intact() && marked.has_hwpoisoned() && !marked.is_hwpoison());
+        assert_eq!(marked.is_allocated_in(zone), held);
+        assert!(!marked.is_sound_in(zone) && !marked.is_uncharged(), "{marked:?}");
+        let lies = AllocatorWord(word.0 | HWPOISON);
+        assert!(lies.is_intact() && lies.is_hwpoison() && !lies.has_hwpoisoned());
+        assert_eq!((lies.is_mere_tail(), word.is_mere_tail()), (word.is_tail(), word.is_tail()));
+        // A tail keeps what is said of its own memory, and nothing else.
+        assert_eq!(
+            [word.as_tail(), lies.as_tail()],
+            [AllocatorWord::TAIL, AllocatorWord(AllocatorWord::TAIL.0 | HWPOISON)]
+        );
+        assert_eq!((lies.of_other_part(), word.marked_as(marked), lies.marked_as(word)), (word, marked, word));
+    }
+}
+
+#[test]
+fn blocks_at_hand_are_told_apart_by_order_and_type() {
+    let mut seen = std::collections::BTreeMap::new();
+    for list in lists() {
+        let word = AllocatorWord::allocated(list.migratetype(), list.order(), ZoneId(9));
+        let at = *seen.entry(word.list_at_hand()).or_insert((list.migratetype(), list.order()));
+        assert_eq!(at, (list.migratetype(), list.order()));
+    }
+    assert_eq!(seen.len(), Migratetype::ALL.len() * 11);
+}
+
+#[test]
+fn a_page_is_free_at_its_place_alone() {
+    let (list, zone) = (ListId::new(Migratetype::Movable, Order::of(3), End::Far), ZoneId(2));
+    let page = Page::new(AllocatorWord::TAIL);
+    page.set_free(list, zone, Position(41));
+    assert!(page.is_free_at(list, zone, Position(41)));
+    assert!(!page.is_free_at(list, zone, Position(40)));
+    assert!(!page.is_free_at(list.other_end(), zone, Position(41)));
+    assert!(!page.is_free_at(list, ZoneId(3), Position(41)));
+    page.set_allocated(Migratetype::Movable, Order::of(3), zone);
+    page.set_position(Position(41));
+    assert!(!page.is_free_at(list, zone, Position(41)));
+}
+
+#[test]
+fn the_mark_of_a_block_at_hand_is_set_once_and_goes() {
+    let page = Page::new(AllocatorWord::TAIL);
+    page.set_cached(AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZoneId(0)));
+    assert_eq!([page.mark(), page.mark()], [true, false]);
+    page.unmark();
+    assert!(page.mark());
+}
