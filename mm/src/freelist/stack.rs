@@ -32,6 +32,9 @@ use crate::image::{Note, NoteFull, layout};
 use crate::machine::{Geometry, Machine};
 use crate::units::Pfn;
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 /// The most entries that a ring can have, whatever the geometry.
 const RING: usize = 16;
 
@@ -430,10 +433,11 @@ impl<G: Geometry> Stack<G> {
             Self::covers(self.height, self.stored)
                 && (!Self::covers(lower, self.stored) || (path_may_be_open && !Self::covers(lower, self.stored + 1)))
         };
-        let tail_fits = self.stored == 0 || self.tail == Some(self.node(nodes, 1, self.stored - 1));
+        // Only in a tree that is high enough is there a way to it.
+        let tail_fits = || self.stored == 0 || self.tail == Some(self.node(nodes, 1, self.stored - 1));
         let ring_fits = ring <= G::INLINE && (ring > 0 || self.len == 0);
         let tree_is_needed = self.stored == 0 || self.len > Self::HALF;
-        height_fits && tail_fits && ring_fits && tree_is_needed && (self.prepared == 0 || path_may_be_open)
+        height_fits && tail_fits() && ring_fits && tree_is_needed && (self.prepared == 0 || path_may_be_open)
     }
 }
 
