@@ -56,19 +56,34 @@ impl fmt::Display for History {
     }
 }
 
-type Words = [u64; 4];
+/// A record as it stands in memory. Whatever is there, it can be read as one.
+#[repr(C)]
+struct Record {
+    location: *const Location<'static>,
+    cpu: u64,
+    operation: u64,
+    seal: u64,
+}
 
 /// Bytes of a record.
 pub(super) const RECORD_BYTES: u32 = 32;
-const _: () = assert!(size_of::<Words>() == RECORD_BYTES as usize);
+const _: () = assert!(size_of::<Record>() == RECORD_BYTES as usize);
 
 /// A record that is not what its cache wrote.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SealBroken;
 
-/// Changes with any one byte of the words in front of it.
-const fn seal([location, cpu, operation, _]: Words) -> u64 {
-    !(location ^ cpu.rotate_left(8) ^ operation.rotate_left(16))
+impl Record {
+    fn new(location: *const Location<'static>, cpu: u64, operation: u64) -> Self {
+        let mut record = Self { location, cpu, operation, seal: 0 };
+        record.seal = record.right_seal();
+        record
+    }
+
+    /// Changes with any one byte of the words in front of it.
+    fn right_seal(&self) -> u64 {
+        !(self.location.addr() as u64 ^ self.cpu.rotate_left(8) ^ self.operation.rotate_left(16))
+    }
 }
 
 /// Writes a record.
@@ -76,14 +91,12 @@ const fn seal([location, cpu, operation, _]: Words) -> u64 {
 /// # Safety
 /// There is room for one at `place`, aligned to eight, that is the caller's.
 pub(super) unsafe fn write(place: NonNull<u8>, track: Option<Track>) {
-    let mut words = [0; 4];
-    if let Some(Track { location, cpu: CpuId(cpu), operation }) = track {
-        let location = core::ptr::from_ref(location).expose_provenance() as u64;
-        words = [location, u64::from(cpu), operation, 0];
-    }
-    words[3] = seal(words);
+    let record = match track {
+        Some(Track { location, cpu: CpuId(cpu), operation }) => Record::new(location, cpu.into(), operation),
+        None => Record::new(core::ptr::null(), 0, 0),
+    };
     // SAFETY: the caller's promise.
-    unsafe { place.cast::<Words>().write(words) };
+    unsafe { place.cast().write(record) };
 }
 
 /// Reads a record.
@@ -95,13 +108,12 @@ pub(super) unsafe fn write(place: NonNull<u8>, track: Option<Track>) {
 /// A record was written at `place`, which is the caller's to read.
 pub(super) unsafe fn read(place: NonNull<u8>) -> Result<Option<Track>, SealBroken> {
     // SAFETY: the caller's promise.
-    let words = unsafe { place.cast::<Words>().read() };
-    if words[3] != seal(words) {
+    let record = unsafe { place.cast::<Record>().read() };
+    if record.seal != record.right_seal() {
         return Err(SealBroken);
     }
-    let [location, cpu, operation, _] = words;
-    let (Ok(location), Ok(cpu)) = (usize::try_from(location), u16::try_from(cpu)) else { return Err(SealBroken) };
-    let location = NonNull::new(core::ptr::with_exposed_provenance_mut::<Location<'static>>(location));
-    // SAFETY: the seal says that this was written here, and what was written was a reference to something static.
-    Ok(location.map(|location| Track { location: unsafe { location.as_ref() }, cpu: CpuId(cpu), operation }))
+    let Ok(cpu) = u16::try_from(record.cpu) else { return Err(SealBroken) };
+    // SAFETY: the seal says that this was written here, and what was written was a reference to something static, or none.
+    let location = unsafe { record.location.as_ref() };
+    Ok(location.map(|location| Track { location, cpu: CpuId(cpu), operation: record.operation }))
 }
