@@ -316,6 +316,9 @@ impl<'a, M: Machine> Owners<'a, M> {
     }
 
     fn free_descriptor<T: Owner>(&self, descriptor: NonNull<Descriptor<T>>) {
+        // An owner may have left nothing, not even zeroes, where the cache looks for the mark of what is free.
+        // SAFETY: DESC-2, there are no references, so the place where the owner was is nobody's.
+        unsafe { Descriptor::place_of_owner(descriptor).cast::<u64>().write(0) };
         // SAFETY: the descriptor came from this cache, and no page names it.
         let freed = unsafe { self.kept[T::INDEX].cache.free_raw(descriptor.cast()) };
         if let Err(error) = freed {
