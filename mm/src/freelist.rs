@@ -32,7 +32,7 @@ mod stack;
 mod tests;
 mod verify;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom), not(miri)))]
 use core::ptr::NonNull;
 
 pub(crate) use node::Nodes;
@@ -359,7 +359,7 @@ impl<G: Geometry> Freelists<G> {
     }
 
     /// Shows what the lists that are not empty consist of to `see`: what it is for, where it is and how long.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(test, not(loom), not(miri)))]
     pub(crate) fn each_part(&self, mut see: impl FnMut(&'static str, NonNull<u8>, usize)) {
         self.stacks.iter().filter(|stack| stack.len() > 0).for_each(|stack| stack.each_part(&mut see));
     }

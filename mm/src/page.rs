@@ -10,7 +10,7 @@
 mod access;
 mod adopt;
 mod allocator;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom), not(miri)))]
 mod anatomy;
 mod at_hand;
 mod block;
@@ -35,7 +35,7 @@ mod zonelist;
 
 pub use adopt::AdoptError;
 pub use allocator::{AllocError, FreeError, PageAllocator};
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom), not(miri)))]
 pub(crate) use anatomy::Place;
 pub use block::{Block, ContigRange};
 pub use bulk::BlockBatch;

@@ -41,7 +41,7 @@ mod kmalloc;
 mod layout;
 mod lists;
 mod object;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom), not(miri)))]
 #[expect(unsafe_code, reason = "looks at slabs on their lists")]
 mod parts;
 mod refill;

@@ -374,7 +374,7 @@ impl<G: Geometry> Stack<G> {
     }
 
     /// Shows what a stack consists of to `see`.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(test, not(loom), not(miri)))]
     pub(super) fn each_part(&self, see: &mut impl FnMut(&'static str, NonNull<u8>, usize)) {
         for position in self.stored..self.len {
             see("list: inline entry", NonNull::from(&self.ring[Self::ring_slot(position)]).cast(), 4);

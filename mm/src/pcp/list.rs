@@ -292,7 +292,7 @@ impl<'m> List<'m> {
     }
 
     /// Shows what a list that is not empty consists of to `see`: what it is for, where it is and how long.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(test, not(loom), not(miri)))]
     pub(crate) fn each_part(&self, mut see: impl FnMut(&'static str, NonNull<u8>, usize)) {
         for position in [self.bottom.load(Ordering::Relaxed), self.top.load(Ordering::Relaxed).wrapping_sub(1)] {
             let slot = self.slot(position);

@@ -98,7 +98,7 @@ impl Cache {
     }
 
     /// The lowest slot of a slab whose object is in it, or the first.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(test, not(loom), not(miri)))]
     pub(super) fn slot_in(&self, slab: &super::descriptor::Slab) -> Slot {
         // SAFETY: nobody changes it meanwhile.
         let state = unsafe { slab.state() };

@@ -228,7 +228,7 @@ impl CpuSheaf {
     }
 
     /// Shows what it consists of to `see`: what it is for, where it is and how long.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(test, not(loom), not(miri)))]
     pub(super) fn each_part(&self, mut see: impl FnMut(&'static str, NonNull<u8>, usize)) {
         see("side: bounds", NonNull::from(&self.lower).cast(), 8);
         see("side: bounds", NonNull::from(&self.upper).cast(), 8);

@@ -97,7 +97,7 @@ impl Slab {
     }
 
     /// Shows what it consists of to `see`: what it is for, where it is and how long.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(test, not(loom), not(miri)))]
     pub(super) fn each_part(&self, mut see: impl FnMut(&'static str, NonNull<u8>, usize)) {
         see("slab: cache", NonNull::from(&self.cache).cast(), 8);
         see("slab: sides", NonNull::from(&self.cpus).cast(), 8);
