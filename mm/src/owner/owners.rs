@@ -317,6 +317,7 @@ impl<'a, M: Machine> Owners<'a, M> {
 
     fn free_descriptor<T: Owner>(&self, descriptor: NonNull<Descriptor<T>>) {
         // An owner may have left nothing, not even zeroes, where the cache looks for the mark of what is free.
+        const { assert!(size_of::<T>() > 0, "there is a place") };
         // SAFETY: DESC-2, there are no references, so the place where the owner was is nobody's.
         unsafe { Descriptor::place_of_owner(descriptor).cast::<u64>().write(0) };
         // SAFETY: the descriptor came from this cache, and no page names it.

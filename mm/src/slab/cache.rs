@@ -193,7 +193,8 @@ pub(super) fn unmark<M: Machine>(machine: &M, slot: Slot) {
 #[inline(always)]
 pub(super) fn is_marked<M: Machine>(machine: &M, slot: Slot) -> bool {
     open_mark(machine, slot);
-    // SAFETY: as above, but that the object may be somebody's: then it is whoever's is freeing it.
+    // SAFETY: as above, but that the object may be somebody's: then it is whoever's is freeing it, and says that this much of it
+    // is initialised.
     let found = unsafe { slot.cast::<u64>().read() };
     found == mark_of(slot)
 }

@@ -12,6 +12,8 @@ use super::kmalloc::size_for;
 use crate::machine::Machine;
 use crate::sync::{AtomicUsize, Ordering, fence};
 
+/// The references come first, so that what a cache looks at when the object is freed is initialised, whatever the value is.
+#[repr(C)]
 struct Inside<'a, M: Machine, T> {
     references: AtomicUsize,
     caches: &'a KmemCaches<'a, M>,

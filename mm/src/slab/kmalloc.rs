@@ -159,7 +159,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Says what stands there instead; nothing has changed.
     ///
     /// # Safety
-    /// Nobody uses the memory any more.
+    /// Nobody uses the memory any more, and its first eight bytes are initialised: there the mark of what is free would be.
     #[inline]
     #[track_caller]
     pub unsafe fn kfree(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {

@@ -84,7 +84,7 @@ impl<'a, M: Machine> KmemCache<'a, M> {
     /// Says what stands there instead; nothing has changed.
     ///
     /// # Safety
-    /// Nobody uses the object any more.
+    /// Nobody uses the object any more, and its first eight bytes are initialised: there the mark of a free one would be.
     #[inline]
     #[track_caller]
     pub unsafe fn free_raw(&self, address: NonNull<u8>) -> Result<(), FreeObjectError> {
