@@ -102,11 +102,18 @@ impl<M: Machine> KmemCaches<'_, M> {
         let slab = unsafe { slab.owner() };
         let cpu = slab.cpu(self.pages.machine().cpu());
         let exact = address.addr().get() & cpu.address_mask == 0;
+        // With its last object the slab may go, and what a function is given by reference has to outlive it.
+        let slab = NonNull::from(slab);
         if !exact || is_marked(self.pages.machine(), address) {
-            return self.free_checked(slab, address);
+            // SAFETY: the caller's promise, and it is the address's slab.
+            return unsafe { self.free_checked(slab, address) };
         }
-        // SAFETY: a cache with a slab is alive.
-        self.free_slot(address, cpu, || unsafe { live(slab.cache()) });
+        self.free_slot(address, cpu, || {
+            // SAFETY: the object is in no other hands yet, so the slab stays.
+            let slab = unsafe { slab.as_ref() };
+            // SAFETY: a cache with a slab is alive.
+            unsafe { live(slab.cache()) }
+        });
         Ok(())
     }
 
@@ -127,13 +134,19 @@ impl<M: Machine> KmemCaches<'_, M> {
             let (expected, found) = (expected.name, found.name);
             return Err(FreeObjectError::WrongCache { address: Address::of(address), expected, found });
         }
-        self.free_checked(slab, address)
+        // SAFETY: the caller's promise, and it is the address's slab.
+        unsafe { self.free_checked(NonNull::from(slab), address) }
     }
 
     /// Takes back what stands at `address` in a slab, once it is sure that it is an object, and not free.
+    ///
+    /// # Safety
+    /// As for [`free_at`](Self::free_at), and the address lies in the slab.
     #[inline(never)]
     #[track_caller]
-    fn free_checked(&self, slab: &Slab, address: NonNull<u8>) -> Result<(), FreeObjectError> {
+    unsafe fn free_checked(&self, slab: NonNull<Slab>, address: NonNull<u8>) -> Result<(), FreeObjectError> {
+        // SAFETY: the caller's promise: an object of the slab is its own, so the slab stays until that is back.
+        let slab = unsafe { slab.as_ref() };
         // SAFETY: a cache with a slab is alive.
         let cache = unsafe { live(slab.cache()) };
         let slot = address.map_addr(|address| address.saturating_add(cache.layout.mark as usize));
