@@ -20,6 +20,7 @@ use std::{env, println};
 use crate::PageState;
 use crate::arena::ArenaMachine;
 use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::host::scaled;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::page::{PageAllocator, Request};
@@ -300,6 +301,9 @@ impl Geometry for Cached {
     const RESERVE_SHARE: u32 = 0;
 }
 
+/// Until there is no new state; less where that takes too long.
+const ALL: Bound = scaled(Bound::Complete, Bound::Depth(2));
+
 fn search<G: Geometry>(pages: u32, lowmem: u32, kinds: &'static [Migratetype], bound: Bound) -> Seen {
     search_on::<G>(NonZeroU16::MIN, pages, lowmem, kinds, bound)
 }
@@ -319,30 +323,30 @@ fn search_on<G: Geometry>(
 
 #[test]
 fn eight_pages_reach_no_bad_state_wherever_lowmem_ends() {
-    for lowmem in 0..=8 {
-        let seen = search::<Tiny>(8, lowmem, &[Migratetype::Movable], Bound::Complete);
-        assert!(seen.complete);
+    for lowmem in (0..=8).step_by(scaled(1, 3)) {
+        let seen = search::<Tiny>(8, lowmem, &[Migratetype::Movable], ALL);
+        assert_eq!(seen.complete, scaled(true, false));
     }
 }
 
 #[test]
 fn eight_pages_of_two_migratetypes_reach_no_bad_state() {
     for lowmem in [0, 3, 8] {
-        let seen = search::<Tiny>(8, lowmem, &[Migratetype::Movable, Migratetype::Unmovable], Bound::Complete);
-        assert!(seen.complete);
+        let seen = search::<Tiny>(8, lowmem, &[Migratetype::Movable, Migratetype::Unmovable], ALL);
+        assert_eq!(seen.complete, scaled(true, false));
     }
 }
 
 #[test]
 fn eight_pages_of_which_a_cpu_has_two_at_hand_reach_no_bad_state_within_six_operations() {
-    let seen = search::<Cached>(8, 8, &[Migratetype::Movable], Bound::Depth(6));
-    assert!(seen.states > 1000);
+    let seen = search::<Cached>(8, 8, &[Migratetype::Movable], Bound::Depth(scaled(6, 2)));
+    assert!(seen.states > scaled(1000, 10));
 }
 
 #[test]
 fn eight_pages_of_which_two_cpus_have_two_at_hand_reach_no_bad_state_within_five_operations() {
-    let seen = search_on::<Cached>(TWO, 8, 5, &[Migratetype::Movable], Bound::Depth(5));
-    assert!(seen.states > 1000);
+    let seen = search_on::<Cached>(TWO, 8, 5, &[Migratetype::Movable], Bound::Depth(scaled(5, 2)));
+    assert!(seen.states > scaled(1000, 10));
 }
 
 /// Trees three levels high, all of it in highmem, and half of it.
@@ -359,15 +363,15 @@ fn eight_pages_that_never_merge_reach_no_bad_state_wherever_lowmem_ends() {
 
 fn never_merging(boundaries: impl IntoIterator<Item = u32>) {
     for lowmem in boundaries {
-        let seen = search::<Flat>(8, lowmem, &[Migratetype::Movable], Bound::Complete);
-        assert!(seen.complete);
+        let seen = search::<Flat>(8, lowmem, &[Migratetype::Movable], ALL);
+        assert_eq!(seen.complete, scaled(true, false));
     }
 }
 
 /// Two largest blocks, so that the nodes of one stand in the way of the other.
 #[test]
 fn sixteen_pages_reach_no_bad_state_within_three_operations_wherever_a_block_ends_at_lowmems_end() {
-    three_operations((0..=16).step_by(4));
+    three_operations((0..=16).step_by(scaled(4, 8)));
 }
 
 #[test]
@@ -378,16 +382,16 @@ fn sixteen_pages_reach_no_bad_state_within_three_operations_wherever_lowmem_ends
 
 fn three_operations(boundaries: impl Iterator<Item = u32>) {
     for lowmem in boundaries {
-        let seen = search::<Tiny>(16, lowmem, &[Migratetype::Movable], Bound::Depth(3));
-        assert!(seen.states > 1000);
+        let seen = search::<Tiny>(16, lowmem, &[Migratetype::Movable], Bound::Depth(scaled(3, 1)));
+        assert!(seen.states > scaled(1000, 10));
     }
 }
 
 /// As deep as a test may take, with one end of the list table in highmem and the other in lowmem.
 #[test]
 fn sixteen_pages_reach_no_bad_state_within_four_operations() {
-    let seen = search::<Tiny>(16, 8, &[Migratetype::Movable], Bound::Depth(4));
-    assert!(seen.states > 100_000);
+    let seen = search::<Tiny>(16, 8, &[Migratetype::Movable], Bound::Depth(scaled(4, 1)));
+    assert!(seen.states > scaled(100_000, 10));
 }
 
 /// The deepest states of a search that is cut off have had no operation tried from them.

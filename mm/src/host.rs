@@ -52,6 +52,7 @@ mod memory;
 mod mmu;
 #[cfg(asan)]
 mod sanitizer;
+mod scale;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 pub mod stepping;
 #[cfg(all(test, not(loom)))]
@@ -65,6 +66,7 @@ use interrupts::State;
 #[cfg(not(miri))]
 use memory::{Access, Memory};
 pub use mmu::HostMmu;
+pub use scale::scaled;
 pub use topology::Topology;
 
 /// Slots that a CPU may have live at once: there are no interrupt handlers, which would have as many again.

@@ -16,7 +16,7 @@ use crate::PageState;
 use crate::arena::ArenaMachine;
 use crate::boot_map::{BootMap, Extent, Region, RegionKind};
 use crate::charge::{ChargeError, ChargeGroup, GroupId};
-use crate::host::HostMachine;
+use crate::host::{HostMachine, scaled};
 use crate::invariant::Violation;
 use crate::machine::{Geometry, Machine, Standard};
 use crate::migratetype::Migratetype;
@@ -441,7 +441,7 @@ proptest! {
     #[test]
     fn deep_trees_agree_with_the_naive_allocator(
         memory in memory(320, 4),
-        steps in prop::collection::vec(step(4), 0..200),
+        steps in prop::collection::vec(step(4), 0..scaled(200, 20)),
     ) {
         run(&ArenaMachine::<Deep>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem)).specified(), &memory, &steps);
     }
@@ -449,7 +449,7 @@ proptest! {
     #[test]
     fn deep_trees_in_memory_that_is_out_of_reach_agree_with_the_naive_allocator(
         memory in memory(320, 4),
-        steps in prop::collection::vec(step(4), 0..60),
+        steps in prop::collection::vec(step(4), 0..scaled(60, 20)),
     ) {
         let machine = HostMachine::<Deep>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem), CPU);
         run(&machine.expect("the host has memory for a test").specified(), &memory, &steps);
@@ -457,8 +457,8 @@ proptest! {
 
     #[test]
     fn the_real_sizes_agree_with_the_naive_allocator(
-        memory in memory(6000, 6),
-        steps in prop::collection::vec(step(10), 0..60),
+        memory in memory(scaled(6000, 2000), 6),
+        steps in prop::collection::vec(step(10), 0..scaled(60, 10)),
     ) {
         let machine = HostMachine::<Real>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem), CPU);
         run(&machine.expect("the host has memory for a test").specified(), &memory, &steps);

@@ -8,6 +8,7 @@ use super::{ChargeError, ChargeGroup, ChargeGroups, GroupId, TooManyGroups};
 use crate::arena::ArenaMachine;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::early::MetadataBytes;
+use crate::host::scaled;
 use crate::machine::Standard;
 use crate::units::{NodeId, PAGE_SIZE, Pfn, PhysAddr};
 
@@ -101,6 +102,7 @@ fn more_taken_back_than_was_charged_does_not_reach_into_the_limit() {
 #[test]
 fn threads_charge_up_to_the_limit_and_never_beyond() {
     const LIMIT: u32 = 1000;
+    const TURNS: u32 = scaled(20_000, 1000);
     with_groups(|groups| {
         let group = groups.create(Some(LIMIT)).expect("all numbers are free");
         let id = group.id();
@@ -109,12 +111,12 @@ fn threads_charge_up_to_the_limit_and_never_beyond() {
             for pages in [1, 2, 3, 7] {
                 let charged = &charged;
                 scope.spawn(move || {
-                    for turn in 0..20_000 {
+                    for turn in 0..TURNS {
                         if groups.charge(id, pages).is_ok() {
                             // What is noted here is charged already, and taken out before the charge is taken back.
                             let noted = charged.fetch_add(pages, Ordering::Relaxed) + pages;
                             assert!(noted <= LIMIT, "{noted} pages are charged at once");
-                            if turn % 3 != 0 || turn < 10_000 {
+                            if turn % 3 != 0 || turn < TURNS / 2 {
                                 charged.fetch_sub(pages, Ordering::Relaxed);
                                 groups.uncharge(id, pages);
                             }

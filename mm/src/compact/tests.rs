@@ -10,7 +10,7 @@ use super::*;
 use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::cache::{MappingRef, PageCache, Store, StoreError};
-use crate::host::{HostMachine, HostMmu};
+use crate::host::{HostMachine, HostMmu, scaled};
 use crate::machine::Standard;
 use crate::owner::{Folio, FolioRef, PageTypes, Reference};
 use crate::page::Request;

@@ -8,6 +8,7 @@ mod random;
 use std::vec::Vec;
 
 use self::bench::{Bench, nodes_for, with_stack};
+use crate::host::scaled;
 use crate::machine::{Geometry, Standard};
 use crate::units::{Order, Pfn};
 
@@ -51,7 +52,7 @@ impl Geometry for LargeRing {
 fn positions_stay_put_while_entries_come_and_go_in_the_middle() {
     with_stack::<Mid>(64, 32, |bench| {
         bench.push_many(50);
-        for index in [0, 49, 17, 3, 4, 16, 31, 32, 0] {
+        for index in [0, 49, 17, 3, 4, 16, 31, 32, 0].into_iter().step_by(scaled(1, 3)) {
             let before = bench.entries.clone();
             let index = index.min(bench.entries.len() - 1);
             bench.remove(index);
@@ -67,7 +68,7 @@ fn positions_stay_put_while_entries_come_and_go_in_the_middle() {
 #[test]
 fn the_top_leaves_without_moving_any_entry_wherever_it_stands() {
     with_stack::<Tiny>(64, 32, |bench| {
-        for len in 1..40 {
+        for len in 1..scaled(40, 20) {
             bench.push_many(len - bench.stack.len());
             let below = bench.entries[..len as usize - 1].to_vec();
             bench.remove(len as usize - 1);
@@ -94,7 +95,7 @@ fn the_last_entry_leaves_and_every_page_comes_back() {
 #[test]
 fn few_entries_need_no_node_at_all() {
     with_stack::<Standard>(1, 1, |bench| {
-        for _ in 0..100 {
+        for _ in 0..scaled(100, 10) {
             bench.push_many(Standard::INLINE);
             bench.pop_many(Standard::INLINE as usize);
         }
@@ -105,11 +106,11 @@ fn few_entries_need_no_node_at_all() {
 /// Swings by less than half a ring from each of these lengths: no page is converted, and no node even looked at.
 fn assert_swings_convert_nothing<G: Geometry>(lengths: core::ops::Range<u32>) {
     with_stack::<G>(lengths.end, 0, |bench| {
-        for len in lengths {
+        for len in lengths.step_by(scaled(1, 39)) {
             bench.push_many(len - bench.stack.len());
             for swing in 1..G::INLINE / 2 {
                 // The first swing may meet a leaf's edge, where the ring then finds its place.
-                for turn in 0..8 {
+                for turn in 0..scaled(8, 2) {
                     let before = (bench.conversions, bench.touches());
                     bench.pop_many(swing.min(len) as usize);
                     bench.push_many(len - bench.stack.len());
@@ -137,7 +138,7 @@ fn a_stack_that_swings_around_a_real_leafs_edge_leaves_its_tree_alone() {
 #[test]
 fn a_leaf_is_looked_at_once_for_half_a_ring_of_pushes_or_pops() {
     with_stack::<Standard>(8, 0, |bench| {
-        let count = 4096;
+        let count = scaled(4096, 1200);
         let most = (count / (Standard::INLINE / 2)) as usize + 16;
         bench.push_many(count);
         let touches = bench.touches();
@@ -151,10 +152,10 @@ fn a_leaf_is_looked_at_once_for_half_a_ring_of_pushes_or_pops() {
 #[test]
 fn a_path_whose_leaf_never_came_is_given_back_when_the_stack_shrinks_instead() {
     let mut longest = 0;
-    for len in 3..140 {
+    for len in (3..scaled(140, 40)).step_by(scaled(1, 31)) {
         for supplied in 1.. {
             let mut leaf_came = false;
-            with_stack::<Tiny>(300, 150, |bench| {
+            with_stack::<Tiny>(scaled(300, 100), scaled(150, 50), |bench| {
                 bench.push_many(len);
                 let nodes = bench.nodes;
                 for _ in 0..supplied {
@@ -177,7 +178,7 @@ fn a_path_whose_leaf_never_came_is_given_back_when_the_stack_shrinks_instead() {
             }
         }
     }
-    assert!(longest >= 5, "only paths of {longest} nodes were tried");
+    assert!(longest >= scaled(5, 2), "only paths of {longest} nodes were tried");
 }
 
 /// Moves every node, some of them more than once, and wants every entry to be where it was.
@@ -196,7 +197,7 @@ fn move_every_node<G: Geometry>(bench: &mut Bench<'_, '_, G>, wanted: impl Fn(us
 fn every_node_of_every_tree_can_move_and_all_entries_stay_readable() {
     with_stack::<Tiny>(80, 40, |bench| {
         let mut tallest = 0;
-        for _ in 0..40 {
+        for _ in 0..scaled(40, 12) {
             bench.push_many(1);
             if bench.stack.needs_node() {
                 bench.supply();
@@ -204,7 +205,7 @@ fn every_node_of_every_tree_can_move_and_all_entries_stay_readable() {
             move_every_node(bench, |_| true);
             tallest = bench.places().first().map_or(0, |(root, _)| root.level.max(tallest));
         }
-        assert!(tallest >= 5, "{tallest} levels are few");
+        assert!(tallest >= scaled(5, 3), "{tallest} levels are few");
     });
 }
 
@@ -222,6 +223,7 @@ fn a_moved_tail_leaf_takes_the_entries_that_come_next() {
 
 /// 2^19 entries fill the leaves of one interior node; one more takes a root above it.
 #[test]
+#[cfg_attr(miri, ignore = "three levels of the real sizes take half a million entries; small ones have them too")]
 fn a_tree_of_the_real_sizes_grows_to_three_levels_has_its_nodes_moved_and_shrinks() {
     let full = 1u32 << (Standard::LEAF_SHIFT + Standard::NODE_SHIFT);
     with_stack::<Standard>(nodes_for::<Standard>(full + 1) + 1, 256, |bench| {
@@ -247,16 +249,16 @@ fn a_tree_of_the_real_sizes_grows_to_three_levels_has_its_nodes_moved_and_shrink
 #[test]
 fn one_slot_at_a_time_is_enough_and_two_for_moving_a_node() {
     with_stack::<Tiny>(300, 0, |bench| {
-        bench.push_many(200);
+        bench.push_many(scaled(200, 60));
         bench.check();
         assert_eq!(bench.most_slots(), 1);
-        (0..100).for_each(|index| bench.remove(index));
+        (0..scaled(100, 30)).for_each(|index| bench.remove(index));
         assert_eq!(bench.most_slots(), 1);
         move_every_node(bench, |_| true);
         assert_eq!(bench.most_slots(), 2);
     });
     with_stack::<Tiny>(300, 300, |bench| {
-        bench.push_many(200);
+        bench.push_many(scaled(200, 60));
         move_every_node(bench, |_| true);
         assert_eq!(bench.most_slots(), 0, "lowmem takes no slot");
     });

@@ -13,23 +13,26 @@ use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::desc::owner_word::OwnerWord;
 use crate::faults::Fired;
-use crate::host::HostMachine;
 use crate::host::sweep::fail_each_once;
+use crate::host::{HostMachine, scaled};
 use crate::invariant::Invariant;
 use crate::page::{FreeError, PageAllocator, Request};
 use crate::slab::{CacheSpec, KmemCaches};
-use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PfnRange, PhysAddr};
+use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PfnRange};
 
 mod stress;
 mod tables;
 
-const MIB: u64 = 1 << 20;
 const CPUS: u16 = 6;
+const ORDERS: &[usize] = scaled(&[0, 1, 3, 9, 10], &[3]);
 
 type Pages<'m> = PageAllocator<'m, HostMachine>;
 
+/// Frames of what is called a MiB here.
+const FRAMES: u32 = scaled(1 << 8, 1 << 5);
+
 fn frames(mib: u32) -> Pfn {
-    Pfn::new(mib << 8)
+    Pfn::new(mib * FRAMES)
 }
 
 /// A machine of 32 MiB, the uppermost 8 of them highmem, with a hole of 3 MiB that begins inside a section.
@@ -38,7 +41,7 @@ fn with_pages<R>(test: impl FnOnce(&Pages<'_>) -> R) -> R {
     let machine = HostMachine::new(frames(32), frames(24), cpus).expect("the host lends memory");
     let usable = |start, len| {
         let kind = RegionKind::Usable;
-        Region { start: PhysAddr(start * MIB), len: len * MIB, kind, node: NodeId(0) }
+        Region { start: frames(start).address(), len: frames(len).address().0, kind, node: NodeId(0) }
     };
     let mut map: BootMap = BootMap::new(&[usable(0, 13), usable(16, 16)]).expect("the map is sound");
     let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
@@ -79,7 +82,7 @@ fn sees(walker: &Walker<'_, HostMachine>, range: PfnRange, order: Order, kind: O
 }
 
 fn round_trip<T: Owner>(owners: &Owners<'_, HostMachine>, kind: OwnerKind, owner: impl Fn() -> T) {
-    for order in [0, 1, 3, 9, 10].map(Order::of) {
+    for order in ORDERS.iter().copied().map(Order::of) {
         for request in [Request::new(order), Request::movable(order)] {
             let mut owned = owners.alloc(request, owner()).map_err(|(_, error)| error).expect("there is memory");
             let walker = owners.walk();
@@ -131,7 +134,7 @@ fn a_walk_finds_every_frame_of_a_machine_with_holes_once() {
         ];
         let large = owners.caches.kmalloc(Bytes(100_000)).expect("there is memory");
         let types = walker.page_types();
-        let usable = ((13 + 16) << 8) - 1;
+        let usable = (13 + 16) * FRAMES - 1;
         assert_eq!(types.pages(), Count(usable));
         let free = types.free.pages().0 + types.nodes.pages().0 + types.cached.pages().0;
         assert_eq!(free, owners.pages().free_pages());
@@ -232,8 +235,9 @@ fn a_slab_that_is_referred_to_keeps_its_pages_and_goes_with_the_reference() {
 fn descriptors_memory_stays_while_anybody_walks() {
     with_owners(|owners| {
         owners.caches.shrink();
-        let held: Vec<_> =
-            (0..200).map(|_| owners.alloc(Request::new(Order::ZERO), Folio::new()).map_err(|(_, e)| e)).collect();
+        let held: Vec<_> = (0..scaled(200, 70))
+            .map(|_| owners.alloc(Request::new(Order::ZERO), Folio::new()).map_err(|(_, e)| e))
+            .collect();
         let descriptors = |owners: &Owners<'_, HostMachine>| {
             owners.reports().find(|report| report.kind == OwnerKind::Folio).expect("it has a line").descriptors
         };

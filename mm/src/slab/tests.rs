@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::vec::Vec;
 
+use self::crowd::Sent;
 use super::{CacheReport, CacheSpec, Census, FreeObjectError, KmemCache, KmemCaches, SlabDebug};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::sweep::fail_each_once;
-use crate::host::{HostMachine, on_cpu};
+use crate::host::{HostMachine, on_cpu, scaled};
 use crate::page::{PageAllocator, Request};
 use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PhysAddr};
 
-const MIB: u64 = 1 << 20;
 const CPUS: u16 = 4;
 
 type Pages<'m> = PageAllocator<'m, HostMachine>;
@@ -26,7 +26,11 @@ mod interrupted;
 mod separate;
 mod shuffle;
 
-/// A machine with 32 MiB, the upper half highmem.
+/// One past the last frame, and where highmem begins.
+const END: Pfn = Pfn::new(scaled(0x2000, 0x400));
+const LOWMEM_END: Pfn = Pfn::new(scaled(0x1000, 0x300));
+
+/// A machine with lowmem and highmem.
 pub(super) fn with_pages<R>(test: impl FnOnce(&Pages<'_>) -> R) -> R {
     with_pages_of(CPUS, test)
 }
@@ -34,8 +38,8 @@ pub(super) fn with_pages<R>(test: impl FnOnce(&Pages<'_>) -> R) -> R {
 /// The same, of so many CPUs.
 fn with_pages_of<R>(cpus: u16, test: impl FnOnce(&Pages<'_>) -> R) -> R {
     let cpus = NonZeroU16::new(cpus).expect("not zero");
-    let machine = HostMachine::new(Pfn::new(0x2000), Pfn::new(0x1000), cpus).expect("the host lends memory");
-    let memory = Region { start: PhysAddr(0), len: 32 * MIB, kind: RegionKind::Usable, node: NodeId(0) };
+    let machine = HostMachine::new(END, LOWMEM_END, cpus).expect("the host lends memory");
+    let memory = Region { start: PhysAddr(0), len: END.address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
     let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
     let free = pages.free_pages();
@@ -93,8 +97,9 @@ fn objects_of_every_size_and_alignment_are_aligned_apart_and_keep_their_contents
             (70_000, 4096),
         ] {
             let cache = caches.create(CacheSpec::new("sized", size).aligned(align)).expect("it fits");
-            let mut held: Vec<_> =
-                (0..150.min((4 << 20) / size)).map(|_| cache.alloc().expect("there is memory")).collect();
+            let mut held: Vec<_> = (0..scaled(150, 30).min(scaled(4 << 20, 1 << 20) / size))
+                .map(|_| cache.alloc().expect("there is memory"))
+                .collect();
             for (number, object) in (0_u8..).zip(&mut held) {
                 assert_eq!(object.address().addr().get() % align as usize, 0, "{size} {align}");
                 object.bytes_mut().fill(core::mem::MaybeUninit::new(number));
@@ -126,12 +131,12 @@ fn a_constructor_runs_once_an_object_and_what_it_made_survives_free() {
     }
     with_caches(|caches| {
         let cache = caches.create(CacheSpec::new("constructed", 56).constructed(construct)).expect("it fits");
-        for _ in 0..500 {
+        for _ in 0..scaled(500, 20) {
             let mut object = cache.alloc().expect("there is memory");
             // SAFETY: the constructor wrote all of it.
             assert!(object.bytes_mut().iter().all(|byte| unsafe { byte.assume_init() } == 0xc5));
         }
-        let mut held: Vec<_> = (0..500).map(|_| cache.alloc().expect("there is memory")).collect();
+        let mut held: Vec<_> = (0..scaled(500, 100)).map(|_| cache.alloc().expect("there is memory")).collect();
         for object in &mut held {
             // SAFETY: as above.
             assert!(object.bytes_mut().iter().all(|byte| unsafe { byte.assume_init() } == 0xc5));
@@ -226,7 +231,9 @@ fn memory_by_size_has_that_size_and_can_change_it() {
         let nothing = Census { objects: Count(0), bytes: Bytes(0) };
         assert_eq!(caches.census(), nothing);
         let mut held = Vec::new();
-        for size in (1..300).chain([4095, 4096, 4097, 8192, 8193, 20_000, 1 << 20]) {
+        for size in
+            (1..300).step_by(scaled(1, 23)).chain([4095, 4096, 4097, 8192, 8193, 20_000, scaled(1 << 20, 1 << 17)])
+        {
             let object = caches.kmalloc(Bytes(size)).expect("there is memory");
             assert!(caches.ksize(object).expect("it was just allocated") >= Bytes(size));
             // SAFETY: it is that large.
@@ -270,8 +277,8 @@ fn random_work_never_gives_one_object_to_two_and_ends_as_it_began() {
             sizes.iter().map(|&size| caches.create(CacheSpec::new("random", size)).expect("it fits")).collect();
         let mut rng = fastrand::Rng::with_seed(7);
         let mut held: BTreeMap<usize, (usize, NonNull<u8>)> = BTreeMap::new();
-        for step in 0..40_000 {
-            let grow = rng.u32(0..100) < if step / 4000 % 2 == 0 { 60 } else { 35 };
+        for step in 0..scaled(40_000, 800) {
+            let grow = rng.u32(0..100) < if step / scaled(4000, 200) % 2 == 0 { 60 } else { 35 };
             if grow {
                 let which = rng.usize(0..made.len());
                 let Ok(object) = made[which].alloc_raw() else { continue };
@@ -287,10 +294,10 @@ fn random_work_never_gives_one_object_to_two_and_ends_as_it_began() {
                 // SAFETY: nobody uses it any more.
                 assert_eq!(unsafe { made[which].free_raw(object) }, Ok(()));
             }
-            if step % 500 == 0 {
+            if step % scaled(500, 400) == 0 {
                 caches.verify().expect("all is well");
             }
-            if step % 7000 == 0 {
+            if step % scaled(7000, 150) == 0 {
                 caches.shrink();
             }
         }
@@ -353,26 +360,25 @@ fn threads_that_free_each_others_objects_lose_none_and_share_none() {
     with_caches(|caches| {
         let before = taken(caches);
         let cache = caches.create(CacheSpec::new("shared", 40)).expect("it fits");
-        let (cache_ref, rounds) = (&cache, 300_u64);
-        let channels: Vec<_> = (0..CPUS).map(|_| std::sync::mpsc::channel::<Vec<usize>>()).collect();
+        let (cache_ref, rounds) = (&cache, scaled(300, 6));
+        let channels: Vec<_> = (0..CPUS).map(|_| std::sync::mpsc::channel::<Vec<Sent>>()).collect();
         let (senders, receivers): (Vec<_>, Vec<_>) = channels.into_iter().unzip();
         thread::scope(|scope| {
             for (cpu, receiver) in (0..CPUS).zip(receivers) {
                 let next = senders[usize::from(cpu + 1) % senders.len()].clone();
                 scope.spawn(move || {
                     on_cpu(CpuId(cpu), || {
-                        let tag = u64::from(cpu) << 32;
+                        let tag = usize::from(cpu) << 32;
                         for round in 0..rounds {
-                            let batch: Vec<_> = (0..90)
+                            let batch: Vec<_> = (0..scaled(90, 30))
                                 .map(|_| {
-                                    let object = cache_ref.alloc_raw().expect("there is memory").cast::<u64>();
+                                    let object = cache_ref.alloc_raw().expect("there is memory").cast::<usize>();
                                     // SAFETY: the object is this thread's.
                                     unsafe { object.write(tag | round) };
-                                    object.addr().get()
+                                    Sent(object)
                                 })
                                 .collect();
-                            for &at in &batch {
-                                let object = core::ptr::with_exposed_provenance_mut::<u64>(at);
+                            for Sent(object) in &batch {
                                 // SAFETY: as above.
                                 assert_eq!(unsafe { object.read() }, tag | round, "an object is two threads'");
                             }
@@ -380,13 +386,11 @@ fn threads_that_free_each_others_objects_lose_none_and_share_none() {
                                 break;
                             }
                             let remote = receiver.recv().expect("the other thread runs");
-                            for at in remote {
-                                let object =
-                                    NonNull::new(core::ptr::with_exposed_provenance_mut(at)).expect("not null");
+                            for Sent(object) in remote {
                                 // SAFETY: the other thread gave it up.
-                                assert_eq!(unsafe { cache_ref.free_raw(object) }, Ok(()));
+                                assert_eq!(unsafe { cache_ref.free_raw(object.cast()) }, Ok(()));
                             }
-                            if cpu == 0 && round % 50 == 0 {
+                            if cpu == 0 && round % scaled(50, 2) == 0 {
                                 cache_ref.shrink();
                             }
                         }
@@ -410,7 +414,7 @@ fn memory_in_other_cpus_sheaves_is_found_by_whoever_needs_it() {
             all.push(object);
         }
         let count = all.len();
-        assert!(count > 8000, "{count}");
+        assert!(count > scaled(8000, 1000), "{count}");
         on_cpu(CpuId(1), || all.truncate(count - 20));
         on_cpu(CpuId(2), || all.truncate(count - 33));
         for _ in 0..33 {

@@ -6,7 +6,7 @@ use std::vec::Vec;
 use super::mmu::{Accessed, PageEntry, PageProtection, TableEntry};
 use super::range::AddressRange;
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::{HostMachine, HostMmu};
+use crate::host::{HostMachine, HostMmu, scaled};
 use crate::owner::{Folio, FolioRef, OwnError, Owners};
 use crate::page::{PageAllocator, Request};
 use crate::slab::KmemCaches;
@@ -42,11 +42,14 @@ fn id(number: u16) -> SpaceId {
     SpaceId(NonZeroU16::new(number).expect("not zero"))
 }
 
-/// A machine of 32 MiB, half of it highmem.
+const END: Pfn = Pfn::new(scaled(0x2000, 0x600));
+const LOWMEM_END: Pfn = Pfn::new(scaled(0x1000, 0x400));
+
+/// A machine with lowmem and highmem.
 fn with_machine<R>(test: impl FnOnce(&HostMachine, &PageAllocator<'_, HostMachine>) -> R) -> R {
     let cpus = NonZeroU16::new(4).expect("not zero");
-    let machine = HostMachine::new(Pfn::new(32 << 8), Pfn::new(16 << 8), cpus).expect("the host lends memory");
-    let memory = Region { start: PhysAddr(0), len: 32 << 20, kind: RegionKind::Usable, node: NodeId(0) };
+    let machine = HostMachine::new(END, LOWMEM_END, cpus).expect("the host lends memory");
+    let memory = Region { start: PhysAddr(0), len: END.address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
     let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
     let free = pages.free_pages();

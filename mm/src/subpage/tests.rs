@@ -11,7 +11,7 @@ use super::{BlockIndex, BufferCache, BufferError, BufferFlags, BufferMapping, Bu
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::cache::{PageCache, Store, StoreError};
 use crate::faults::{Faults, Fired};
-use crate::host::HostMachine;
+use crate::host::{HostMachine, scaled};
 use crate::owner::Owners;
 use crate::page::{PageAllocator, Request};
 use crate::shrinker::{Shortage, Shrinker};
@@ -25,11 +25,14 @@ const CPUS: u16 = 4;
 
 type Caches<'a> = KmemCaches<'a, HostMachine>;
 
-/// A machine with 8 MiB of lowmem and 8 of highmem.
+const END: Pfn = Pfn::new(scaled(0x1000, 0x400));
+const LOWMEM_END: Pfn = Pfn::new(scaled(0x800, 0x200));
+
+/// A machine with lowmem and highmem.
 fn with_caches<R>(test: impl FnOnce(&Caches<'_>) -> R) -> R {
     let cpus = NonZeroU16::new(CPUS).expect("not zero");
-    let machine = HostMachine::new(Pfn::new(0x1000), Pfn::new(0x800), cpus).expect("the host lends memory");
-    let memory = Region { start: PhysAddr(0), len: 16 << 20, kind: RegionKind::Usable, node: NodeId(0) };
+    let machine = HostMachine::new(END, LOWMEM_END, cpus).expect("the host lends memory");
+    let memory = Region { start: PhysAddr(0), len: END.address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
     let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
     let free = pages.free_pages();

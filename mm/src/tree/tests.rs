@@ -8,7 +8,7 @@ use super::node::Mark;
 use super::word::{NodePointer, Word};
 use super::{Entry, Extent, Found, InsertError, NodeReserve, NodesLacking, TreeGuard, TreeNodes};
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::HostMachine;
+use crate::host::{HostMachine, scaled};
 use crate::invariant::Invariant;
 use crate::page::PageAllocator;
 use crate::slab::{KmemCaches, SlabDebug};
@@ -20,12 +20,14 @@ mod readers;
 
 const CPUS: u16 = 4;
 
-/// A machine with 16 MiB of lowmem, and nodes on it: as they are, and with all that is allocated debugged.
+const END: Pfn = Pfn::new(scaled(0x1000, 0x200));
+
+/// A machine of lowmem, and nodes on it: as they are, and with all that is allocated debugged.
 fn with_nodes(test: impl Fn(&PageAllocator<'_, HostMachine>, &TreeNodes<'_, HostMachine>)) {
     for debug in [SlabDebug::NONE, SlabDebug::parse("FZPU").expect("these are flags")] {
         let cpus = NonZeroU16::new(CPUS).expect("not zero");
-        let machine = HostMachine::new(Pfn::new(0x1000), Pfn::new(0x1000), cpus).expect("the host lends memory");
-        let memory = Region { start: PhysAddr(0), len: 16 << 20, kind: RegionKind::Usable, node: NodeId(0) };
+        let machine = HostMachine::new(END, END, cpus).expect("the host lends memory");
+        let memory = Region { start: PhysAddr(0), len: END.address().0, kind: RegionKind::Usable, node: NodeId(0) };
         let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
         let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
         let free = pages.free_pages();

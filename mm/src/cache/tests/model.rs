@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::folio::SplitTo;
+use crate::host::scaled;
 use crate::host::sweep::fail_each_once;
 
 /// Pages of each memory object.
@@ -209,14 +210,14 @@ fn run(seed: u64, steps: u32) {
         world.heal();
         world.check_all();
         world.verify();
-        assert!(cache.report().reclaimed > 0, "memory was never short");
+        assert!(cache.report().reclaimed > 0 || cfg!(miri), "memory was never short");
     });
 }
 
 #[test]
 fn every_byte_is_what_was_written_last_whatever_is_reclaimed_forked_and_fails_meanwhile() {
-    for seed in 0..12 {
-        run(seed, 1500);
+    for seed in 0..scaled(12, 1) {
+        run(seed, scaled(1500, 60));
     }
 }
 

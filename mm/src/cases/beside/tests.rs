@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::*;
 use crate::arena::ArenaMachine;
 use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::host::scaled;
 use crate::units::{NodeId, PAGE_SIZE, PhysAddr};
 
 /// Two entries a node, two inline, and two pages at hand: thirty pages cross every edge.
@@ -27,7 +28,7 @@ const EVERY_ONE: NonZeroU32 = NonZeroU32::MIN;
 
 /// Ten million in all tests together; `OPERATIONS` says how many in each if it is to be more.
 fn operations() -> u32 {
-    env::var("OPERATIONS").ok().and_then(|number| number.parse().ok()).unwrap_or(4_000_000)
+    env::var("OPERATIONS").ok().and_then(|number| number.parse().ok()).unwrap_or(scaled(4_000_000, 800))
 }
 
 /// Runs a machine of 64 frames, of which those from `direct_map_end` on are highmem.
@@ -61,7 +62,7 @@ fn millions_of_operations_in_two_zones_are_as_specified() {
 
 #[test]
 fn operations_are_as_specified_wherever_lowmem_ends() {
-    for end in 40..64 {
+    for end in (40..64).step_by(scaled(1, 5)) {
         run(end, operations() / 40);
     }
 }

@@ -9,11 +9,11 @@ use PageProtection::ReadWrite;
 use Sharing::Private;
 
 /// Pages of the users'.
-const PAGES: u64 = 1024;
+const PAGES: u64 = scaled(1024, 128);
 
 /// Steps of a run; `STEPS` says how many if it is to be more.
 fn steps() -> u32 {
-    env::var("STEPS").ok().and_then(|number| number.parse().ok()).unwrap_or(400)
+    env::var("STEPS").ok().and_then(|number| number.parse().ok()).unwrap_or(scaled(400, 100))
 }
 
 /// What users know: the word that each page begins with, as long as it was not lost.
@@ -95,7 +95,7 @@ fn run(lowmem: u32, seed: u64) {
                 assert_eq!(known.check(rig, &space), lost, "step {step}: other pages are lost than was said");
             }
         }
-        assert!(lost > 0 && gone > 0, "{lost} pages were lost, {gone} sections went");
+        assert!(cfg!(miri) || lost > 0 && gone > 0, "{lost} pages were lost, {gone} sections went");
         assert_eq!(known.check(rig, &space), lost);
         offline.iter().for_each(|section| assert!(rig.pages.online_pages(section.start).is_ok()));
         drop(space);

@@ -196,7 +196,7 @@ fn unmovable(report: &CompactReport) -> u32 {
 
 #[test]
 fn a_machine_that_is_full_of_holes_gives_back_large_blocks_and_every_byte_is_as_before() {
-    for seed in 0..3 {
+    for seed in 0..scaled(3, 1) {
         compacts(24, seed);
         compacts(10, seed);
     }
@@ -211,7 +211,7 @@ fn each_allocation_of_a_compaction_may_fail_once_and_nothing_is_lost() {
         world.riddle();
         let faults = rig.pages.machine().faults();
         let (mut failed, mut cleared) = (0, 0);
-        for n in 1..200 {
+        for n in (1..200).step_by(scaled(1, 40)) {
             let census = rig.census();
             faults.fail_nth(n);
             let report = rig.compactor.compact(Order::of(6), Count(1), drop);
@@ -224,6 +224,6 @@ fn each_allocation_of_a_compaction_may_fail_once_and_nothing_is_lost() {
             }
             failed += report.refused(Refusal::Stays(MigrateError::NoMemory)).0;
         }
-        assert!(failed > 1 && cleared > 2, "{failed} failed, {cleared} areas were cleared");
+        assert!(cfg!(miri) || failed > 1 && cleared > 2, "{failed} failed, {cleared} areas were cleared");
     });
 }

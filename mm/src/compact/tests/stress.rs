@@ -10,7 +10,8 @@ use crate::units::CpuId;
 use PageProtection::ReadWrite;
 use Sharing::{Private, Shared};
 
-const PAGES: u64 = 600;
+const PAGES: u64 = scaled(600, 60);
+const ROUNDS: u32 = scaled(30_000, 200);
 
 /// Writes and reads back its own pages, gives some up and gets new ones, and lets a child do the same for a while.
 fn use_memory<'r>(rig: &Rig<'r>, file: &File<'r>, seed: u64, rounds: u32) {
@@ -64,7 +65,7 @@ fn users_find_every_byte_while_memory_is_compacted_under_them() {
             let users: Vec<_> = (1..CPUS)
                 .map(|cpu| {
                     let file = &file;
-                    scope.spawn(move || on_cpu(CpuId(cpu), || use_memory(rig, file, u64::from(cpu), 30_000)))
+                    scope.spawn(move || on_cpu(CpuId(cpu), || use_memory(rig, file, u64::from(cpu), ROUNDS)))
                 })
                 .collect();
             let compacting = scope.spawn(|| {
@@ -82,7 +83,7 @@ fn users_find_every_byte_while_memory_is_compacted_under_them() {
             outcomes.into_iter().for_each(|outcome| outcome.expect("a user found what was there"));
         });
         std::println!("{cleared:?} areas were cleared, {moved:?} pages moved");
-        assert!(cleared.into_inner() > 4 && moved.into_inner() > 1000);
+        assert!(cfg!(miri) || cleared.into_inner() > 4 && moved.into_inner() > 1000);
         rig.verify([]);
         file.verify().expect("the cache is sound");
     });

@@ -7,6 +7,7 @@ use proptest::sample::Index;
 
 use super::bench::with_stack;
 use super::{LargeRing, Mid, Tiny};
+use crate::host::scaled;
 use crate::machine::{Geometry, Standard};
 use crate::units::Pfn;
 
@@ -24,6 +25,9 @@ enum Step {
     Supply,
     Relocate(Index),
 }
+
+/// Pages for nodes.
+const PAGES: u32 = scaled(100, 30);
 
 fn step(most: u32) -> impl Strategy<Value = Step> {
     let count = prop_oneof![6 => 1..4u32, 1 => 1..most];
@@ -68,33 +72,33 @@ fn run<G: Geometry>(pages: u32, lowmem: u32, steps: &[Step]) {
 proptest! {
     #[test]
     fn two_entries_a_node_keep_every_entry_at_its_position(
-        lowmem in 0..=100u32,
-        steps in prop::collection::vec(step(30), 0..150),
+        lowmem in 0..=PAGES,
+        steps in prop::collection::vec(step(30), 0..scaled(150, 12)),
     ) {
-        run::<Tiny>(100, lowmem, &steps);
+        run::<Tiny>(PAGES, lowmem, &steps);
     }
 
     #[test]
     fn four_entries_a_node_keep_every_entry_at_its_position(
-        lowmem in 0..=100u32,
-        steps in prop::collection::vec(step(60), 0..150),
+        lowmem in 0..=PAGES,
+        steps in prop::collection::vec(step(60), 0..scaled(150, 12)),
     ) {
-        run::<Mid>(100, lowmem, &steps);
+        run::<Mid>(PAGES, lowmem, &steps);
     }
 
     #[test]
     fn a_ring_larger_than_a_leaf_keeps_every_entry_at_its_position(
-        lowmem in 0..=100u32,
-        steps in prop::collection::vec(step(40), 0..150),
+        lowmem in 0..=PAGES,
+        steps in prop::collection::vec(step(40), 0..scaled(150, 12)),
     ) {
-        run::<LargeRing>(100, lowmem, &steps);
+        run::<LargeRing>(PAGES, lowmem, &steps);
     }
 
     #[test]
     fn the_real_sizes_keep_every_entry_at_its_position(
-        lowmem in 0..=100u32,
-        steps in prop::collection::vec(step(2500), 0..60),
+        lowmem in 0..=PAGES,
+        steps in prop::collection::vec(step(scaled(2500, 1200)), 0..scaled(60, 3)),
     ) {
-        run::<Standard>(100, lowmem, &steps);
+        run::<Standard>(PAGES, lowmem, &steps);
     }
 }

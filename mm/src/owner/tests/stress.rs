@@ -123,7 +123,7 @@ fn churn(owners: &Owners<'_, HostMachine>, seed: u64, rounds: u32) {
             }
             _ => {}
         }
-        if round % 997 == 0 {
+        if round % scaled(997, 97) == 0 {
             owners.caches.shrink();
         }
     }
@@ -144,7 +144,7 @@ fn walk_on(owners: &Owners<'_, HostMachine>, seed: u64, stop: &AtomicBool, got: 
     while !stop.load(Ordering::Relaxed) {
         let walker = owners.walk();
         let start = Pfn::new(rng.u32(0..frames(32).number()));
-        let range = PfnRange::new(start, start.plus(1024));
+        let range = PfnRange::new(start, start.plus(scaled(1024, 64)));
         let mut sightings = Vec::new();
         for pfn in range.frames() {
             let sighting = walker.look(pfn);
@@ -189,7 +189,7 @@ fn no_walker_ever_sees_a_wrong_owner_while_everything_churns() {
                 scope.spawn(move || on_cpu(CpuId(cpu), || walk_on(owners, cpu.into(), stop, got, lost)));
             }
             let churning: Vec<_> = (3..CPUS)
-                .map(|cpu| scope.spawn(move || on_cpu(CpuId(cpu), || churn(owners, cpu.into(), 500_000))))
+                .map(|cpu| scope.spawn(move || on_cpu(CpuId(cpu), || churn(owners, cpu.into(), scaled(500_000, 1000)))))
                 .collect();
             let outcomes: Vec<_> = churning.into_iter().map(thread::ScopedJoinHandle::join).collect();
             stop.store(true, Ordering::Relaxed);
@@ -202,6 +202,6 @@ fn no_walker_ever_sees_a_wrong_owner_while_everything_churns() {
         assert_eq!(types.allocated(OwnerKind::LargeKmalloc).pages(), Count(0));
     });
     let (got, lost) = (got.into_inner(), lost.into_inner());
-    assert!(got > 1000, "{got} references");
+    assert!(cfg!(miri) || got > 1000, "{got} references");
     std::println!("{got} references were had, {lost} owners had gone between look and get");
 }

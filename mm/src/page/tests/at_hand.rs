@@ -8,7 +8,7 @@ use std::thread;
 use super::*;
 use crate::charge::GroupId;
 use crate::desc::allocator_word::AllocatorWord;
-use crate::host::on_cpu;
+use crate::host::{on_cpu, scaled};
 use crate::invariant::Invariant;
 use crate::migratetype::Migratetype;
 use crate::page::{Block, FreeError};
@@ -18,13 +18,16 @@ use crate::units::{Count, CpuId};
 const PAGE: Request = Request::movable(Order::ZERO).from_reserve();
 const LARGEST: Request = Request::movable(Order::of(10)).from_reserve();
 
+/// One past the last frame of [`with_cpus`]'s machine.
+const END: u32 = scaled(0x4000, 0x1000);
+
 fn on<R>(cpu: u16, work: impl FnOnce() -> R) -> R {
     on_cpu(CpuId(cpu), work)
 }
 
-/// A machine of so many CPUs, 32 MiB of lowmem and as much highmem.
+/// A machine of so many CPUs, half of whose memory is highmem.
 fn with_cpus(cpus: u16, test: impl FnOnce(&PageAllocator<'_, Machine>)) {
-    with_memory(cpus, 64 * MIB, test);
+    with_memory(cpus, Pfn::new(END).address().0, test);
 }
 
 /// The same with so much memory, half of it highmem.
@@ -87,12 +90,12 @@ fn a_page_at_hand_counts_as_free_and_is_refused_when_it_is_freed_again() {
 
 #[test]
 fn with_k_pages_free_anywhere_k_allocations_succeed_from_any_cpu() {
-    const CPUS: u16 = 4;
+    const CPUS: u16 = scaled(4, 2);
     with_cpus(CPUS, |allocator| {
         for cpu in 0..CPUS {
             stock(allocator, CPUS);
             let spread: HashSet<_> = (0..CPUS).map(|_| cached(allocator)).collect();
-            assert!(spread.iter().all(|&pages| pages > 1000), "the CPUs have plenty: {spread:?}");
+            assert!(spread.iter().all(|&pages| pages > scaled(1000, 0)), "the CPUs have plenty: {spread:?}");
             let free = allocator.free_pages();
             let held: Vec<_> = on(cpu, || core::iter::from_fn(|| allocator.alloc(PAGE).ok()).collect());
             assert_eq!((held.len(), allocator.free_pages()), (free as usize, 0), "from CPU {cpu}");
@@ -111,7 +114,7 @@ fn with_k_pages_free_anywhere_k_allocations_succeed_from_any_cpu() {
 fn the_last_pages_of_another_cpu_are_found_one_by_one() {
     with_cpus(2, |allocator| {
         let mut held: Vec<_> = core::iter::from_fn(|| allocator.alloc(PAGE).ok()).collect();
-        for _ in 0..100 {
+        for _ in 0..scaled(100, 10) {
             let given: Vec<_> = held.drain(..3).map(|page| page.head()).collect();
             assert_eq!((allocator.free_pages(), cached(allocator)), (3, 3), "all that is free is at hand of CPU 0");
             for _ in 0..3 {
@@ -136,7 +139,7 @@ fn a_whole_block_is_had_although_its_pages_are_at_hand() {
             pieces = pieces.into_iter().flat_map(|piece| <[_; 2]>::from(piece.split().expect("it is large"))).collect();
         }
         pieces.into_iter().enumerate().for_each(|(nth, page)| on((nth % 2) as u16, || drop(page)));
-        assert!(cached(allocator) > 100, "{}", cached(allocator));
+        assert!(cached(allocator) > scaled(100, 10), "{}", cached(allocator));
         assert!(allocator.alloc(LARGEST).is_ok());
         drop((blocks, rest));
     });
@@ -146,7 +149,7 @@ fn a_whole_block_is_had_although_its_pages_are_at_hand() {
 fn a_range_takes_in_what_cpus_have_at_hand_and_names_what_is_really_in_use() {
     with_cpus(3, |allocator| {
         stock(allocator, 3);
-        let frames = PfnRange::new(Pfn::new(0x2800), Pfn::new(0x3c00));
+        let frames = PfnRange::new(Pfn::new(END / 8 * 5), Pfn::new(END / 16 * 15));
         let page = allocator.alloc(PAGE).expect("memory is free").head();
         assert_eq!(allocator.page_state(page).0, PageState::Cached);
         let around = PfnRange::new(page, page.plus(1));
@@ -161,7 +164,7 @@ fn a_range_takes_in_what_cpus_have_at_hand_and_names_what_is_really_in_use() {
 #[test]
 fn pages_freed_on_another_cpu_take_the_zones_lock_once_for_many() {
     with_cpus(2, |allocator| {
-        const ROUNDS: u64 = 400;
+        const ROUNDS: u64 = scaled(400, 20);
         let mut operations = 0;
         let mut acquisitions = 0;
         let zones = allocator.zones().count() as u64;
@@ -176,11 +179,15 @@ fn pages_freed_on_another_cpu_take_the_zones_lock_once_for_many() {
                 acquisitions += allocator.zone_lock_acquisitions().0 - before.0 - zones;
             }
         }
-        assert!(acquisitions * 1000 <= operations * 35, "{acquisitions} acquisitions in {operations} operations");
+        assert!(
+            acquisitions * 1000 <= operations * scaled(35, 200),
+            "{acquisitions} acquisitions in {operations} operations"
+        );
     });
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a statistic of much memory, of nothing that other tests do not do")]
 fn pages_that_one_cpu_frees_and_another_asks_for_change_hands_without_being_merged_and_split() {
     with_memory(2, 256 * MIB, |allocator| {
         let on_lists = || allocator.zones().map(|zone| zone.free - zone.cached).collect::<Vec<_>>();
@@ -204,6 +211,7 @@ fn pages_that_one_cpu_frees_and_another_asks_for_change_hands_without_being_merg
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a statistic of much memory, of nothing that other tests do not do")]
 fn whole_blocks_come_free_again_while_pages_come_and_go_at_random() {
     for (percent, whole_at_least) in [(50, 80), (90, 60)] {
         with_memory(1, 512 * MIB, |allocator| {
@@ -227,6 +235,7 @@ fn whole_blocks_come_free_again_while_pages_come_and_go_at_random() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a statistic of much memory, of nothing that other tests do not do")]
 fn what_remains_of_batches_makes_no_small_pieces_of_the_next_ones() {
     with_memory(1, 512 * MIB, |allocator| {
         for turn in 0..6 {
@@ -402,7 +411,7 @@ fn trade<'a>(allocator: &'a PageAllocator<'a, Machine>, market: &Market<'a>, see
             }
             _ if random.u32(..64) == 0 => drop(allocator.drain()),
             _ if random.u32(..32) == 0 => {
-                let start = Pfn::new(random.u32(0x1000..0x3f00));
+                let start = Pfn::new(random.u32(END / 4..END - 0x100));
                 drop(allocator.alloc_contig(PfnRange::new(start, start.plus(random.u32(1..64)))));
             }
             _ if random.u32(..8) == 0 => allocator.tick(),
@@ -422,7 +431,7 @@ fn many_cpus_allocate_free_hand_over_drain_and_pull_ranges_at_once_and_no_page_i
             let traders: Vec<_> = (0..CPUS - 1)
                 .map(|cpu| {
                     let market = &market;
-                    threads.spawn(move || on(cpu, || trade(allocator, market, u64::from(cpu) + 7, 20_000)))
+                    threads.spawn(move || on(cpu, || trade(allocator, market, u64::from(cpu) + 7, scaled(20_000, 200))))
                 })
                 .collect();
             // One goes and comes back, and the checker looks.

@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use super::{MIB, Machine, allocator, machine, usable};
 use crate::charge::GroupId;
-use crate::host::on_cpu;
+use crate::host::{on_cpu, scaled};
 use crate::invariant::Invariant;
 use crate::page::{PageAllocator, Request};
 use crate::units::{CpuId, Order, Pfn, PhysAddr};
@@ -68,7 +68,7 @@ fn threads_allocate_for_one_group_up_to_its_limit_and_never_beyond() {
                 let request = Request::new(Order::of(order.into())).charged_to(group.id());
                 let work = move || {
                     let mut blocks = Vec::new();
-                    for turn in 0..5000 {
+                    for turn in 0..scaled(5000, 200) {
                         blocks.extend(allocator.alloc(request).ok());
                         assert!(group.report().usage <= LIMIT);
                         if turn % 3 == 0 {

@@ -7,6 +7,7 @@ use crate::OwnerKind;
 use crate::PageState;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::hardening::Hardening;
+use crate::host::scaled;
 use crate::machine::Machine as _;
 use crate::page::{FailedPage, FailureError, FailureOutcome, MemoryFailure, UnpoisonError};
 use crate::units::{Count, Order, Pfn, PfnRange, PhysAddr};
@@ -306,7 +307,7 @@ fn a_mark_survives_an_owner_who_halves_and_joins_all_the_time() {
     use std::sync::atomic::{AtomicBool, Ordering};
     let machine = super::machine(32 * MIB, 16 * MIB);
     let a = super::allocator(&machine, &[usable(0, 32 * MIB)]);
-    let rounds = if cfg!(miri) { 20 } else { 2000 };
+    let rounds = scaled(2000, 20);
     for round in 0..rounds {
         let block = a.alloc(Request::movable(Order::of(2))).expect("memory is free");
         let pfn = block.head().plus(round % 4);

@@ -6,7 +6,7 @@ use std::vec::Vec;
 use super::super::{AllocError, NumaEvents, PageAllocator, Request};
 use super::Machine;
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::{Topology, on_cpu};
+use crate::host::{Topology, on_cpu, scaled};
 use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
 use crate::zone::ZoneKind;
 
@@ -176,12 +176,13 @@ fn every_allocation_is_a_hit_or_a_miss_of_the_node_that_served_it_and_local_or_n
 
 #[test]
 fn four_cpus_count_at_once_and_no_count_is_lost() {
+    const ROUNDS: u32 = scaled(5000, 100);
     with_nodes(&FAR, |allocator| {
         std::thread::scope(|scope| {
             for cpu in 0..4 {
                 scope.spawn(move || {
                     on_cpu(CpuId(cpu), || {
-                        for round in 0..5000_u32 {
+                        for round in 0..ROUNDS {
                             let request = Request::movable(Order::ZERO);
                             let near = request.near(NodeId((round % 4) as u8));
                             let page = allocator.alloc(if round % 3 == 0 { near } else { request });
@@ -192,8 +193,8 @@ fn four_cpus_count_at_once_and_no_count_is_lost() {
             }
         });
         let total: NumaEvents = allocator.numa_events().map(|(_, events)| events).sum();
-        assert_eq!((total.hit, total.miss, total.foreign), (4 * 5000, 0, 0));
-        assert_eq!(total.local + total.other, 4 * 5000);
+        assert_eq!((total.hit, total.miss, total.foreign), (4 * u64::from(ROUNDS), 0, 0));
+        assert_eq!(total.local + total.other, 4 * u64::from(ROUNDS));
     });
 }
 

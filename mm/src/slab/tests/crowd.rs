@@ -6,17 +6,17 @@ use std::thread;
 use std::vec::Vec;
 
 use super::{taken, with_pages_of};
-use crate::host::{HostMachine, on_cpu};
+use crate::host::{HostMachine, on_cpu, scaled};
 use crate::slab::{CacheSpec, Census, KmemCache, KmemCaches};
 use crate::units::{Bytes, Count, CpuId};
 
 /// An object on its way to another thread.
-struct Sent(NonNull<usize>);
+pub(super) struct Sent(pub(super) NonNull<usize>);
 
 // SAFETY: whoever has it has the object.
 unsafe impl Send for Sent {}
 
-const ROUNDS: usize = 400;
+const ROUNDS: usize = scaled(400, 8);
 
 /// Allocates batches for the next CPU and frees what the one before sends; the first CPU shrinks all caches meanwhile.
 fn trade(
@@ -36,7 +36,7 @@ fn trade(
             unsafe { object.write(value) };
             Sent(object)
         };
-        let batch = (0..20 + round % 90).map(alloc).collect();
+        let batch = (0..20 + round % scaled(90, 10)).map(alloc).collect();
         if next.send(batch).is_err() {
             return;
         }

@@ -3,14 +3,14 @@
 use core::ptr::NonNull;
 use std::vec::Vec;
 
-use super::{MIB, free};
+use super::{END, free};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::hardening::Hardening;
 use crate::host::HostMachine;
 use crate::machine::Machine;
 use crate::page::PageAllocator;
 use crate::slab::{CacheSpec, KmemCaches, SlabDebug};
-use crate::units::{Bytes, NodeId, Pfn, PfnRange, PhysAddr};
+use crate::units::{Bytes, NodeId, PfnRange, PhysAddr};
 
 const SIZES: [u32; 9] = [1, 5, 8, 24, 100, 256, 1000, 4096, 40_000];
 
@@ -25,9 +25,9 @@ pub(super) fn with_machine(
     test: impl FnOnce(&KmemCaches<'_, HostMachine>),
 ) {
     let cpus = core::num::NonZeroU16::MIN;
-    let machine = HostMachine::new(Pfn::new(0x2000), Pfn::new(0x2000), cpus).expect("the host lends memory");
+    let machine = HostMachine::new(END, END, cpus).expect("the host lends memory");
     let machine = change(machine);
-    let memory = Region { start: PhysAddr(0), len: 32 * MIB, kind: RegionKind::Usable, node: NodeId(0) };
+    let memory = Region { start: PhysAddr(0), len: END.address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
     let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
     let caches = KmemCaches::new_with(&pages, debug).expect("there is memory");

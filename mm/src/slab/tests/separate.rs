@@ -6,12 +6,12 @@ use std::vec::Vec;
 
 use super::{free, with_pages};
 use crate::PageState;
-use crate::host::HostMachine;
+use crate::host::{HostMachine, scaled};
 use crate::machine::Machine;
 use crate::slab::{CacheSpec, KmemCache, KmemCaches};
 use crate::units::{Bytes, Pfn};
 
-const OBJECTS: usize = 500;
+const OBJECTS: usize = scaled(500, 130);
 
 type Caches<'c> = KmemCaches<'c, HostMachine>;
 

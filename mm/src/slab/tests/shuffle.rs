@@ -6,6 +6,7 @@ use std::vec::Vec;
 use super::free;
 use super::init::with_machine;
 use crate::hardening::Hardening;
+use crate::host::scaled;
 use crate::machine::Machine;
 use crate::random::RandomSeed;
 use crate::slab::{CacheSpec, SlabDebug};
@@ -37,7 +38,7 @@ fn handed_out(name: &str, hardening: Hardening, seed: u64, debug: SlabDebug) -> 
 fn a_seed_says_in_which_order_objects_are_handed_out_each_of_them_once() {
     let plain = handed_out("plain", Hardening::empty(), 0, SlabDebug::NONE);
     let mut orders = BTreeSet::from([plain]);
-    for seed in 0..20 {
+    for seed in 0..scaled(20, 2) {
         let shuffled = handed_out("plain", Hardening::SHUFFLE_OBJECTS, seed, SlabDebug::NONE);
         let mut slabs: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
         for &object in &shuffled {

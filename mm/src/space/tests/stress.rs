@@ -12,9 +12,9 @@ use crate::units::{Bytes, CpuId, PageIndex};
 use PageProtection::ReadWrite;
 
 /// Pages that each of the workers has in each of three regions.
-const EACH: usize = 40;
+const EACH: usize = scaled(40, 10);
 const WORKERS: usize = 2;
-const ROUNDS: u64 = 150;
+const ROUNDS: u64 = scaled(150, 4);
 
 /// Where the regions begin: anonymous memory, a file privately, a file shared.
 const REGIONS: [u64; 3] = [0, 128, 256];

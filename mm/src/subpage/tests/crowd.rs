@@ -10,9 +10,11 @@ use fastrand::Rng;
 use super::super::mapping::Contents;
 use super::super::{BlockIndex, BufferCache, BufferMapping, BufferSize};
 use super::{Bytes, CPUS, read, with_caches};
-use crate::host::{HostMachine, on_cpu};
+use crate::host::{HostMachine, on_cpu, scaled};
 use crate::shrinker::{Shortage, Shrinker};
 use crate::units::{Count, CpuId, FileOffset};
+
+const TURNS: u32 = scaled(30_000, 200);
 
 /// Few, so that everybody is always at the same ones.
 const BLOCKS: usize = 5;
@@ -73,7 +75,7 @@ fn no_write_is_lost_while_buffers_come_and_go_under_it() {
             let ended = Over(&over);
             let workers = [1, 2].map(|who: u16| {
                 let mapping = &*mapping;
-                scope.spawn(move || on_cpu(CpuId(who), || work(mapping, u64::from(who), 30_000)))
+                scope.spawn(move || on_cpu(CpuId(who), || work(mapping, u64::from(who), TURNS)))
             });
             let reclaimer = scope.spawn(|| {
                 on_cpu(CpuId(CPUS - 1), || {
@@ -89,7 +91,7 @@ fn no_write_is_lost_while_buffers_come_and_go_under_it() {
                     reclaimed
                 })
             });
-            let first = work(&mapping, 0, 30_000);
+            let first = work(&mapping, 0, TURNS);
             let [second, third] = workers.map(|worker| worker.join().expect("a worker found what it wrote"));
             drop(ended);
             assert!(reclaimer.join().expect("nothing was wrong") > 0);

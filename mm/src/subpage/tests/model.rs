@@ -10,8 +10,8 @@ use super::super::{BufferCache, BufferError, BufferMapping, BufferSize};
 use super::{Bytes, patterned, read, with_caches};
 use crate::cache::StoreError;
 use crate::faults::Fired;
-use crate::host::HostMachine;
 use crate::host::sweep::fail_each_once;
+use crate::host::{HostMachine, scaled};
 use crate::shrinker::{Shortage, Shrinker};
 use crate::slab::KmemCaches;
 use crate::units::{Count, FileOffset};
@@ -101,7 +101,7 @@ impl World<'_, '_> {
 
 #[test]
 fn random_reads_writes_flushes_reclaims_and_failures_are_those_of_plain_bytes() {
-    for seed in 0..24 {
+    for seed in 0..scaled(24, 3) {
         let size = BufferSize::ALL[usize::try_from(seed).expect("small") % 3];
         with_caches(|caches| {
             let mut rng = Rng::with_seed(seed);
@@ -110,7 +110,7 @@ fn random_reads_writes_flushes_reclaims_and_failures_are_those_of_plain_bytes() 
             let cache = BufferCache::new(caches, size).expect("there is memory");
             let mapping = cache.mapping(&store).expect("there is memory");
             let mut world = World { store: &store, cache: &cache, mapping: &mapping, bytes };
-            for _ in 0..1500 {
+            for _ in 0..scaled(1500, 40) {
                 world.step(&mut rng);
             }
             let seen = read(world.mapping, 0, world.bytes.len()).expect("nothing fails now");
@@ -159,7 +159,7 @@ fn every_allocation_may_fail_and_no_byte_is_wrong() {
             let with_both = || pages.with_shrinker(&caches, || script(&cache, &store));
             pages.with_shrinker(&cache, with_both).flatten().map_err(|_| "no room")?
         });
-        assert!(swept.allocations > 200 && swept.absorbed > 100, "{swept:?}");
+        assert!(swept.allocations > 200 && swept.absorbed > scaled(100, 1), "{swept:?}");
         assert_eq!(pages.machine().faults().stop(), Fired::Yes, "none is left over");
     });
 }

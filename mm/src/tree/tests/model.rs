@@ -10,8 +10,8 @@ use super::super::node::NodeStock;
 use super::super::reshape::CollapseError;
 use super::super::{Entry, Extent, Found, InsertError, NodeReserve, TreeGuard, TreeNodes};
 use super::{item, with_nodes};
-use crate::host::HostMachine;
 use crate::host::sweep::fail_each_once;
+use crate::host::{HostMachine, scaled};
 use crate::slab::KmemCaches;
 use crate::units::{Count, Order, PageIndex, StoreSlot};
 
@@ -307,15 +307,15 @@ fn drain(stock: &mut Reserve<'_, '_>, rng: &mut Rng) {
 #[test]
 fn random_operations_of_mixed_orders_are_those_of_a_map() {
     with_nodes(|_, nodes| {
-        for seed in 0..24 {
+        for seed in 0..scaled(24, 1) {
             let mut rng = Rng::with_seed(seed);
             let tree = nodes.tree::<u128, _>(());
             let mut reserve = nodes.no_reserve();
             let mut guard = tree.lock(nodes.machine());
             let mut model = Model::default();
-            for turn in 0..1500 {
+            for turn in 0..scaled(1500, 60) {
                 // It fills, and empties again.
-                let fill = if turn / 300 % 2 == 0 { 4 } else { 1 };
+                let fill = if turn / scaled(300, 20) % 2 == 0 { 4 } else { 1 };
                 step(&mut model, &mut guard, &mut reserve, &mut rng, fill);
                 model.check(&guard);
             }

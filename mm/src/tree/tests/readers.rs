@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 use super::super::{Entry, Extent, NodeReserve, Tree, TreeNodes};
 use super::{CPUS, reserve, with_nodes};
-use crate::host::{HostMachine, on_cpu};
+use crate::host::{HostMachine, on_cpu, scaled};
 use crate::units::{Count, CpuId, Order, PageIndex, StoreSlot};
 use core::ptr::NonNull;
 use fastrand::Rng;
@@ -146,14 +146,15 @@ fn readers_find_what_stays_and_nothing_that_was_never_there() {
                 let world = &world;
                 scope.spawn(move || on_cpu(CpuId(cpu), || world.read(nodes, u64::from(cpu))))
             });
-            let other = scope.spawn(|| on_cpu(CpuId(1), || world.write(nodes, 1, 40_000)));
-            world.write(nodes, 0, 20_000);
+            let other = scope.spawn(|| on_cpu(CpuId(1), || world.write(nodes, 1, scaled(40_000, 800))));
+            world.write(nodes, 0, scaled(20_000, 400));
             nodes.shrink();
-            world.write(nodes, 0, 20_000);
+            world.write(nodes, 0, scaled(20_000, 400));
             other.join().expect("the other writer saw nothing wrong");
             drop(ended);
             for reader in readers {
-                assert!(reader.join().expect("a reader saw nothing wrong") > 1000);
+                let found = reader.join().expect("a reader saw nothing wrong");
+                assert!(cfg!(miri) || found > 1000);
             }
         });
         let mut reserve = nodes.no_reserve();

@@ -50,7 +50,7 @@ impl<'o> Model<'o, '_> {
 
     fn alloc(&mut self) {
         let small = self.rng.u64(..).trailing_zeros().min(10) as usize;
-        let order = Order::of(if self.rng.u8(0..8) == 0 { self.rng.usize(5..=10) } else { small });
+        let order = Order::of(if self.rng.u8(0..8) == 0 { self.rng.usize(5..=LARGE) } else { small });
         let group = self.group();
         let request = Request::movable(order).charged_to(group);
         let Ok(mut folio) = self.owners.alloc(request, Folio::new()) else { return };
@@ -273,14 +273,14 @@ impl<'o> Model<'o, '_> {
 
 #[test]
 fn splits_and_joins_are_what_sets_of_pages_are() {
-    for seed in 0..6 {
+    for seed in 0..scaled(6, 1) {
         with_owners(|owners| {
             let groups =
                 [Some(700), None].map(|limit| owners.pages().groups().create(limit).expect("there are groups"));
             let rng = fastrand::Rng::with_seed(seed);
             let (held, known, contents) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
             let mut model = Model { owners, groups, rng, held, known, contents };
-            for round in 0..400 {
+            for round in 0..scaled(400, 20) {
                 model.step();
                 model.check();
                 if round % 32 == 0 {
