@@ -10,7 +10,7 @@ use crate::host::HostMachine;
 use crate::machine::Machine;
 use crate::page::PageAllocator;
 use crate::slab::{CacheSpec, KmemCaches, SlabDebug};
-use crate::units::{Bytes, NodeId, PfnRange, PhysAddr};
+use crate::units::{Bytes, NodeId, Pfn, PfnRange, PhysAddr};
 
 const SIZES: [u32; 9] = [1, 5, 8, 24, 100, 256, 1000, 4096, 40_000];
 
@@ -44,7 +44,7 @@ fn bytes(object: NonNull<u8>, size: u32) -> Vec<u8> {
 /// What is in a freed object, which is not to be touched: as a device reads it.
 fn left(caches: &KmemCaches<'_, HostMachine>, object: NonNull<u8>, size: u32) -> Vec<u8> {
     let PhysAddr(start) = caches.pages.machine().physical(object);
-    let memory = caches.pages.machine().save(PfnRange::new(Pfn::new(0), Pfn::new(0x2000)));
+    let memory = caches.pages.machine().save(PfnRange::new(Pfn::new(0), END));
     let start = usize::try_from(start).expect("memory is small");
     memory.bytes()[start..][..size as usize].to_vec()
 }
