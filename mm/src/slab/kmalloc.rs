@@ -288,6 +288,8 @@ pub enum ReallocError {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::vec::Vec;
+
     use super::*;
     use crate::host::scaled;
 
@@ -300,6 +302,21 @@ mod tests {
         }
         assert_eq!(class(LARGEST + 1), None);
         assert_eq!(class(usize::MAX), None);
+    }
+
+    #[test]
+    fn an_allocation_stays_where_one_of_the_new_size_would_come_to_as_much() {
+        let room = |size: usize| match class(size) {
+            Some(class) => SIZES[class].0 as usize,
+            None => size.next_power_of_two(),
+        };
+        let blocks = [14, 15, 16].map(|shift| 1 << shift);
+        let rooms: Vec<usize> = SIZES.iter().map(|&(size, _)| size as usize).chain(blocks).collect();
+        for &old in &rooms {
+            for new in rooms.iter().flat_map(|&size| [size - 1, size, size + 1]) {
+                assert_eq!(fits_as_it_is(Bytes(old), Bytes(new)), room(new) == old, "{old} to {new} bytes");
+            }
+        }
     }
 
     #[test]

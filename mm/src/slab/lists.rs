@@ -25,6 +25,10 @@ pub(super) enum Place {
     Full,
 }
 
+impl Place {
+    pub(super) const ALL: [Self; 3] = [Self::Empty, Self::Partial, Self::Full];
+}
+
 /// A doubly linked list of slabs.
 #[derive(Debug)]
 pub(super) struct SlabList {

@@ -143,7 +143,7 @@ impl<M: Machine> Drop for KmemCaches<'_, M> {
             let _interrupts = self.pages.machine().disable_interrupts();
             let mut slabs = cache.slabs.lock(self.pages.machine());
             let forgotten = cache.stability == Stability::TypeStable && place != self.first.slabs;
-            for place in [Place::Empty, Place::Partial, Place::Full] {
+            for place in Place::ALL {
                 while let Some(slab) = slabs.list(place).pop() {
                     if let Some(described) = described(slab) {
                         self.check_names(slab, described);

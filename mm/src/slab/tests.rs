@@ -18,6 +18,7 @@ const CPUS: u16 = 4;
 
 type Pages<'m> = PageAllocator<'m, HostMachine>;
 
+mod checker;
 mod crowd;
 mod init;
 // By signals, which an interpreter has none of.

@@ -24,7 +24,7 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     fn verify_cache(&self, cache: &Cache, slabs: &mut Slabs) -> Result<(), Violation> {
         let mut taken = 0;
-        for place in [Place::Empty, Place::Partial, Place::Full] {
+        for place in Place::ALL {
             let mut found = 0;
             let mut next = slabs.list(place).iter().next();
             while let Some(slab) = next {
