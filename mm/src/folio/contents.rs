@@ -14,6 +14,9 @@ use crate::owner::{FolioFlags, FolioRef};
 use crate::page::PageAllocator;
 use crate::units::{Bytes, Order, PAGE_SIZE, Pfn};
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 /// The part of a copy that lies in one page.
 struct Piece {
     page: u32,

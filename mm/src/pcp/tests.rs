@@ -3,9 +3,10 @@
 use std::boxed::Box;
 use std::vec::Vec;
 
-use super::list::{List, Relief, Slot, Supply};
+use super::list::{List, Relief, Slot, Supply, capacity, shelf_capacity};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
+use crate::machine::Standard;
 use crate::migratetype::Migratetype;
 use crate::units::{Count, Order, Pfn, ZoneId};
 
@@ -47,6 +48,31 @@ impl Rig {
 
     fn drain(&self, Count(count): Count) {
         assert_eq!(self.list.take_oldest(Count(count)).count(), count as usize, "it drains no more than it has");
+    }
+}
+
+/// In pages: of single ones a zone's share, of small blocks half of that, of larger ones a quarter, of the largest none.
+#[test]
+fn lists_hold_powers_of_two_of_blocks_up_to_their_share_and_shelves_a_quarter_of_it() {
+    for pages in [0, 1, 15, 16, 17, 100, 1000, 4096, 65_536, 131_071, 131_072, 1 << 20, u32::MAX] {
+        let share = (pages / 16).min(8192);
+        for order in (0..=10).map(Order::of) {
+            let most = match order.number() {
+                0 => share,
+                1..=3 => share / 2,
+                4..=9 => share / 4,
+                _ => 0,
+            };
+            let blocks = capacity::<Standard>(order, pages);
+            let held = blocks << order.number();
+            assert!(held <= most, "{blocks} blocks of {order:?}, {pages} pages");
+            assert!(
+                blocks == 0 && most < order.pages()
+                    || blocks.is_power_of_two() && held * 2 > most - most % order.pages()
+            );
+            let shelf = if order.index() <= 3 { blocks / 4 } else { 0 };
+            assert_eq!(shelf_capacity::<Standard>(order, pages), shelf, "{order:?}, {pages} pages");
+        }
     }
 }
 

@@ -82,6 +82,20 @@ fn a_folio_is_cut_into_equal_pieces_or_into_halves_around_a_page() {
 }
 
 #[test]
+fn no_more_pieces_are_reckoned_with_than_there_will_be() {
+    let head = Pfn::new(0x400);
+    for order in 0..=10 {
+        for to in 0..=10 {
+            let (uniform, around) = (SplitTo::Uniform(Order::of(to)), SplitTo::Around(head.plus(1), Order::of(to)));
+            let pieces = |plan: SplitTo| plan.pieces(head, Order::of(order)).map(|Count(pieces)| pieces as usize);
+            assert_eq!(pieces(uniform), (to < order).then(|| 1 << (order - to)));
+            assert_eq!(pieces(around), (to < order).then(|| order - to + 1));
+            assert_eq!(pieces(SplitTo::Around(head.plus(1 << order), Order::of(to))), None);
+        }
+    }
+}
+
+#[test]
 fn a_thousand_pages_become_folios_of_their_own_and_one_again() {
     with_owners(|owners| {
         let mut folio = alloc(owners, LARGE);
