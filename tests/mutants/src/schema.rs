@@ -47,7 +47,7 @@ pub(crate) struct Schema {
     pub(crate) text: String,
     /// Those that are inside of a constant.
     pub(crate) constant: BTreeSet<Number>,
-    /// Those that no place was found for.
+    /// Those that no place was found for, and those of what only tests have.
     pub(crate) unplaced: BTreeSet<Number>,
 }
 
@@ -91,11 +91,16 @@ struct Finder<'s, 'm> {
     constant: BTreeSet<Number>,
     /// How many constants we are in.
     depth: usize,
+    /// Whether we are in what only tests have: those of it stay where they are.
+    in_tests: bool,
 }
 
 impl Finder<'_, '_> {
     /// Takes the mutants of a genre whose span this is.
     fn take(&mut self, range: &Range<usize>, genre: Genre) -> Vec<(Number, String)> {
+        if self.in_tests {
+            return Vec::new();
+        }
         let Some(here) = self.wanted.get_mut(&(range.start, range.end)) else { return Vec::new() };
         let found: Vec<_> = here.extract_if(.., |(_, mutant)| mutant.genre == genre).collect();
         if self.depth > 0 {
@@ -109,6 +114,14 @@ impl Finder<'_, '_> {
         self.depth += 1;
         visit(self);
         self.depth -= 1;
+    }
+
+    /// Visits an item, which may be one that only tests have.
+    fn item(&mut self, attributes: &[syn::Attribute], visit: impl FnOnce(&mut Self)) {
+        let around = self.in_tests;
+        self.in_tests |= attributes.iter().any(is_for_tests);
+        visit(self);
+        self.in_tests = around;
     }
 
     fn body(&mut self, output: &syn::ReturnType, block: &syn::Block) {
@@ -127,13 +140,25 @@ impl Finder<'_, '_> {
 
 impl<'ast> Visit<'ast> for Finder<'_, '_> {
     fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
-        self.body(&item.sig.output, &item.block);
-        visit::visit_item_fn(self, item);
+        self.item(&item.attrs, |finder| {
+            finder.body(&item.sig.output, &item.block);
+            visit::visit_item_fn(finder, item);
+        });
     }
 
     fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
-        self.body(&item.sig.output, &item.block);
-        visit::visit_impl_item_fn(self, item);
+        self.item(&item.attrs, |finder| {
+            finder.body(&item.sig.output, &item.block);
+            visit::visit_impl_item_fn(finder, item);
+        });
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+        self.item(&item.attrs, |finder| visit::visit_item_impl(finder, item));
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        self.item(&item.attrs, |finder| visit::visit_item_mod(finder, item));
     }
 
     fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
@@ -234,6 +259,13 @@ impl<'ast> Visit<'ast> for Finder<'_, '_> {
     }
 }
 
+/// `cfg(test)`, alone or with more.
+fn is_for_tests(attribute: &syn::Attribute) -> bool {
+    let syn::Meta::List(list) = &attribute.meta else { return false };
+    let condition = list.tokens.to_string().replace(' ', "");
+    list.path.is_ident("cfg") && (condition == "test" || condition.starts_with("all(test,"))
+}
+
 fn chain_binds(operand: &syn::Expr) -> bool {
     match operand {
         syn::Expr::Let(_) => true,
@@ -330,7 +362,8 @@ pub(crate) fn schema(text: &str, mutants: &[(Number, &Mutant)]) -> Result<Schema
         wanted.entry((range.start, range.end)).or_default().push((number, mutant));
     }
     let file = syn::parse_file(text).context("a source can be parsed")?;
-    let mut finder = Finder { source: &source, wanted, edits: Vec::new(), constant: BTreeSet::new(), depth: 0 };
+    let mut finder =
+        Finder { source: &source, wanted, edits: Vec::new(), constant: BTreeSet::new(), depth: 0, in_tests: false };
     finder.visit_file(&file);
     let Finder { wanted, mut edits, constant, .. } = finder;
     edits.sort_by_key(|(place, _)| (place.start, !place.is_empty(), usize::MAX - place.end));

@@ -65,6 +65,17 @@ fn what_is_in_a_constant_is_set_apart() {
 }
 
 #[test]
+fn what_only_tests_have_stays_as_it_is() {
+    for attribute in ["#[cfg(test)]", "#[cfg(all(test, not(loom)))]"] {
+        let text = format!("impl A {{ {attribute} fn f(a: u8) -> u8 {{ a + 1 }} }}");
+        let schema = with(&text, &[mutant(&text, "+", Genre::BinaryOperator, "*")]);
+        assert_eq!((schema.text, schema.unplaced.len()), (text.clone(), 1));
+    }
+    let text = "#[cfg(not(test))] fn f(a: u8) -> u8 { a + 1 }";
+    assert!(with(text, &[mutant(text, "+", Genre::BinaryOperator, "*")]).unplaced.is_empty());
+}
+
+#[test]
 fn a_chain_that_binds_names_stays_whole() {
     let text = "fn f(a: T) { if let Some(b) = a && b > 1 { g() } }";
     let mutants = [mutant(text, "&&", Genre::BinaryOperator, "||"), mutant(text, ">", Genre::BinaryOperator, "<")];
