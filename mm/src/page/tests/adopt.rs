@@ -47,6 +47,8 @@ fn a_reserved_hole_is_in_use_until_it_is_dropped_and_then_all_coalesces_over_it(
         verify(&allocator);
         let during = zone(&allocator, ZoneKind::Dma32, 0);
         assert_eq!((during.free, during.managed), (before.free, before.managed + hole.pages()));
+        // It was there before, and in the zone's span.
+        assert_eq!(during.present, before.present);
         assert_eq!(allocator.alloc_contig(hole).map(drop), Err(crate::ContigError::InUse(hole.start)));
         assert_eq!(adopted.bytes_mut().map(|bytes| bytes.len() as u64), Some(end - start));
         drop(adopted);
@@ -96,11 +98,13 @@ fn highmem_is_adopted_without_being_touched() {
 fn a_zone_grows_around_what_it_adopts_beyond_its_end_and_finds_it_there() {
     let machine = machine(16 * MIB, 16 * MIB);
     let allocator = allocator(&machine, &[usable(0, 16 * MIB), reserved(12 * MIB, 4 * MIB)]);
-    assert_eq!(zone(&allocator, ZoneKind::Dma32, 0).span.end, range(0, 12 * MIB).end);
+    let before = zone(&allocator, ZoneKind::Dma32, 0);
+    assert_eq!(before.span.end, range(0, 12 * MIB).end);
     let tail = range(12 * MIB, 16 * MIB);
     // SAFETY: nobody uses the memory of this machine but its allocator.
     let adopted = unsafe { allocator.adopt(tail) }.expect("all of it is reserved");
-    assert_eq!(zone(&allocator, ZoneKind::Dma32, 0).span.end, tail.end);
+    let during = zone(&allocator, ZoneKind::Dma32, 0);
+    assert_eq!((during.span.end, during.present), (tail.end, before.present + tail.pages()));
     drop(adopted);
     verify(&allocator);
     let pages = u32::try_from(12 * MIB / PAGE).expect("few");
