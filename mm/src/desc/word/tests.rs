@@ -199,3 +199,22 @@ fn the_mark_of_a_block_at_hand_is_set_once_and_goes() {
     page.unmark();
     assert!(page.mark());
 }
+
+#[test]
+fn of_two_words_of_a_block_the_one_that_was_resized_more_often_is_newer() {
+    let word = AllocatorWord::allocated(Migratetype::Reclaimable, Order::of(7), ZoneId(0x5a))
+        .charged_to(GroupId::from_bits(0x81));
+    let mut before = word;
+    for order in [6, 7, 0, 10, 10, 3].map(Order::of) {
+        let after = before.resized(order);
+        assert!(after.is_intact() && after.is(PageState::Allocated), "{after:?}");
+        assert_eq!((after.order(), after.zone(), after.group()), (order, word.zone(), word.group()));
+        assert_eq!(after.list().migratetype(), word.list().migratetype());
+        assert_eq!((before.newer(after), after.newer(before)), (after, after));
+        assert_eq!((word.newer(after), after.newer(word)), (after, after));
+        // Of two that were resized as often each is as good.
+        let marked = AllocatorWord(after.0 | HAS_HWPOISONED);
+        assert_eq!((after.newer(marked), marked.newer(after)), (after, marked));
+        before = after;
+    }
+}

@@ -7,11 +7,11 @@ use std::vec::Vec;
 
 use super::{GIB, MIB, Machine, PageAllocator, Request, allocator, machine, usable};
 use crate::PageState;
-use crate::desc::allocator_word::{End, ListId};
+use crate::desc::allocator_word::{AllocatorWord, End, ListId};
 use crate::desc::word::{NodePlace, Page, Position};
 use crate::invariant::{Invariant, Violation};
 use crate::migratetype::Migratetype;
-use crate::units::{Order, Pfn};
+use crate::units::{Order, Pfn, ZoneId};
 use crate::zone::Zone;
 
 type Allocator<'m> = PageAllocator<'m, Machine>;
@@ -79,6 +79,57 @@ fn a_listed_block_that_is_not_free() {
 fn a_node_that_does_not_know_what_it_is() {
     let (broken, _) = named(|a| page(a, PageState::Node).set_position(Position(1)));
     assert_eq!(broken, Invariant::Free4);
+}
+
+#[test]
+fn a_listed_block_of_another_zone_or_list_or_place() {
+    type Change = fn(ListId, ZoneId, u32) -> (ListId, ZoneId, u32);
+    let changes: [(Change, &str); 4] = [
+        (|list, ZoneId(zone), at| (list, ZoneId(zone ^ 1), at), "a list holds a page that is not a free block of it"),
+        (|list, zone, at| (list.other_end(), zone, at), "a list holds a page that is not a free block of it"),
+        (
+            |list, zone, at| (ListId::new(list.migratetype(), Order::of(1), list.end()), zone, at),
+            "a list holds a page that is not a free block of it",
+        ),
+        (|list, zone, at| (list, zone, at + 1), "a free block stands elsewhere than it says"),
+    ];
+    for (change, what) in changes {
+        let broken = violation(|a| {
+            let page = page(a, PageState::Free);
+            let (list, zone, at) = change(page.word().list(), page.word().zone(), page.position().0);
+            page.set_free(list, zone, Position(at));
+        });
+        assert_eq!((broken.invariant, broken.what), (Invariant::Free1, what));
+    }
+}
+
+#[test]
+fn a_node_of_another_zone_or_list_or_place() {
+    type Change = fn(ListId, ZoneId, NodePlace) -> (ListId, ZoneId, NodePlace);
+    let changes: [Change; 4] = [
+        |list, ZoneId(zone), place| (list, ZoneId(zone ^ 1), place),
+        |list, zone, place| (list.other_end(), zone, place),
+        |list, zone, NodePlace { level, first }| (list, zone, NodePlace { level: level + 1, first }),
+        |list, zone, NodePlace { level, first }| (list, zone, NodePlace { level, first: Position(first.0 + 1) }),
+    ];
+    for change in changes {
+        let broken = named(|a| {
+            let page = page(a, PageState::Node);
+            let (list, zone, place) = change(page.word().list(), page.word().zone(), page.place());
+            page.set_node(list, zone, place);
+        });
+        assert_eq!(broken, (Invariant::Free4, "a node's words do not say what it is"));
+    }
+}
+
+#[test]
+fn a_hole_that_is_more_than_a_hole() {
+    let broken = named(|a| {
+        let beyond = a.map.get(Pfn::new(64 << 10)).expect("the table has a section of holes there");
+        assert_eq!(beyond.word(), AllocatorWord::HOLE);
+        beyond.set_reserved();
+    });
+    assert_eq!(broken, (Invariant::Word1, "a hole is more than a hole"));
 }
 
 #[test]
