@@ -35,6 +35,8 @@ macro_rules! ro_after_init {
         $(#[$attribute])*
         // SAFETY: the section is one of variables, which the linker surrounds by the symbols that tell where it is.
         #[unsafe(link_section = "ro_after_init")]
+        // Of one that it thinks it knows all uses of, the optimizer keeps what is used, and not the rest of the page.
+        #[used]
         static $name: $crate::image::ReadOnlyAfterInit<$type> = $crate::image::ReadOnlyAfterInit($value);
     };
 }
@@ -50,8 +52,13 @@ unsafe extern "C" {
 }
 
 /// The pages of all variables that nobody writes once the kernel is up.
+///
+/// # Panics
+/// Their section does not begin and end with a page, so that others stand there too.
 pub(crate) fn read_only_after_init() -> Range<u64> {
-    (&raw const __start_ro_after_init).addr() as u64..(&raw const __stop_ro_after_init).addr() as u64
+    let (start, end) = ((&raw const __start_ro_after_init).addr(), (&raw const __stop_ro_after_init).addr());
+    assert!(start % PAGE_SIZE == 0 && end % PAGE_SIZE == 0, "what is read-only shares a page: {start:#x} to {end:#x}");
+    start as u64..end as u64
 }
 
 ro_after_init! {
