@@ -29,7 +29,7 @@ fn with_folios(test: impl Fn(&LockedFolio<'_, HostMachine>, &LockedFolio<'_, Hos
             let folio = folio.map_err(|(_, error)| error).expect("there is memory").into_shared().lock();
             for page in 0..4 {
                 folio.fill_page(page, |bytes| {
-                    bytes.copy_from_slice(&known(page as usize * PAGE..(page as usize + 1) * PAGE))
+                    bytes.copy_from_slice(&known(page as usize * PAGE..(page as usize + 1) * PAGE));
                 });
             }
             folio
