@@ -236,6 +236,8 @@ unsafe extern "C" {
     fn memset(to: *mut c_void, byte: i32, len: usize) -> *mut c_void;
 }
 
+/// # Safety
+/// As for `memcpy`.
 #[sanitize(address = "off")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __asan_memcpy(to: *mut c_void, from: *const c_void, len: usize) -> *mut c_void {
@@ -245,6 +247,8 @@ unsafe extern "C" fn __asan_memcpy(to: *mut c_void, from: *const c_void, len: us
     unsafe { memcpy(to, from, len) }
 }
 
+/// # Safety
+/// As for `memmove`.
 #[sanitize(address = "off")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __asan_memmove(to: *mut c_void, from: *const c_void, len: usize) -> *mut c_void {
@@ -254,6 +258,8 @@ unsafe extern "C" fn __asan_memmove(to: *mut c_void, from: *const c_void, len: u
     unsafe { memmove(to, from, len) }
 }
 
+/// # Safety
+/// As for `memset`.
 #[sanitize(address = "off")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __asan_memset(to: *mut c_void, byte: i32, len: usize) -> *mut c_void {
