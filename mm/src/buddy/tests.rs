@@ -1,6 +1,8 @@
 //! What a zone does with its memory, seen from outside: through the allocator of a machine of a few pages.
 #![expect(unsafe_code, reason = "frees bare frames")]
 
+#[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
+mod alone;
 mod fallback;
 mod relocate;
 mod zones;

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "a machine that counts what another one does")]
 
 mod bench;
+mod broken;
 mod lists;
 mod random;
 

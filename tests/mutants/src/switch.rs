@@ -1,18 +1,19 @@
 //! Put beside the sources that have every mutant in them: says which one is on. The environment's `MUTANT` is its number;
 //! `MUTANTS_REACHED` is a file in which the bytes of those are set that were come by.
+//!
+//! A test comes by switches some hundred million times, and nothing is inlined where nothing is optimized: so what is on is a
+//! variable that is set before `main` and then only read, and looking at it a plain load.
 
-#![allow(unsafe_code, missing_docs, unreachable_pub)]
+#![allow(unsafe_code, missing_docs, unreachable_pub, static_mut_refs)]
 
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::os::fd::AsFd;
 
-/// Not looked up yet; no mutant has such a number.
-const UNKNOWN: u32 = u32::MAX;
 /// None is on, and who comes by is noted.
-const NOTING: u32 = u32::MAX - 1;
+const NOTING: u32 = u32::MAX;
 
-static ON: AtomicU32 = AtomicU32::new(UNKNOWN);
-static REACHED: AtomicPtr<AtomicU8> = AtomicPtr::new(core::ptr::null_mut());
+static mut ON: u32 = 0;
+/// A byte for each mutant, while that is noted.
+static mut REACHED: &mut [u8] = &mut [];
 
 /// Whether a mutant is on. In constants none is.
 #[inline(always)]
@@ -26,33 +27,34 @@ const fn never(_: u32) -> bool {
 
 #[inline(always)]
 fn look(mutant: u32) -> bool {
-    let on = ON.load(Relaxed);
-    on == mutant || on >= NOTING && look_up(mutant)
-}
-
-#[cold]
-fn look_up(mutant: u32) -> bool {
-    if ON.load(Relaxed) == UNKNOWN {
-        let on = match std::env::var_os("MUTANTS_REACHED") {
-            Some(file) => {
-                REACHED.store(map(&file), Relaxed);
-                NOTING
-            }
-            None => std::env::var("MUTANT").ok().and_then(|number| number.parse().ok()).unwrap_or(0),
-        };
-        ON.store(on, Relaxed);
-    }
-    let on = ON.load(Relaxed);
+    // SAFETY: nobody writes to it once `main` has begun.
+    let on = unsafe { ON };
     if on == NOTING {
-        // SAFETY: the file has a byte for every mutant, and stays mapped.
-        let byte = unsafe { &*REACHED.load(Relaxed).add(mutant as usize) };
-        byte.store(1, Relaxed);
+        // SAFETY: whoever else writes there writes the same, and nobody reads.
+        unsafe { REACHED[mutant as usize] = 1 };
     }
     on == mutant
 }
 
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = look_up;
+
+extern "C" fn look_up() {
+    let number = std::env::var("MUTANT").ok().and_then(|number| number.parse().ok());
+    let file = std::env::var_os("MUTANTS_REACHED");
+    // SAFETY: there is one thread yet.
+    unsafe {
+        ON = number.unwrap_or(0);
+        if let Some(file) = file {
+            REACHED = map(&file);
+            ON = NOTING;
+        }
+    }
+}
+
 /// Shared, so that what a child or a program that is killed comes by is noted too.
-fn map(file: &std::ffi::OsStr) -> *mut AtomicU8 {
+fn map(file: &std::ffi::OsStr) -> &'static mut [u8] {
     use rustix::mm::{MapFlags, ProtFlags, mmap};
     let file = std::fs::File::options().read(true).write(true).open(file).expect("the file is there");
     let len = file.metadata().expect("the file is there").len();
@@ -60,5 +62,7 @@ fn map(file: &std::ffi::OsStr) -> *mut AtomicU8 {
     let protection = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: nothing is at an address that the system chooses.
     let at = unsafe { mmap(core::ptr::null_mut(), len, protection, MapFlags::SHARED, file.as_fd(), 0) };
-    at.expect("a small file can be mapped").cast()
+    let at: *mut u8 = at.expect("a small file can be mapped").cast();
+    // SAFETY: so many bytes are mapped there, for good.
+    unsafe { core::slice::from_raw_parts_mut(at, len) }
 }

@@ -20,7 +20,7 @@ const PATIENCE: u32 = 10;
 const A_WHILE: Duration = Duration::from_secs(10);
 
 /// A test that takes longer while it is noted what it comes by is not run: such are those that step through instructions.
-const TOO_LONG: Duration = Duration::from_secs(40);
+const TOO_LONG: Duration = Duration::from_secs(30);
 
 /// A test, and what it comes by.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Lists with descriptors: a block knows where it stands, and who comes next is the one that should.
 
+use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use super::bench::{Metered, ZONE, with_pages};
@@ -8,8 +9,10 @@ use crate::block::Pending;
 use crate::desc::allocator_word::{End, ListId, PageState};
 use crate::desc::word::Position;
 use crate::freelist::{Freelists, ListContext, NeedsNode, Released};
+use crate::host::scaled;
 use crate::machine::Geometry;
 use crate::migratetype::Migratetype;
+use crate::random::{Random, RandomSeed};
 use crate::units::{Order, Pfn};
 
 const KIND: Migratetype = Migratetype::Movable;
@@ -134,5 +137,48 @@ fn the_smallest_the_largest_and_the_next_block_are_of_the_migratetype_that_was_a
             assert_eq!(lists.pop(context, list, released), pfn);
         }
         assert_eq!(found(&lists, 0), [None, None, None]);
+    });
+}
+
+#[test]
+fn of_far_blocks_the_smallest_is_next_unless_the_pivot_has_come_past_the_first_of_the_largest() {
+    with_pages::<Mid>(32, 32, |context, pool| {
+        let mut lists = Freelists::<Mid>::new();
+        let mut pool = pool.into_iter();
+        let [small, large] = [0, 2].map(|order| ListId::new(KIND, Order::of(order), End::Far));
+        let [_, head] = [small, large].map(|list| {
+            let pfn = pool.next().expect("a page");
+            push(&mut lists, context, list, pfn, &mut pool);
+            pfn
+        });
+        assert_eq!((lists.pages(KIND), lists.pages(Migratetype::Unmovable)), (1 + 4, 0));
+        assert_eq!(lists.next(KIND, Order::ZERO, Pfn::new(head.number() - 1)), Some(small));
+        assert_eq!(lists.next(KIND, Order::ZERO, head), Some(small), "what is from the pivot on is to stay whole");
+        assert_eq!(lists.next(KIND, Order::ZERO, head.plus(1)), Some(large));
+        assert_eq!(lists.next(KIND, Order::of(1), head), Some(large), "the small one does not do");
+        for (list, pfn) in [(small, Pfn::new(head.number() - 1)), (large, head)] {
+            let released = &mut Released { pending: &mut Pending::new(), nodes: &mut 0 };
+            assert_eq!((lists.next(KIND, Order::ZERO, pfn), lists.len(KIND, list.order())), (Some(list), 1));
+            lists.pop(context, list, released);
+        }
+    });
+}
+
+#[test]
+fn every_order_of_a_shuffled_list_is_as_likely_as_any_other() {
+    with_pages::<Mid>(32, 32, |context, pool| {
+        let mut seen = BTreeMap::<_, u32>::new();
+        let blocks: Vec<_> = pool.into_iter().take(3).collect();
+        const ROUNDS: u32 = scaled(600, 120);
+        for seed in 0..ROUNDS.into() {
+            let mut lists = Freelists::<Mid>::new();
+            for &block in &blocks {
+                push(&mut lists, context, end(End::Near), block, &mut core::iter::empty());
+            }
+            lists.shuffle(context, &mut Random::of(RandomSeed(seed), b"lists"));
+            assert_eq!(lists.verify(context, end(End::Near)), Ok(0));
+            *seen.entry(lists.heads(context.nodes, KIND, Order::ZERO).collect::<Vec<_>>()).or_default() += 1;
+        }
+        assert!(seen.len() == 6 && seen.values().all(|times| (ROUNDS / 10..ROUNDS / 4).contains(times)), "{seen:?}");
     });
 }
