@@ -30,6 +30,9 @@ struct Arguments {
     /// Only mutants that were missed the last time
     #[arg(long)]
     missed: bool,
+    /// Only tests in whose name this stands
+    #[arg(long, default_value = "")]
+    tests: String,
     /// How long the tests of one mutant take at most, in seconds; what has not failed then is missed
     #[arg(long, default_value_t = 3600)]
     seconds: u64,
@@ -58,7 +61,7 @@ fn main() -> Result<ExitCode> {
     let began = Instant::now();
     let built = tree::build(root, &work, &mutants, &keys)?;
     eprintln!("{} mutants, built in {} s", mutants.len(), began.elapsed().as_secs());
-    let trials = trials::survey(&built.programs, &work, u32::try_from(mutants.len())?)?;
+    let trials = trials::survey(&built.programs, &arguments.tests, &work, u32::try_from(mutants.len())?)?;
     eprintln!("{} tests, surveyed after {} s", trials.len(), began.elapsed().as_secs());
 
     let (constant, viable): (Vec<_>, Vec<_>) = mutants

@@ -116,18 +116,22 @@ pub(crate) fn each<T: Sync, R: Send>(many: &[T], act: impl Fn(&T) -> Result<R> +
     done.into_inner().expect("nobody panics")
 }
 
-/// Runs every test without a mutant, and sees what it comes by. That is kept for as long as the programs are the same.
-pub(crate) fn survey(programs: &[PathBuf], work: &Path, mutants: Number) -> Result<Vec<Trial>> {
+/// Runs every test in whose name something stands without a mutant, and sees what it comes by. That of all is kept for as long
+/// as the programs are the same.
+pub(crate) fn survey(programs: &[PathBuf], named: &str, work: &Path, mutants: Number) -> Result<Vec<Trial>> {
     let kept = work.join("surveyed");
     let changed = |file: &Path| fs::metadata(file).and_then(|data| data.modified());
     if let Ok(at) = changed(&kept)
         && programs.iter().all(|program| changed(program).is_ok_and(|built| built < at))
     {
-        return Ok(serde_json::from_slice(&fs::read(&kept)?)?);
+        let mut trials: Vec<Trial> = serde_json::from_slice(&fs::read(&kept)?)?;
+        trials.retain(|trial| trial.name.contains(named));
+        return Ok(trials);
     }
     let mut tests = Vec::new();
     for program in programs {
-        tests.extend(names(program)?.into_iter().map(|name| (program.clone(), name)));
+        let names = names(program)?.into_iter().filter(|name| name.contains(named));
+        tests.extend(names.map(|name| (program.clone(), name)));
     }
     ensure!(!tests.is_empty(), "there are no tests");
     let trials = each(&tests, |(program, name)| {
@@ -150,7 +154,9 @@ pub(crate) fn survey(programs: &[PathBuf], work: &Path, mutants: Number) -> Resu
     })?;
     let mut trials: Vec<_> = trials.into_iter().flatten().collect();
     trials.sort_by_key(|trial| trial.took);
-    fs::write(&kept, serde_json::to_vec(&trials)?)?;
+    if named.is_empty() {
+        fs::write(&kept, serde_json::to_vec(&trials)?)?;
+    }
     Ok(trials)
 }
 
