@@ -71,6 +71,17 @@ fn a_node_stays_when_nothing_outside_is_smaller_than_what_would_come_of_it() {
     });
 }
 
+#[test]
+fn a_node_that_was_stuck_for_lack_of_room_is_moved_as_soon_as_there_is_some() {
+    with_memory::<Tiny<1>>(24, 24, |bench| {
+        bench.take_all(Movable);
+        bench.free_each([2, 3, 4, 5, 0, 6, 7, 1]);
+        assert_eq!((bench.state(0), bench.free_order(1)), (PageState::Node, Some(0)), "there is nowhere to go");
+        bench.free(8);
+        assert_eq!((bench.free_order(0), bench.state(8)), (Some(1), PageState::Node));
+    });
+}
+
 /// Page 9 is the last one in use of the first block of 32, some of whose lower pages have become nodes: of two lists
 /// of halves of other blocks, `movable` and `unmovable` of them, outside of which nothing is free.
 fn nodes_in_one_block(bench: &Bench<'_, Tiny<5>>, movable: u32, unmovable: u32) {
