@@ -382,3 +382,6 @@ impl<'m, G: Geometry> PageMap<'m, G> {
         extents.iter().find(inside).map_or(NodeId(0), |extent| extent.node)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,12 +1,15 @@
 //! One list.
 
+mod caches;
+mod shelf;
+
 use std::boxed::Box;
 use std::vec::Vec;
 
 use super::list::{List, Relief, Slot, Supply, capacity, shelf_capacity};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
-use crate::machine::Standard;
+use crate::machine::{Geometry, Standard};
 use crate::migratetype::Migratetype;
 use crate::units::{Count, Order, Pfn, ZoneId};
 
@@ -74,6 +77,25 @@ fn lists_hold_powers_of_two_of_blocks_up_to_their_share_and_shelves_a_quarter_of
             assert_eq!(shelf_capacity::<Standard>(order, pages), shelf, "{order:?}, {pages} pages");
         }
     }
+}
+
+/// Largest blocks are pageblocks.
+struct Coarse;
+
+impl Geometry for Coarse {
+    const MAX_ORDER: Order = Order::of(9);
+    const PAGEBLOCK_ORDER: Order = Order::of(9);
+    const LEAF_SHIFT: u32 = 10;
+    const NODE_SHIFT: u32 = 9;
+    const INLINE: u32 = 16;
+    const RESERVE_SHARE: u32 = 0;
+    const CPU_CACHE: u32 = Standard::CPU_CACHE;
+    const CPU_CACHE_SHARE: u32 = Standard::CPU_CACHE_SHARE;
+}
+
+#[test]
+fn of_the_largest_blocks_nobody_has_any_at_hand_even_if_they_are_pageblocks() {
+    assert_eq!([8, 9].map(|order| capacity::<Coarse>(Order::of(order), u32::MAX)), [8, 0]);
 }
 
 #[test]
@@ -178,7 +200,8 @@ fn a_zone_that_is_short_makes_its_lists_small() {
     rig.fill();
     let Relief::Drain(count) = rig.relieve(Supply::Short) else { panic!("no list grows when pages are short") };
     rig.drain(count);
-    assert!(rig.list.len() < 64 && rig.list.high() == 64, "{} of {}", rig.list.len(), rig.list.high());
+    // Half a batch stays, the block that comes next included.
+    assert_eq!((rig.list.len(), rig.list.high()), (31, 64));
     rig.empty();
     assert_eq!(rig.wants(Supply::Short), 16);
 }
@@ -202,4 +225,16 @@ fn a_list_that_has_grown_shrinks_with_time_to_what_it_began_with() {
         rig.list.high() == begun
     });
     assert_eq!((rig.list.len(), ticks), (begun, Some(26)));
+    assert_eq!((rig.list.age(), rig.list.high()), (0, begun));
+}
+
+#[test]
+fn a_block_is_put_where_it_is_handed_out_next_if_there_is_room_and_it_is_below_the_pivot() {
+    let rig = rig(2);
+    rig.list.set_pivot(Some(Pfn::new(100)));
+    assert_eq!(rig.list.put_near(rig.page, Pfn::new(100)), None);
+    assert_eq!(rig.list.put_near(rig.page, Pfn::new(99)), Some(()));
+    assert_eq!(rig.list.put_near(rig.page, Pfn::new(3)), Some(()));
+    assert_eq!(rig.list.put_near(rig.page, Pfn::new(4)), None, "it is full");
+    assert_eq!(rig.list.take().map(|(_, head)| head.number()), Some(3));
 }

@@ -218,3 +218,18 @@ fn of_two_words_of_a_block_the_one_that_was_resized_more_often_is_newer() {
         before = after;
     }
 }
+
+#[test]
+fn a_block_that_has_failing_memory_says_so_as_often_as_it_is_told() {
+    let page = Page::new(AllocatorWord::allocated(Migratetype::Movable, Order::of(2), ZoneId(3)));
+    let sound = page.word();
+    for _ in 0..3 {
+        assert_eq!(page.note_hwpoisoned(page.word()), Some(()));
+        assert!(page.word().has_hwpoisoned());
+        assert_eq!(page.note_hwpoisoned(sound), None, "it says something else by now");
+    }
+    page.set_hwpoison();
+    assert_eq!(page.word().list_at_hand(), sound.list_at_hand());
+    page.clear_hwpoison();
+    assert_eq!((page.note_sound(page.word()), page.word()), (Some(()), sound));
+}

@@ -5,6 +5,7 @@ use std::vec::Vec;
 
 use super::*;
 use crate::OwnerKind;
+use crate::PageState;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::faults::Fired;
 use crate::folio::LockedFolio;
@@ -79,6 +80,20 @@ fn a_folio_is_cut_into_equal_pieces_or_into_halves_around_a_page() {
         assert_eq!(pieces.len(), LARGE + 1);
         assert!(pieces.contains(&(page, 0)));
     }
+}
+
+#[test]
+fn pieces_that_nobody_takes_are_freed_with_their_row() {
+    with_owners(|owners| {
+        let free = owners.pages().free_pages();
+        let mut row =
+            alloc(owners, 4).split(SplitTo::Uniform(Order::of(2))).map_err(|(_, error)| error).expect("alone");
+        let first = row.next().expect("there are four");
+        drop(row);
+        assert_eq!(owners.pages().free_pages(), free - 4);
+        drop(first);
+        assert_eq!(owners.pages().free_pages(), free);
+    });
 }
 
 #[test]

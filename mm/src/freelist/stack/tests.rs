@@ -48,7 +48,8 @@ fn stack(nodes: Nodes<'_, Machine>, len: u32) -> Stack<Small> {
 #[test]
 fn a_stack_of_any_length_is_well_formed_and_no_longer_if_a_part_of_it_is_wrong() {
     type Damage = fn(&mut Stack<Small>);
-    let of_trees: [(&str, Damage); 5] = [
+    let of_trees: [(&str, Damage); 6] = [
+        ("levels too many", |stack| stack.height += 2),
         ("no root", |stack| (stack.root, stack.height) = (None, 0)),
         ("no last leaf", |stack| stack.tail = None),
         ("an empty ring", |stack| stack.len = stack.stored),
@@ -71,8 +72,10 @@ fn a_stack_of_any_length_is_well_formed_and_no_longer_if_a_part_of_it_is_wrong()
     }
     // A tree that the ring could hold.
     let mut needless = stack(nodes, 6);
-    needless.len = needless.stored;
-    assert!(!needless.is_well_formed(nodes), "{needless:?}");
+    for (stored, len) in [(needless.stored, needless.stored), (1, 2)] {
+        (needless.stored, needless.len) = (stored, len);
+        assert!(!needless.is_well_formed(nodes), "{needless:?}");
+    }
 }
 
 #[test]
