@@ -5,7 +5,6 @@ use std::vec::Vec;
 
 use super::*;
 use crate::OwnerKind;
-use crate::PageState;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::faults::Fired;
 use crate::folio::LockedFolio;
@@ -85,14 +84,16 @@ fn a_folio_is_cut_into_equal_pieces_or_into_halves_around_a_page() {
 #[test]
 fn pieces_that_nobody_takes_are_freed_with_their_row() {
     with_owners(|owners| {
-        let free = owners.pages().free_pages();
-        let mut row =
-            alloc(owners, 4).split(SplitTo::Uniform(Order::of(2))).map_err(|(_, error)| error).expect("alone");
+        let folio = alloc(owners, 4);
+        let start = folio.range().start;
+        let mut row = folio.split(SplitTo::Uniform(Order::of(2))).map_err(|(_, error)| error).expect("alone");
         let first = row.next().expect("there are four");
+        let in_use = || [0, 4, 8, 12].map(|page| owners.pages().page_state(start.plus(page)).0 == PageState::Allocated);
+        assert_eq!(in_use(), [true; 4]);
         drop(row);
-        assert_eq!(owners.pages().free_pages(), free - 4);
+        assert_eq!(in_use(), [true, false, false, false]);
         drop(first);
-        assert_eq!(owners.pages().free_pages(), free);
+        assert_eq!(in_use(), [false; 4]);
     });
 }
 
