@@ -4,7 +4,6 @@ use core::num::NonZeroU16;
 use std::vec::Vec;
 
 use super::*;
-use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::faults::Fired;
 use crate::folio::LockedFolio;
@@ -14,6 +13,7 @@ use crate::owner::{FolioFlags, FolioRef, PinnedFolio, Reference, Seen};
 use crate::page::{PageAllocator, Request};
 use crate::slab::KmemCaches;
 use crate::units::{NodeId, PageIndex, PhysAddr};
+use crate::{OwnerKind, PageState};
 
 mod model;
 mod stress;
