@@ -338,7 +338,7 @@ impl<G: Geometry> Stack<G> {
     /// Takes roots away that have but one child in use.
     fn lower_root<M: Machine<Geometry = G>>(&mut self, context: &ListContext<'_, '_, M>, released: &mut Released<'_>) {
         let nodes = context.nodes;
-        while self.height > 1 && Self::covers(self.height - 1, self.stored) {
+        while Self::covers(self.height - 1, self.stored) {
             let root = present(self.root);
             self.root = Some(present(nodes.view(root, |view| view.child(0))));
             self.height -= 1;
@@ -394,7 +394,7 @@ impl<G: Geometry> Stack<G> {
         for level in (1..=self.height).rev() {
             let step = 1u64 << Self::shift(level);
             let mut first = 0u64;
-            let on_path = self.prepared > 0 && level + self.prepared > self.highest_missing() && level < self.height;
+            let on_path = level + self.prepared > self.highest_missing() && level < self.height;
             while first < u64::from(self.stored) || (on_path && first == u64::from(self.stored)) {
                 #[expect(clippy::cast_possible_truncation, reason = "at most `stored`")]
                 let position = first as u32;

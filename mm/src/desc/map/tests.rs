@@ -55,7 +55,8 @@ fn exactly_the_frames_that_were_carved_hold_descriptors_and_what_leads_to_them()
     // Three tables of sections, of which the second has none that is there.
     let end = 2 * TABLE + 400;
     let machine = HostMachine::<Small>::new(frames(end), frames(300), NonZeroU16::MIN).expect("the host lends memory");
-    let mut boot_map: BootMap = BootMap::new(&[region(1..400, 0), region(2 * TABLE..end, 0)]).expect("disjoint");
+    let mut boot_map: BootMap =
+        BootMap::new(&[region(1..100, 0), region(130..400, 0), region(2 * TABLE..end, 0)]).expect("disjoint");
     let before: Vec<_> = boot_map.usable().flat_map(|(range, _)| range.frames()).collect();
     let map: PageMap<'_, Small> = PageMap::carve(&machine, &mut boot_map, &mut MetadataBytes::default()).expect("fits");
     let is_usable = |pfn: Pfn| boot_map.usable().any(|(range, _)| range.contains(pfn));
