@@ -33,6 +33,7 @@ fn blocks_are_set_aside_as_soon_as_one_more_than_all_of_them_and_twice_the_mark_
 }
 
 #[test]
+#[expect(clippy::redundant_closure_for_method_calls, reason = "the methods are of one lifetime, the closures of any")]
 fn what_is_set_aside_is_free_until_it_is_given_up_and_then_everybodys() {
     with_zone::<Plain>(256, |zone| {
         zone.buddy(|buddy| buddy.set_aside());
