@@ -218,7 +218,8 @@ fn blocks_that_come_back_in_a_row_upwards_or_downwards_or_in_none_are_whole_agai
             with_zone::<Plain>(32, |zone| {
                 let all = zone.take(order, 32 >> order);
                 assert_eq!(all.len(), 32 >> order);
-                let back: Vec<_> = back.iter().filter(|&&piece| piece < 16 >> order).map(|piece| piece << order).collect();
+                let back: Vec<_> =
+                    back.iter().filter(|&&piece| piece < 16 >> order).map(|piece| piece << order).collect();
                 zone.put_back(order, &back);
                 assert_eq!(zone.state(0), (PageState::Free, 4));
             });
@@ -327,7 +328,8 @@ fn what_is_set_aside_is_free_until_it_is_given_up_and_then_everybodys() {
         let taken = core::iter::from_fn(|| zone.alloc(0, Movable)).count();
         assert_eq!(taken, 256 - 64);
         assert_eq!(zone.buddy(|buddy| buddy.alloc_for(demand(1, Urgency::Ordinary), Movable)), None);
-        let urgent = zone.buddy(|buddy| buddy.alloc_for(demand(1, Urgency::Atomic), Movable)).expect("that is what it is for");
+        let urgent =
+            zone.buddy(|buddy| buddy.alloc_for(demand(1, Urgency::Atomic), Movable)).expect("that is what it is for");
         assert!(heads.contains(&((urgent.number() - BASE.number()) & !15)));
         zone.verify();
         assert_eq!(zone.buddy(|buddy| buddy.give_up_reserve()).0, 62);

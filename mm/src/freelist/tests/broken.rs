@@ -19,7 +19,10 @@ type Context<'a, 'm> = ListContext<'a, 'm, Metered<Tiny>>;
 
 /// What the machine says that stops as a list of so many blocks, those first that came first, is worked on; the others of its
 /// pages are nodes.
-fn stops(blocks: usize, work: impl FnOnce(&mut Freelists<Tiny>, &Context<'_, '_>, &[Pfn], &mut Released<'_>)) -> String {
+fn stops(
+    blocks: usize,
+    work: impl FnOnce(&mut Freelists<Tiny>, &Context<'_, '_>, &[Pfn], &mut Released<'_>),
+) -> String {
     let mut said = String::new();
     with_pages::<Tiny>(32, 32, |context, pool| {
         let (mut lists, mut nodes, mut pool) = (Freelists::new(), 0, pool.into_iter());
@@ -85,7 +88,8 @@ fn a_block_is_not_taken_from_where_another_one_stands_or_none_does() {
 
 /// The pages that say that they are nodes.
 fn nodes<'m>(context: &Context<'_, 'm>) -> Vec<&'m Page> {
-    let pages = (super::bench::BASE.number()..super::bench::BASE.number() + 32).map(|pfn| context.map.page(Pfn::new(pfn)));
+    let pages =
+        (super::bench::BASE.number()..super::bench::BASE.number() + 32).map(|pfn| context.map.page(Pfn::new(pfn)));
     pages.filter(|page| page.word().is(PageState::Node)).collect()
 }
 
@@ -114,7 +118,8 @@ fn a_page_that_says_that_it_is_another_node_is_not_moved() {
         let node = nodes(context)[0];
         let place = NodePlace { first: Position(node.position().0 + 2), level: 0 };
         node.set_node(LIST, ZONE, place);
-        let from = (super::bench::BASE.number()..).map(Pfn::new).find(|&pfn| core::ptr::eq(context.map.page(pfn), node));
+        let from =
+            (super::bench::BASE.number()..).map(Pfn::new).find(|&pfn| core::ptr::eq(context.map.page(pfn), node));
         lists.relocate(context, from.expect("it has a number"), free);
     });
     assert!(said.starts_with("invariant FREE-4 broken"), "{said}");
