@@ -7,7 +7,8 @@
 //! owner that happens to store the mark's value loses time and nothing else.
 //!
 //! Where a machine [fences](Machine::fence_object) memory off, so much of an object is open as its owner asked for; of a free
-//! one nothing, but what walkers look at, and of what is between objects no more than the mark. In a debugged cache, all.
+//! one nothing, but what walkers look at, and nothing of what is between objects and behind the last one. In a debugged cache,
+//! all.
 //!
 //! A cache's lock is a leaf (`lock_order`): under it nothing is allocated, no other cache is touched, and the page allocator
 //! is not entered.
@@ -23,7 +24,7 @@ use arrayvec::ArrayString;
 
 use super::cpu::{CpuSheaf, Slot};
 use super::debug::Watch;
-use super::layout::{MARK, SlabLayout};
+use super::layout::{MARK, SlabLayout, order_bytes};
 use super::lists::Slabs;
 use crate::image::{self, Note, NoteFull, layout};
 use crate::lock::Mutex;
@@ -127,13 +128,24 @@ impl Cache {
         unsafe { object.add(self.layout.mark as usize) }
     }
 
-    /// Opens so many bytes of an object to whoever has it.
+    /// Opens so many bytes of an object to whoever has it, and nothing up to the next object.
     #[inline(always)]
     pub(super) fn fence<M: Machine>(&self, machine: &M, slot: Slot, open: Bytes) {
-        let SlabLayout { mark, size, stride, .. } = self.layout;
         if self.watch.is_none() {
-            let room = if mark < size { stride } else { mark };
-            machine.fence_object(NonNull::slice_from_raw_parts(self.object(slot), room as usize), open);
+            let place = NonNull::slice_from_raw_parts(self.object(slot), self.layout.stride as usize);
+            machine.fence_object(place, open);
+        }
+    }
+
+    /// Closes what is behind the last object of a slab that starts with this slot.
+    pub(super) fn fence_end<M: Machine>(&self, machine: &M, first: Slot) {
+        let SlabLayout { stride, objects, order, .. } = self.layout;
+        if self.watch.is_none() {
+            let used = objects * stride;
+            // SAFETY: the objects lie in the slab's block.
+            let end = unsafe { self.object(first).add(used as usize) };
+            let place = NonNull::slice_from_raw_parts(end, (order_bytes(order) - used) as usize);
+            machine.fence_object(place, Bytes(0));
         }
     }
 

@@ -355,3 +355,5 @@ impl Held<'_> {
 
 #[cfg(all(test, loom))]
 mod loom;
+#[cfg(all(test, not(loom)))]
+mod tests;

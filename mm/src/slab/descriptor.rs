@@ -208,3 +208,31 @@ impl SlabState {
         1 << (slot % u64::BITS)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// A slab has this object, or has it not: the first words have gaps, one is full and one is empty.
+    fn is_in(slot: u32) -> bool {
+        match slot / u64::BITS {
+            0 | 3 => slot.is_multiple_of(7),
+            1 => true,
+            2 => false,
+            _ => slot.is_multiple_of(64) || slot == MAX_OBJECTS - 1,
+        }
+    }
+
+    #[test]
+    fn every_object_that_is_in_a_slab_is_found_by_its_number() {
+        let mut state = SlabState { previous: None, next: None, taken: MAX_OBJECTS, free: [0; WORDS] };
+        let slots: Vec<u32> = (0..MAX_OBJECTS).filter(|&slot| is_in(slot)).collect();
+        for &slot in &slots {
+            state.put(slot);
+        }
+        let found: Vec<u32> = (0..state.in_slab()).map(|n| state.nth_in_slab(n)).collect();
+        assert_eq!(found, slots);
+    }
+}

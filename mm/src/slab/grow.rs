@@ -92,6 +92,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         first: Slot,
     ) -> SlabPointer {
         let slab = Slab::new(cache, first);
+        cache.fence_end(self.pages.machine(), first);
         if descriptor.cast() == cache.object(first) {
             // SAFETY: nobody knows the slab yet.
             unsafe { slab.state() }.take_slot(OWN_SLOT);

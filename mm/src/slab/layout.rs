@@ -105,18 +105,15 @@ impl SlabLayout {
         }
     }
 
-    /// The smallest block that holds enough objects and wastes little; else the smallest that holds one.
+    /// The smallest block that holds enough objects, so that what is left of it, less than one more, is little; else the smallest
+    /// that holds one.
     fn best_order(stride: u32, largest: Order) -> Option<Order> {
-        let fits = |order: &Order| order_bytes(*order) >= stride;
-        let preferred = || (0..=PREFERRED_ORDER.min(largest.index())).map(Order::of).filter(fits);
-        let good = |order: &Order, enough: u32, share: u32| {
-            let objects = (order_bytes(*order) / stride).min(MAX_OBJECTS);
-            objects >= enough && order_bytes(*order) - objects * stride <= order_bytes(*order) / share
-        };
-        [(16, 16), (16, 8), (8, 8), (4, 4)]
+        let holds = |order: &Order, enough: u32| order_bytes(*order) / stride >= enough;
+        let preferred = || (0..=PREFERRED_ORDER.min(largest.index())).map(Order::of);
+        [16, 8, 4]
             .into_iter()
-            .find_map(|(enough, share)| preferred().find(|order| good(order, enough, share)))
-            .or_else(|| (0..=largest.index()).map(Order::of).find(fits))
+            .find_map(|enough| preferred().find(|order| holds(order, enough)))
+            .or_else(|| (0..=largest.index()).map(Order::of).find(|order| holds(order, 1)))
     }
 
     /// The slot that is `offset` bytes behind the first one; `None` if there is none.

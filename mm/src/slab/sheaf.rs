@@ -97,3 +97,38 @@ impl SheafStack {
         })
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn a_sheaf_is_for_so_many_objects_as_make_16_kib_but_no_fewer_than_four_and_no_more_than_fit() {
+        let wanted = [(8, 61), (264, 61), (512, 32), (1000, 16), (4096, 4), (4097, 4), (16 << 10, 4), (4 << 20, 4)];
+        for (stride, objects) in wanted {
+            assert_eq!(capacity(stride), objects, "{stride} bytes");
+        }
+    }
+
+    #[test]
+    fn the_sheaf_that_was_put_on_a_stack_last_is_on_top_and_leaves_first() {
+        let mut sheaves = [const { Sheaf::new() }; 3].map(Box::new);
+        let [first, second, third] = sheaves.each_mut().map(|sheaf| NonNull::from(&mut **sheaf));
+        let mut stack = SheafStack::new();
+        let shows = |stack: &SheafStack| stack.iter().map(NonNull::from).collect::<Vec<_>>();
+        assert_eq!((stack.len(), shows(&stack)), (0, std::vec![]));
+        for sheaf in [first, second, third] {
+            stack.push(sheaf);
+        }
+        assert_eq!((stack.len(), shows(&stack)), (3, std::vec![third, second, first]));
+        assert_eq!((stack.pop(), stack.len(), shows(&stack)), (Some(third), 2, std::vec![second, first]));
+        stack.push(third);
+        assert_eq!(stack.len(), 3);
+        let left: Vec<_> = core::iter::from_fn(|| stack.pop()).collect();
+        assert_eq!((left, stack.len()), (std::vec![third, second, first], 0));
+        assert_eq!(stack.pop(), None);
+    }
+}

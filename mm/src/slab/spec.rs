@@ -136,3 +136,6 @@ impl<M: Machine> KmemCaches<'_, M> {
         })
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

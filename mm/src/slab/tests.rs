@@ -20,6 +20,10 @@ type Pages<'m> = PageAllocator<'m, HostMachine>;
 
 mod checker;
 mod crowd;
+// What is shut may not have been written, which an interpreter does not let anybody look at.
+#[cfg(not(miri))]
+mod fences;
+mod handlers;
 mod init;
 // By signals, which an interpreter has none of.
 #[cfg(all(target_arch = "x86_64", not(miri)))]

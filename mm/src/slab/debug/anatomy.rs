@@ -58,3 +58,33 @@ impl Anatomy {
         self.object.0..self.object.1
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::slab::layout::WhileFree;
+    use crate::units::Order;
+
+    /// Of objects of 13 bytes, which no mark ends with.
+    fn of(flags: DebugFlags) -> Anatomy {
+        let around = Anatomy::around(flags, MARK);
+        let layout = SlabLayout::new(13, MARK, WhileFree::Forgotten, around, Order::of(3)).expect("an object fits");
+        Anatomy::of(&layout, flags)
+    }
+
+    #[test]
+    fn a_red_zone_reaches_from_the_object_to_what_is_behind_and_ends_where_it_starts_if_there_is_none() {
+        let zones = of(DebugFlags::RED_ZONE);
+        assert_eq!((zones.object, zones.zone_end, zones.state), ((8, 21), 32, 32));
+        let poison = of(DebugFlags::POISON);
+        assert_eq!((poison.object, poison.zone_end, poison.state), ((0, 13), 13, 16));
+    }
+
+    #[test]
+    fn two_records_stand_behind_the_state_and_only_where_they_are_asked_for() {
+        let users = of(DebugFlags::USER);
+        assert_eq!((users.state, users.records, users.padding), (16, 24, 24 + 2 * RECORD_BYTES));
+        let poison = of(DebugFlags::POISON);
+        assert_eq!((poison.state, poison.padding, poison.stride), (16, 24, 24));
+    }
+}

@@ -117,3 +117,35 @@ pub(super) unsafe fn read(place: NonNull<u8>) -> Result<Option<Track>, SealBroke
     let location = unsafe { record.location.as_ref() };
     Ok(location.map(|location| Track { location, cpu: CpuId(cpu), operation: record.operation }))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Reads what stands in four words.
+    fn read_from(words: &mut [u64; 4]) -> Result<Option<Track>, SealBroken> {
+        // SAFETY: a record is four words, and these are the test's.
+        unsafe { read(NonNull::from(words).cast()) }
+    }
+
+    #[test]
+    fn a_record_that_was_zeroed_is_none() {
+        assert_eq!(read_from(&mut [0; 4]), Err(SealBroken));
+    }
+
+    #[test]
+    fn a_record_of_nobody_says_so_until_somebody_writes_there() {
+        let mut words = [0; 4];
+        // SAFETY: as above.
+        unsafe { write(NonNull::from(&mut words).cast(), None) };
+        assert_eq!(read_from(&mut words), Ok(None));
+        // The first word is a pointer, and is not followed.
+        for word in 0..words.len() {
+            for bit in [1, 1 << 63] {
+                words[word] ^= bit;
+                assert_eq!(read_from(&mut words), Err(SealBroken), "word {word}, {bit:#x}");
+                words[word] ^= bit;
+            }
+        }
+    }
+}

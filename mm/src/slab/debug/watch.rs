@@ -63,7 +63,7 @@ pub(super) type Where = NonNull<u8>;
 /// How a cache is debugged.
 #[derive(Debug)]
 pub(in crate::slab) struct Watch {
-    pub(super) flags: DebugFlags,
+    pub(in crate::slab) flags: DebugFlags,
     pub(super) anatomy: Anatomy,
     /// Whether a free object's own bytes are anybody's.
     poisoned: Poisoned,
