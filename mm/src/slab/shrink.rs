@@ -34,9 +34,9 @@ impl<M: Machine> KmemCaches<'_, M> {
         Count(pages + self.shrink_cache(unsafe { live(self.first.slabs) }))
     }
 
-    /// Gives back a cache's empty slabs, once everything in sheaves is in slabs again.
+    /// Gives back a cache's empty slabs, once everything in sheaves is in slabs again. Says how many pages.
     pub(super) fn shrink_cache(&self, cache: &Cache) -> u32 {
-        self.gather(cache);
+        let gathered = self.gather(cache);
         let mut spare_sheaves =
             self.with_slabs(cache, |slabs| core::mem::replace(&mut slabs.empty_sheaves, SheafStack::new()));
         while let Some(sheaf) = spare_sheaves.pop() {
@@ -52,10 +52,10 @@ impl<M: Machine> KmemCaches<'_, M> {
                         slabs.add(slab, &cache.layout);
                     }
                 });
-                return 0;
+                return gathered;
             }
         }
-        self.discard(empty)
+        gathered + self.discard(empty)
     }
 
     /// Gives up a cache whose handle goes.

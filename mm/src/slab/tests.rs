@@ -19,6 +19,7 @@ const CPUS: u16 = 4;
 type Pages<'m> = PageAllocator<'m, HostMachine>;
 
 mod checker;
+mod counts;
 mod crowd;
 // What is shut may not have been written, which an interpreter does not let anybody look at.
 #[cfg(not(miri))]
@@ -29,6 +30,7 @@ mod init;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod interrupted;
 mod separate;
+mod sheaves;
 mod shuffle;
 
 /// One past the last frame, and where highmem begins.
