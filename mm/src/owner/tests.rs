@@ -20,6 +20,7 @@ use crate::page::{FreeError, PageAllocator, Request};
 use crate::slab::{CacheSpec, KmemCaches};
 use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PfnRange};
 
+mod frozen;
 mod stress;
 mod tables;
 

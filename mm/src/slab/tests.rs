@@ -24,11 +24,14 @@ mod crowd;
 // What is shut may not have been written, which an interpreter does not let anybody look at.
 #[cfg(not(miri))]
 mod fences;
+mod gone;
 mod handlers;
 mod init;
 // By signals, which an interpreter has none of.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod interrupted;
+#[cfg(not(miri))]
+mod parts;
 mod separate;
 mod sheaves;
 mod shuffle;
