@@ -21,6 +21,7 @@ use crate::slab::{CacheSpec, KmemCaches};
 use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PfnRange};
 
 mod frozen;
+mod notes;
 mod stress;
 mod tables;
 

@@ -34,6 +34,7 @@ mod interrupted;
 mod parts;
 mod separate;
 mod sheaves;
+mod shown;
 mod shuffle;
 
 /// One past the last frame, and where highmem begins.

@@ -87,3 +87,31 @@ fn blocks_of_two_sizes_are_not_joined() {
         drop(whole.thaw());
     });
 }
+
+/// Each counts what it owns, and has descriptors of its own.
+#[test]
+fn blocks_of_two_owners_are_not_joined() {
+    with_owners(|owners| {
+        let others = Owners::new(owners.caches).expect("there is memory");
+        let (lower, upper) = block(owners, 3).split().expect("it has two halves");
+        let stack = || KernelStack { task: TaskId(3) };
+        let lower = owners.adopt(lower, stack()).map_err(|(_, _, error)| error).expect("there is memory");
+        let upper = others.adopt(upper, stack()).map_err(|(_, _, error)| error).expect("there is memory");
+        let [lower, upper] = [lower.freeze(), upper.freeze()].map(|frozen| frozen.expect("nobody refers to it"));
+        let (lower, upper) = lower.join(upper).expect_err("they are different owners'");
+        assert!(core::ptr::eq(lower.owners(), owners) && core::ptr::eq(upper.owners(), &raw const others));
+        let whole = [lower.into_block().0, upper.into_block().0];
+        assert_eq!(whole.map(|block| block.order()), [Order::of(2); 2]);
+    });
+}
+
+#[test]
+fn what_is_frozen_and_what_has_thawed_show_what_they_are_and_where() {
+    with_owners(|owners| {
+        let frozen = frozen(owners, 2);
+        let place = format!("{:?}, {:?}", frozen.head(), frozen.order());
+        assert_eq!(format!("{frozen:?}"), format!("Frozen({}, {place})", OwnerKind::KernelStack.name()));
+        let thawed = frozen.thaw();
+        assert_eq!(format!("{thawed:?}"), format!("{}({place})", OwnerKind::KernelStack.name()));
+    });
+}
