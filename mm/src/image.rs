@@ -57,6 +57,13 @@ impl Note {
     pub(crate) fn place(&mut self, name: impl fmt::Display, place: usize) -> Result<(), NoteFull> {
         self.number(name, place as u64)
     }
+
+    /// All that it says.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn text(&self) -> &str {
+        let len = usize::try_from(self.len).expect("it is no longer than the room");
+        core::str::from_utf8(&self.text[..len]).expect("texts were written")
+    }
 }
 
 impl Default for Note {

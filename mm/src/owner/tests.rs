@@ -20,6 +20,8 @@ use crate::page::{FreeError, PageAllocator, Request};
 use crate::slab::{CacheSpec, KmemCaches};
 use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PfnRange};
 
+mod frozen;
+mod notes;
 mod stress;
 mod tables;
 

@@ -257,3 +257,22 @@ pub(super) fn unborn<T>(bytes: &mut [core::mem::MaybeUninit<u8>]) {
 }
 
 const _: () = assert!(align_of::<Descriptor<Slab>>() == 16);
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Pages come with whatever their last owner left there, and a walker may look at a descriptor that nobody has begun.
+    #[test]
+    fn a_descriptor_that_was_constructed_is_nobodys_whatever_stood_there() {
+        let mut place = core::mem::MaybeUninit::<Descriptor<Slab>>::uninit();
+        let start = place.as_mut_ptr().cast();
+        // SAFETY: so many bytes are the place's.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(start, size_of::<Descriptor<Slab>>()) };
+        bytes.fill(core::mem::MaybeUninit::new(0xff));
+        unborn::<Slab>(bytes);
+        // SAFETY: it was just constructed.
+        let descriptor = unsafe { place.assume_init_ref() };
+        assert_eq!(descriptor.life().look(), None);
+    }
+}

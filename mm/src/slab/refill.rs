@@ -28,7 +28,7 @@ const KEPT_BYTES: u32 = 256 << 10;
 const KEPT_SHEAVES: u32 = 8;
 
 /// Full sheaves that a cache keeps.
-fn kept_sheaves(cache: &Cache) -> u32 {
+pub(super) fn kept_sheaves(cache: &Cache) -> u32 {
     (KEPT_BYTES / (cache.layout.stride * cache.sheaf_objects).max(1)).max(KEPT_SHEAVES)
 }
 
@@ -246,9 +246,9 @@ impl<M: Machine> KmemCaches<'_, M> {
         });
     }
 
-    /// Brings the objects in sheaves back into their slabs, and gives back no slab. An interrupt handler does not reach the
-    /// CPUs' own (SHEAF-2).
-    pub(super) fn gather(&self, cache: &Cache) {
+    /// Brings the objects in sheaves back into their slabs, and gives back those that are empty then and too many; says how many
+    /// pages. An interrupt handler does not reach the CPUs' own (SHEAF-2).
+    pub(super) fn gather(&self, cache: &Cache) -> u32 {
         let machine = self.pages.machine();
         let mut discarded = SlabList::new();
         if machine.context().work == Work::Task {
@@ -269,7 +269,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             let _interrupts = machine.disable_interrupts();
             self.empty(cache, sheaf, &mut discarded);
         }
-        self.discard(discarded);
+        self.discard(discarded)
     }
 
     /// Puts a sheaf with objects at hand and takes one; `None` if the cache has none.

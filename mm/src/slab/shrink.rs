@@ -34,9 +34,9 @@ impl<M: Machine> KmemCaches<'_, M> {
         Count(pages + self.shrink_cache(unsafe { live(self.first.slabs) }))
     }
 
-    /// Gives back a cache's empty slabs, once everything in sheaves is in slabs again.
+    /// Gives back a cache's empty slabs, once everything in sheaves is in slabs again. Says how many pages.
     pub(super) fn shrink_cache(&self, cache: &Cache) -> u32 {
-        self.gather(cache);
+        let gathered = self.gather(cache);
         let mut spare_sheaves =
             self.with_slabs(cache, |slabs| core::mem::replace(&mut slabs.empty_sheaves, SheafStack::new()));
         while let Some(sheaf) = spare_sheaves.pop() {
@@ -52,10 +52,10 @@ impl<M: Machine> KmemCaches<'_, M> {
                         slabs.add(slab, &cache.layout);
                     }
                 });
-                return 0;
+                return gathered;
             }
         }
-        self.discard(empty)
+        gathered + self.discard(empty)
     }
 
     /// Gives up a cache whose handle goes.
@@ -126,20 +126,15 @@ fn described(slab: SlabPointer) -> Option<Described> {
 
 impl<M: Machine> Drop for KmemCaches<'_, M> {
     /// Every page of every slab goes back, once nobody walks; but for the slabs of descriptors that an owner still has,
-    /// who was forgotten: pages lead there. The slabs of slabs' descriptors come last, and those of caches before them:
-    /// what the others say of themselves stands there.
+    /// who was forgotten: pages lead there. The slabs of slabs' descriptors come last: what the others say of themselves stands
+    /// there.
     fn drop(&mut self) {
         let mut others = SlabList::new();
-        let mut of_caches = SlabList::new();
         let mut of_slabs = SlabList::new();
         for place in self.all.lock(self.pages.machine()).iter() {
             // SAFETY: caches on the list are alive until their pages go.
             let cache = unsafe { live(place) };
-            let list = match place {
-                _ if place == self.first.caches => &mut of_caches,
-                _ if place == self.first.slabs => &mut of_slabs,
-                _ => &mut others,
-            };
+            let list = if place == self.first.slabs { &mut of_slabs } else { &mut others };
             let _interrupts = self.pages.machine().disable_interrupts();
             let mut slabs = cache.slabs.lock(self.pages.machine());
             let forgotten = cache.stability == Stability::TypeStable && place != self.first.slabs;
@@ -158,7 +153,7 @@ impl<M: Machine> Drop for KmemCaches<'_, M> {
         while !self.pages.gate().is_quiet() {
             crate::sync::spin_loop();
         }
-        for mut list in [others, of_caches, of_slabs] {
+        for mut list in [others, of_slabs] {
             while let Some(slab) = list.pop() {
                 let Some(described) = described(slab) else { continue };
                 // SAFETY: nothing can refer to these caches' objects any more.

@@ -19,16 +19,22 @@ const CPUS: u16 = 4;
 type Pages<'m> = PageAllocator<'m, HostMachine>;
 
 mod checker;
+mod counts;
 mod crowd;
 // What is shut may not have been written, which an interpreter does not let anybody look at.
 #[cfg(not(miri))]
 mod fences;
+mod gone;
 mod handlers;
 mod init;
 // By signals, which an interpreter has none of.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod interrupted;
+#[cfg(not(miri))]
+mod parts;
 mod separate;
+mod sheaves;
+mod shown;
 mod shuffle;
 
 /// One past the last frame, and where highmem begins.

@@ -11,6 +11,12 @@ fn lists() -> impl Iterator<Item = ListId> {
 }
 
 #[test]
+fn a_list_shows_whose_blocks_stand_there_and_how_large_they_are() {
+    let list = ListId::new(Migratetype::Movable, Order::of(3), End::Far);
+    assert_eq!(std::format!("{list:?}"), "ListId(Movable, order 3, Far)");
+}
+
+#[test]
 fn every_free_and_node_word_decodes_to_what_was_encoded() {
     for list in lists() {
         for zone in [0, 1, 0x5a, 0xff].map(ZoneId) {

@@ -123,6 +123,7 @@ fn a_thousand_pages_become_folios_of_their_own_and_one_again() {
         folio.set_place(core::ptr::null_mut(), PageIndex(70_000));
         let row = folio.split(SplitTo::Uniform(Order::ZERO)).map_err(|(_, error)| error).expect("there is memory");
         owners.verify().expect("all is well with a thousand folios");
+        assert_eq!(std::format!("{row:?}"), std::format!("FolioRow({range:?})"));
         let walker = owners.walk();
         for (at, pfn) in (0..).zip(range.frames()) {
             let Some(Reference::Folio(page)) = walker.look(pfn).get() else { panic!("{pfn:?} is no folio's") };

@@ -12,6 +12,8 @@ use crate::slab::tests::{free, with_pages};
 use crate::slab::{CacheSpec, FreeObjectError, KmemCache, KmemCaches};
 use crate::units::{Bytes, CpuId};
 
+mod isolated;
+
 type Caches<'c> = KmemCaches<'c, HostMachine>;
 type Cache<'c> = KmemCache<'c, HostMachine>;
 
