@@ -261,18 +261,21 @@ const _: () = assert!(align_of::<Descriptor<Slab>>() == 16);
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::units::Order;
 
     /// Pages come with whatever their last owner left there, and a walker may look at a descriptor that nobody has begun.
     #[test]
     fn a_descriptor_that_was_constructed_is_nobodys_whatever_stood_there() {
-        let mut place = core::mem::MaybeUninit::<Descriptor<Slab>>::uninit();
+        let mut place = core::mem::MaybeUninit::new(Descriptor::<u32>::unborn());
+        // SAFETY: it is there.
+        let descriptor = unsafe { place.assume_init_ref() };
+        // SAFETY: nobody else knows it.
+        unsafe { descriptor.begin(Pfn::new(16), Order::ZERO, 7) };
+        assert!(descriptor.life().look().is_some());
         let start = place.as_mut_ptr().cast();
         // SAFETY: so many bytes are the place's.
-        let bytes = unsafe { core::slice::from_raw_parts_mut(start, size_of::<Descriptor<Slab>>()) };
-        bytes.fill(core::mem::MaybeUninit::new(0xff));
-        unborn::<Slab>(bytes);
+        unborn::<u32>(unsafe { core::slice::from_raw_parts_mut(start, size_of::<Descriptor<u32>>()) });
         // SAFETY: it was just constructed.
-        let descriptor = unsafe { place.assume_init_ref() };
-        assert_eq!(descriptor.life().look(), None);
+        assert_eq!(unsafe { place.assume_init_ref() }.life().look(), None);
     }
 }

@@ -47,7 +47,7 @@ impl<M: Machine> KmemCaches<'_, M> {
                 let objects = held.at_hand();
                 // The newest is given out first; the oldest waits.
                 for slot in objects.first().into_iter().chain(objects.last()) {
-                    parts.push(Place { bytes: 8, ..self.pages.place("sheaf: slot", NonNull::from(slot)) });
+                    parts.push(self.pages.place("sheaf: slot", NonNull::from(slot)));
                     parts.push(name("sheaf: mark", *slot, 8));
                 }
             });

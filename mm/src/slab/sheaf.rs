@@ -49,8 +49,8 @@ impl Sheaf {
 pub(super) const fn capacity(stride: u32) -> u32 {
     match SHEAF_BYTES / stride {
         0..4 => 4,
-        many if many > MOST => MOST,
-        some => some,
+        some @ 4..MOST => some,
+        _ => MOST,
     }
 }
 

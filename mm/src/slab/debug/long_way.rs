@@ -262,7 +262,6 @@ impl<M: Machine> KmemCaches<'_, M> {
                     Some(())
                 });
             }
-            watch.forget_isolated();
         });
     }
 }

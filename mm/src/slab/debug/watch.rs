@@ -101,10 +101,6 @@ impl Watch {
         self.isolated.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn forget_isolated(&self) {
-        self.isolated.store(0, Ordering::Relaxed);
-    }
-
     /// Records the next operation.
     pub(super) fn track(&self, location: &'static Location<'static>, cpu: CpuId) -> Track {
         let operation = self.operations.fetch_add(1, Ordering::Relaxed) + 1;

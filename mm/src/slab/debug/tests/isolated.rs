@@ -39,8 +39,10 @@ fn a_cache_goes_though_a_free_object_was_overwritten_with_what_an_isolated_one_s
         let offset = (state - layout.front) as usize;
         // SAFETY: a word that the cache wrote stands there.
         let [from, to] = [wrecked, forged].map(|object| unsafe { object.add(offset) }.cast::<u64>());
+        // SAFETY: as above.
+        let says = unsafe { from.read() };
         // SAFETY: as above, and the object is nobody's.
-        unsafe { to.write(from.read()) };
+        unsafe { to.write(says) };
         assert_eq!(free(&cache, keeper), Ok(()));
         assert_eq!(cache.destroy().map_err(|leaked| leaked.objects), Ok(()));
     });
