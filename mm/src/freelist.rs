@@ -286,19 +286,9 @@ impl<G: Geometry> Freelists<G> {
         })
     }
 
-    /// The heads of a list from the other side: the ones that have been longest on the far end in front, which with those of the
-    /// near one would be taken last.
-    pub(crate) fn oldest<M: Machine<Geometry = G>>(
-        &self,
-        nodes: Nodes<'_, M>,
-        migratetype: Migratetype,
-        order: Order,
-    ) -> impl Iterator<Item = Pfn> {
-        let far = ListId::new(migratetype, order, End::Far);
-        [far, far.other_end()].into_iter().flat_map(move |list| {
-            let stack = &self.stacks[list.index()];
-            (0..stack.len()).map(move |position| stack.get(nodes, Position(position)))
-        })
+    /// The head that has been longest on a list's end that is not empty.
+    pub(crate) fn oldest<M: Machine<Geometry = G>>(&self, nodes: Nodes<'_, M>, list: ListId) -> Pfn {
+        self.stacks[list.index()].get(nodes, Position(0))
     }
 
     /// A bit for each order from `order` up that has a block of `migratetype`, where `occupied` has one for each list.

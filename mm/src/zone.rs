@@ -23,7 +23,7 @@ use watermark::Demand;
 pub use watermark::Watermarks;
 
 /// The most largest blocks that a zone sets aside for large requests that cannot wait.
-pub(crate) const HIGHATOMIC_BLOCKS: usize = 8;
+const HIGHATOMIC_BLOCKS: usize = 8;
 
 /// What a zone's memory can be used for. A later kind serves fewer requests, and is tried first by those it serves.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

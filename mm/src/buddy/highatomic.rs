@@ -11,15 +11,12 @@
 //! Cost: setting aside O(1) a block; giving up, a pass over the block's descriptors.
 //! Source: Linux's `reserve_highatomic_pageblock`, `unreserve_highatomic_pageblock`.
 
-use arrayvec::ArrayVec;
-
 use super::Buddy;
 use crate::desc::allocator_word::{AllocatorWord, End};
 use crate::desc::word::Page;
 use crate::machine::{Geometry, Machine};
 use crate::migratetype::Migratetype;
 use crate::units::{Count, Pfn, PfnRange};
-use crate::zone::HIGHATOMIC_BLOCKS;
 use crate::zone::watermark::{Demand, Watermark};
 
 impl<'m, M: Machine> Buddy<'_, 'm, M> {
@@ -81,12 +78,12 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
     /// Sets blocks aside, as many as there are to be, if there are any.
     pub(crate) fn set_aside(&mut self) {
         let largest = M::Geometry::MAX_ORDER;
-        let lacking = self.zone.highatomic_wanted().saturating_sub(self.zone.highatomic.len());
-        let kinds = [Migratetype::Movable, Migratetype::Reclaimable, Migratetype::Unmovable];
-        // The longest on their lists: when the machine has just booted, the highest, where nothing will be in use for long.
-        let oldest = |kind| self.zone.lists.oldest(self.context().nodes, kind, largest);
-        let chosen: ArrayVec<Pfn, HIGHATOMIC_BLOCKS> = kinds.into_iter().flat_map(oldest).take(lacking).collect();
-        for head in chosen {
+        while self.zone.highatomic.len() < self.zone.highatomic_wanted() {
+            let kinds = [Migratetype::Movable, Migratetype::Reclaimable, Migratetype::Unmovable];
+            let blocks = |kind| self.zone.lists.largest(kind, largest);
+            let Some(list) = kinds.into_iter().find_map(blocks) else { break };
+            // The longest on its end: what was freed first. Of several only the first, as the last comes to its place.
+            let head = self.zone.lists.oldest(self.context().nodes, list);
             let block = self.unlist(self.map.page(head), head);
             self.zone.highatomic.push(block.head());
             let section = self.map.known_section(block.head());
