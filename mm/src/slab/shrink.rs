@@ -70,7 +70,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             return Err(leak);
         }
         self.release_isolated(cache);
-        // Slabs of descriptors stay as long as anybody walks, and so must their cache.
+        // Slabs of descriptors stay as long as anybody walks, and so must their cache. Bringing their objects back gives up none.
         while self.shrink_cache(cache) == 0 && self.with_slabs(cache, |slabs| slabs.count()) > 0 {
             crate::sync::spin_loop();
         }
