@@ -238,8 +238,3 @@ fn a_block_is_put_where_it_is_handed_out_next_if_there_is_room_and_it_is_below_t
     assert_eq!(rig.list.put_near(rig.page, Pfn::new(4)), None, "it is full");
     assert_eq!(rig.list.take().map(|(_, head)| head.number()), Some(3));
 }
-
-#[test]
-fn a_list_begins_with_room_for_four_batches_or_with_all_that_it_has() {
-    assert_eq!([64, 128, 256, 512].map(|capacity| rig(capacity).list.high()), [64, 128, 256, 256]);
-}

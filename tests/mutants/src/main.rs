@@ -93,11 +93,17 @@ fn main() -> Result<ExitCode> {
     };
     let missed = of(false);
     fs::write(work.join("missed"), missed.iter().fold(String::new(), |lines, key| lines + key + "\n"))?;
-    judge(&kept::all(root)?, &missed, &of(true))
+    let listed = keys.values().map(String::as_str).collect();
+    judge(&kept::all(root)?, &missed, &of(true), &listed)
 }
 
-/// Fails if a mutant was missed and is not listed, or is listed and was noticed.
-fn judge(kept: &BTreeMap<String, String>, missed: &BTreeSet<&str>, noticed: &BTreeSet<&str>) -> Result<ExitCode> {
+/// Fails if a mutant was missed and nothing is said of it, or something is said of one that was noticed, or of none of all.
+fn judge(
+    kept: &BTreeMap<String, String>,
+    missed: &BTreeSet<&str>,
+    noticed: &BTreeSet<&str>,
+    all: &BTreeSet<&str>,
+) -> Result<ExitCode> {
     let mut all_said = true;
     for key in missed {
         match kept.get(*key) {
@@ -108,8 +114,15 @@ fn judge(kept: &BTreeMap<String, String>, missed: &BTreeSet<&str>, noticed: &BTr
             }
         }
     }
-    for key in kept.keys().filter(|key| noticed.contains(key.as_str())) {
-        println!("noticed, but listed: {key}");
+    for key in kept.keys().map(String::as_str) {
+        let wrong = if noticed.contains(key) {
+            "noticed, but listed"
+        } else if !all.contains(key) {
+            "listed, but there is none"
+        } else {
+            continue;
+        };
+        println!("{wrong}: {key}");
         all_said = false;
     }
     Ok(if all_said { ExitCode::SUCCESS } else { ExitCode::FAILURE })
