@@ -338,7 +338,7 @@ impl<G: Geometry> Stack<G> {
     /// Takes roots away that have but one child in use.
     fn lower_root<M: Machine<Geometry = G>>(&mut self, context: &ListContext<'_, '_, M>, released: &mut Released<'_>) {
         let nodes = context.nodes;
-        while Self::covers(self.height - 1, self.stored) {
+        while Self::covers(self.height.saturating_sub(1), self.stored) {
             let root = present(self.root);
             self.root = Some(present(nodes.view(root, |view| view.child(0))));
             self.height -= 1;

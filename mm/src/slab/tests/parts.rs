@@ -12,19 +12,21 @@ use crate::units::{Bytes, PAGE_SIZE, Pfn};
 
 type Caches<'c> = KmemCaches<'c, HostMachine>;
 
-/// Where a part stands.
-fn address(caches: &Caches<'_>, part: &Place) -> NonNull<u64> {
-    let page = Pfn::containing(part.start).expect("it is in memory");
+/// The page that a part stands in, and where in it.
+fn place(part: &Place) -> (Pfn, usize) {
     let offset = usize::try_from(part.start.0).expect("memory is small") % PAGE_SIZE;
+    (Pfn::containing(part.start).expect("it is in memory"), offset)
+}
+
+fn address(caches: &Caches<'_>, part: &Place) -> NonNull<u64> {
+    let (page, offset) = place(part);
     // SAFETY: it is in the page.
     unsafe { caches.pages.machine().direct_map(page).add(offset) }.cast()
 }
 
 /// What stands there, be it open to anybody or not: as a device reads it.
 fn word(caches: &Caches<'_>, part: &Place) -> u64 {
-    let page = Pfn::containing(part.start).expect("it is in memory");
-    let offset = usize::try_from(part.start.0).expect("memory is small") % PAGE_SIZE;
-    let mut bytes = [0; 8];
+    let ((page, offset), mut bytes) = (place(part), [0; 8]);
     caches.pages.machine().read(page, offset, &mut bytes);
     u64::from_le_bytes(bytes)
 }

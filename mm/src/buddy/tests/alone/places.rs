@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use super::{Alone, BASE, Deep, Plain, Wide, ZONE, with_zone};
+use super::{Alone, BASE, Plain, Wide, WithNodes, ZONE, with_zone};
 use crate::desc::allocator_word::{AllocatorWord, PageState};
 use crate::migratetype::Migratetype::{Movable, Reclaimable, Unmovable};
 use crate::units::Order;
@@ -38,29 +38,29 @@ fn what_the_pivot_has_left_behind_goes_to_its_end_and_what_is_below_is_taken_ins
 
 #[test]
 fn pageblocks_that_become_one_block_are_all_of_its_type() {
-    for (freed_last, expected) in [([8, 0], Unmovable), ([0, 8], Unmovable)] {
+    for freed in [[8, 0], [0, 8]] {
         with_zone::<Plain>(32, |zone| {
             zone.leave(&[Unmovable, Reclaimable], &[]);
-            freed_last.into_iter().flat_map(|start| start..start + 8).for_each(|page| zone.free(page));
+            freed.into_iter().flat_map(|start| start..start + 8).for_each(|page| zone.free(page));
             assert_eq!(zone.state(0), (PageState::Free, 4));
-            assert_eq!([0, 8].map(|page| zone.kind(page)), [expected; 2]);
+            assert_eq!([0, 8].map(|page| zone.kind(page)), [Unmovable; 2]);
             // The upper half goes to the lists that its pageblock names.
-            assert_eq!(zone.alloc(3, expected), Some(0));
-            assert_eq!((zone.pages(expected), zone.pages(Reclaimable)), (8, 0));
+            assert_eq!(zone.alloc(3, Unmovable), Some(0));
+            assert_eq!((zone.pages(Unmovable), zone.pages(Reclaimable)), (8, 0));
         });
     }
 }
 
 #[test]
 fn a_list_without_room_gets_its_node_from_a_smaller_block_or_else_from_the_block_that_comes() {
-    with_zone::<Deep>(32, |zone| {
+    with_zone::<WithNodes>(32, |zone| {
         zone.leave(&[Movable; 2], &[9, 0, 1, 4, 5]);
         assert_eq!(zone.zone.nodes, 0);
         [12, 13].into_iter().for_each(|page| zone.free(page));
         assert_eq!([0, 4, 12].map(|page| zone.state(page)), [(PageState::Free, 1); 3], "no pair is broken");
         assert_eq!((zone.state(9).0, zone.zone.nodes), (PageState::Node, 1));
     });
-    with_zone::<Deep>(32, |zone| {
+    with_zone::<WithNodes>(32, |zone| {
         // Pairs that come free as pairs, with no single page beside them.
         zone.leave(&[Movable; 2], &(0..32).collect::<Vec<_>>());
         let pairs: Vec<_> = core::iter::from_fn(|| zone.alloc(1, Movable)).collect();
