@@ -21,6 +21,56 @@ use crate::machine::{Geometry, Machine};
 use crate::specification::{Entry, Specification};
 use crate::units::{CpuId, NodeId, PAGE_SIZE, Pfn, PhysAddr};
 
+#[cfg(not(loom))]
+mod deep;
+
+#[cfg(not(loom))]
+pub(crate) use deep::Deep;
+
+/// Of a machine around another one, its `machine`: what that does for both. Mapping and what has a default are left.
+#[cfg(not(loom))]
+macro_rules! passed_on_to_its_machine {
+    () => {
+        fn direct_map_end(&self) -> Pfn {
+            self.machine.direct_map_end()
+        }
+
+        fn direct_map(&self, frame: Pfn) -> NonNull<u8> {
+            self.machine.direct_map(frame)
+        }
+
+        fn physical(&self, address: NonNull<u8>) -> PhysAddr {
+            self.machine.physical(address)
+        }
+
+        fn disable_interrupts(&self) -> Self::InterruptGuard<'_> {
+            self.machine.disable_interrupts()
+        }
+
+        fn context(&self) -> Context {
+            self.machine.context()
+        }
+
+        fn held_locks(&self) -> &HeldLocks {
+            self.machine.held_locks()
+        }
+
+        fn cpu(&self) -> CpuId {
+            self.machine.cpu()
+        }
+
+        fn cpus(&self) -> NonZeroU16 {
+            self.machine.cpus()
+        }
+
+        fn heavy_barrier(&self) {
+            self.machine.heavy_barrier();
+        }
+    };
+}
+#[cfg(not(loom))]
+pub(crate) use passed_on_to_its_machine;
+
 /// Words of a page that a shrunk geometry's nodes use: two pointers.
 #[cfg(not(loom))]
 const NODE_WORDS: usize = 2;

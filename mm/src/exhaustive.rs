@@ -18,7 +18,7 @@ use std::vec::Vec;
 use std::{env, println};
 
 use crate::PageState;
-use crate::arena::ArenaMachine;
+use crate::arena::{ArenaMachine, Deep};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::scaled;
 use crate::machine::{Geometry, Machine};
@@ -264,42 +264,13 @@ fn seconds() -> Duration {
 }
 
 /// Two entries a node, two inline: eight pages are one block of the largest order.
-struct Tiny;
-
-impl Geometry for Tiny {
-    const MAX_ORDER: Order = Order::of(3);
-    const PAGEBLOCK_ORDER: Order = Order::of(2);
-    const LEAF_SHIFT: u32 = 1;
-    const NODE_SHIFT: u32 = 1;
-    const INLINE: u32 = 2;
-    const RESERVE_SHARE: u32 = 0;
-}
+type Tiny = Deep<3, 2, 2>;
 
 /// As [`Tiny`], with no order above single pages: no page ever merges, so lists and trees get as long as can be.
-struct Flat;
-
-impl Geometry for Flat {
-    const MAX_ORDER: Order = Order::ZERO;
-    const PAGEBLOCK_ORDER: Order = Order::ZERO;
-    const LEAF_SHIFT: u32 = 1;
-    const NODE_SHIFT: u32 = 1;
-    const INLINE: u32 = 2;
-    const RESERVE_SHARE: u32 = 0;
-}
+type Flat = Deep<0, 0, 2>;
 
 /// As [`Tiny`], and each CPU has up to two single pages of a kind at hand.
-struct Cached;
-
-impl Geometry for Cached {
-    const MAX_ORDER: Order = Order::of(3);
-    const PAGEBLOCK_ORDER: Order = Order::of(2);
-    const LEAF_SHIFT: u32 = 1;
-    const NODE_SHIFT: u32 = 1;
-    const INLINE: u32 = 2;
-    const CPU_CACHE: u32 = 2;
-    const CPU_CACHE_SHARE: u32 = 1;
-    const RESERVE_SHARE: u32 = 0;
-}
+type Cached = Deep<3, 2, 2, 2>;
 
 /// Until there is no new state; less where that takes too long.
 const ALL: Bound = scaled(Bound::Complete, Bound::Depth(2));

@@ -29,7 +29,7 @@
 mod node;
 mod stack;
 #[cfg(all(test, not(loom)))]
-mod tests;
+pub(crate) mod tests;
 mod verify;
 
 #[cfg(all(test, not(loom), not(miri)))]

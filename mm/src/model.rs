@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::PageState;
-use crate::arena::ArenaMachine;
+use crate::arena::{ArenaMachine, Deep};
 use crate::boot_map::{BootMap, Extent, Region, RegionKind};
 use crate::charge::{ChargeError, ChargeGroup, GroupId};
 use crate::host::{HostMachine, scaled};
@@ -26,16 +26,7 @@ use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use crate::zone::ZoneKind;
 
 /// Two entries a node and two inline: trees get deep in tiny memory.
-struct Deep;
-
-impl Geometry for Deep {
-    const MAX_ORDER: Order = Order::of(4);
-    const PAGEBLOCK_ORDER: Order = Order::of(2);
-    const LEAF_SHIFT: u32 = 1;
-    const NODE_SHIFT: u32 = 1;
-    const INLINE: u32 = 2;
-    const RESERVE_SHARE: u32 = 0;
-}
+type Small = Deep<4, 2, 2>;
 
 /// The real sizes, with nothing at hand of any CPU: what stands on lists is all that is free.
 struct Real;
@@ -443,7 +434,7 @@ proptest! {
         memory in memory(320, 4),
         steps in prop::collection::vec(step(4), 0..scaled(200, 20)),
     ) {
-        run(&ArenaMachine::<Deep>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem)).specified(), &memory, &steps);
+        run(&ArenaMachine::<Small>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem)).specified(), &memory, &steps);
     }
 
     #[test]
@@ -451,7 +442,7 @@ proptest! {
         memory in memory(320, 4),
         steps in prop::collection::vec(step(4), 0..scaled(60, 20)),
     ) {
-        let machine = HostMachine::<Deep>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem), CPU);
+        let machine = HostMachine::<Small>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem), CPU);
         run(&machine.expect("the host has memory for a test").specified(), &memory, &steps);
     }
 

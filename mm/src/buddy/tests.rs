@@ -16,6 +16,21 @@ use crate::page::{PageAllocator, Request};
 use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange};
 use crate::zone::{ZoneKind, ZoneReport};
 
+/// Nodes and rings as large as can be: lists of tests need no node.
+#[derive(Debug)]
+struct Shallow<const MAX_ORDER: usize, const PAGEBLOCK_ORDER: usize, const RESERVE_SHARE: u32>;
+
+impl<const MAX_ORDER: usize, const PAGEBLOCK_ORDER: usize, const RESERVE_SHARE: u32> Geometry
+    for Shallow<MAX_ORDER, PAGEBLOCK_ORDER, RESERVE_SHARE>
+{
+    const MAX_ORDER: Order = Order::of(MAX_ORDER);
+    const PAGEBLOCK_ORDER: Order = Order::of(PAGEBLOCK_ORDER);
+    const LEAF_SHIFT: u32 = 10;
+    const NODE_SHIFT: u32 = 9;
+    const INLINE: u32 = 16;
+    const RESERVE_SHARE: u32 = RESERVE_SHARE;
+}
+
 /// Where the pages start; the allocator's tables stand below, on a node whose memory is in use.
 const BASE: Pfn = Pfn::new(64);
 

@@ -130,7 +130,7 @@ impl<'a, M: Machine> Nodes<'a, M> {
         Self { machine }
     }
 
-    pub(super) fn machine(self) -> &'a M {
+    pub(crate) fn machine(self) -> &'a M {
         self.machine
     }
 

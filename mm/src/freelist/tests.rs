@@ -1,7 +1,7 @@
 //! Stacks without an allocator around them: entries are bare numbers, nodes come from a handful of pages.
 #![expect(unsafe_code, reason = "a machine that counts what another one does")]
 
-mod bench;
+pub(crate) mod bench;
 mod broken;
 mod lists;
 mod random;
@@ -9,21 +9,13 @@ mod random;
 use std::vec::Vec;
 
 use self::bench::{Bench, nodes_for, with_stack};
+use crate::arena::Deep;
 use crate::host::scaled;
 use crate::machine::{Geometry, Standard};
 use crate::units::{Order, Pfn};
 
-/// Two entries a node, two inline.
-struct Tiny;
-
-impl Geometry for Tiny {
-    const MAX_ORDER: Order = Order::of(3);
-    const PAGEBLOCK_ORDER: Order = Order::of(2);
-    const LEAF_SHIFT: u32 = 1;
-    const NODE_SHIFT: u32 = 1;
-    const INLINE: u32 = 2;
-    const RESERVE_SHARE: u32 = 0;
-}
+/// Two inline.
+type Tiny = Deep<3, 2, 2>;
 
 /// Four of each, so that half a ring is neither one entry nor a leaf.
 struct Mid;
@@ -38,16 +30,7 @@ impl Geometry for Mid {
 }
 
 /// A ring that holds eight leaves, so that one refill empties several.
-struct LargeRing;
-
-impl Geometry for LargeRing {
-    const MAX_ORDER: Order = Order::of(4);
-    const PAGEBLOCK_ORDER: Order = Order::of(3);
-    const LEAF_SHIFT: u32 = 1;
-    const NODE_SHIFT: u32 = 1;
-    const INLINE: u32 = 16;
-    const RESERVE_SHARE: u32 = 0;
-}
+type LargeRing = Deep<4, 3, 16>;
 
 #[test]
 fn positions_stay_put_while_entries_come_and_go_in_the_middle() {

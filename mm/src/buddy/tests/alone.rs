@@ -7,94 +7,50 @@ mod sections;
 
 use std::vec::Vec;
 
-use crate::arena::ArenaMachine;
+use super::Shallow;
+use crate::arena::Deep;
 use crate::block::FreeBlock;
-use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::buddy::Buddy;
 use crate::desc::allocator_word::{AllocatorWord, Mergeable, PageState};
 use crate::desc::map::PageMap;
-use crate::early::MetadataBytes;
+use crate::freelist::tests::bench::{BASE, Metered, ZONE, with_pages};
 use crate::machine::Geometry;
 use crate::migratetype::Migratetype::{self, Movable};
-use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, ZoneId};
+use crate::units::{NodeId, Order, PfnRange};
 use crate::zone::{Zone, ZoneKind};
 
-/// Where the pages start; the descriptors stand below.
-const BASE: Pfn = Pfn::new(64);
-
-const ZONE: ZoneId = ZoneId(0);
-
 /// Pageblocks of eight pages, two to a largest block, and lists that need no nodes.
-#[derive(Debug)]
-struct Plain;
-
-impl Geometry for Plain {
-    const MAX_ORDER: Order = Order::of(4);
-    const PAGEBLOCK_ORDER: Order = Order::of(3);
-    const LEAF_SHIFT: u32 = 10;
-    const NODE_SHIFT: u32 = 9;
-    const INLINE: u32 = 16;
-    const RESERVE_SHARE: u32 = 4;
-}
+type Plain = Shallow<4, 3, 4>;
 
 /// Pageblocks of sixteen pages.
-#[derive(Debug)]
-struct Wide;
-
-impl Geometry for Wide {
-    const MAX_ORDER: Order = Order::of(5);
-    const PAGEBLOCK_ORDER: Order = Order::of(4);
-    const LEAF_SHIFT: u32 = 10;
-    const NODE_SHIFT: u32 = 9;
-    const INLINE: u32 = 16;
-    const RESERVE_SHARE: u32 = 0;
-}
+type Wide = Shallow<5, 4, 0>;
 
 /// Pageblocks of sixteen pages, and nodes for almost every block.
-#[derive(Debug)]
-struct Deep;
-
-impl Geometry for Deep {
-    const MAX_ORDER: Order = Order::of(5);
-    const PAGEBLOCK_ORDER: Order = Order::of(4);
-    const LEAF_SHIFT: u32 = 1;
-    const NODE_SHIFT: u32 = 1;
-    const INLINE: u32 = 2;
-    const RESERVE_SHARE: u32 = 0;
-}
+type WithNodes = Deep<5, 4, 2>;
 
 /// A zone all of whose pages were free at first; they are named by their distance from the first.
 struct Alone<'a, 'm, G: Geometry> {
-    machine: &'a ArenaMachine<G>,
+    machine: &'a Metered<G>,
     map: &'a PageMap<'m, G>,
     zone: Zone<G>,
     cached: u32,
 }
 
 fn with_zone<G: Geometry>(pages: u32, test: impl FnOnce(&mut Alone<'_, '_, G>)) {
-    let frames = PfnRange::new(BASE, BASE.plus(pages));
-    let machine = ArenaMachine::<G>::new(frames.end, frames.end);
-    let region = |range: PfnRange, node| Region {
-        start: range.start.address(),
-        len: u64::from(range.pages()) * PAGE_SIZE as u64,
-        kind: RegionKind::Usable,
-        node: NodeId(node),
-    };
-    let regions = [region(PfnRange::new(Pfn::new(1), BASE), 0), region(frames, 1)];
-    let mut boot_map: BootMap = BootMap::new(&regions).expect("the regions are disjoint");
-    let map = PageMap::carve(&machine, &mut boot_map, &mut MetadataBytes::default()).expect("descriptors fit below");
-    map.fill(boot_map.extents());
-    let mut zone = Zone::new(ZONE, NodeId(1), ZoneKind::Dma32, frames, pages);
-    zone.pivot.cover(frames);
-    let mut alone = Alone { machine: &machine, map: &map, zone, cached: 0 };
-    alone.buddy(|buddy| (0..=G::MAX_ORDER.index()).for_each(|order| buddy.adopt(frames, Order::of(order))));
-    alone.verify();
-    test(&mut alone);
-    alone.verify();
+    with_pages(pages, pages, |context, _| {
+        let frames = PfnRange::new(BASE, BASE.plus(pages));
+        let mut zone = Zone::new(ZONE, NodeId(1), ZoneKind::Dma32, frames, pages);
+        zone.pivot.cover(frames);
+        let mut alone = Alone { machine: context.nodes.machine(), map: context.map, zone, cached: 0 };
+        alone.buddy(|buddy| (0..=G::MAX_ORDER.index()).for_each(|order| buddy.adopt(frames, Order::of(order))));
+        alone.verify();
+        test(&mut alone);
+        alone.verify();
+    });
 }
 
 impl<'m, G: Geometry> Alone<'_, 'm, G> {
-    fn buddy<R>(&mut self, work: impl FnOnce(&mut Buddy<'_, 'm, ArenaMachine<G>>) -> R) -> R {
+    fn buddy<R>(&mut self, work: impl FnOnce(&mut Buddy<'_, 'm, Metered<G>>) -> R) -> R {
         work(&mut Buddy::new(self.machine, self.map, &mut self.zone))
     }
 

@@ -1,34 +1,15 @@
 //! Migratetypes: who takes what from whom.
 
-use super::{Bench, with_memory};
-use crate::machine::Geometry;
+use super::{Bench, Shallow, with_memory};
+use crate::arena::Deep;
 use crate::migratetype::Migratetype::{self, Movable, Reclaimable, Unmovable};
-use crate::units::Order;
 use crate::zone::ZoneKind;
 
 /// Pageblocks of eight pages, two to a largest block, and lists that need no nodes.
-struct Plain;
-
-impl Geometry for Plain {
-    const MAX_ORDER: Order = Order::of(4);
-    const PAGEBLOCK_ORDER: Order = Order::of(3);
-    const LEAF_SHIFT: u32 = 10;
-    const NODE_SHIFT: u32 = 9;
-    const INLINE: u32 = 16;
-    const RESERVE_SHARE: u32 = 0;
-}
+type Plain = Shallow<4, 3, 0>;
 
 /// The same with nodes for almost every block.
-struct Deep;
-
-impl Geometry for Deep {
-    const MAX_ORDER: Order = Order::of(4);
-    const PAGEBLOCK_ORDER: Order = Order::of(3);
-    const LEAF_SHIFT: u32 = 1;
-    const NODE_SHIFT: u32 = 1;
-    const INLINE: u32 = 2;
-    const RESERVE_SHARE: u32 = 0;
-}
+type WithNodes = Deep<4, 3, 2>;
 
 #[test]
 fn an_unmovable_request_takes_over_one_free_pageblock_and_fills_it_before_the_next() {
@@ -161,7 +142,7 @@ fn a_migratetype_can_have_every_page_whoever_had_it_before_and_however_broken() 
     let broken: [fn(u32) -> bool; 4] = [|_| true, |page| page % 2 == 1, |page| page % 5 > 1, |page| page % 24 < 9];
     for (lowmem, kind) in [0, 21, 48].into_iter().zip(Migratetype::REQUESTED.into_iter().cycle()) {
         for freed in broken {
-            with_memory::<Deep>(48, lowmem, |bench| {
+            with_memory::<WithNodes>(48, lowmem, |bench| {
                 bench.fill(&kinds);
                 bench.free_each((0..48).filter(|&page| freed(page)));
                 let free = bench.free_pages();

@@ -5,24 +5,13 @@ use std::println;
 use std::time::Instant;
 
 use super::*;
-use crate::arena::ArenaMachine;
+use crate::arena::{ArenaMachine, Deep};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::scaled;
 use crate::units::{NodeId, PAGE_SIZE, PhysAddr};
 
 /// Two entries a node, two inline, and two pages at hand: thirty pages cross every edge.
-struct Small;
-
-impl Geometry for Small {
-    const MAX_ORDER: Order = Order::of(3);
-    const PAGEBLOCK_ORDER: Order = Order::of(2);
-    const LEAF_SHIFT: u32 = 1;
-    const NODE_SHIFT: u32 = 1;
-    const INLINE: u32 = 2;
-    const CPU_CACHE: u32 = 2;
-    const CPU_CACHE_SHARE: u32 = 1;
-    const RESERVE_SHARE: u32 = 0;
-}
+type Small = Deep<3, 2, 2, 2>;
 
 const EVERY_ONE: NonZeroU32 = NonZeroU32::MIN;
 

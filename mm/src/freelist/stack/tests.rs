@@ -1,23 +1,13 @@
 //! What a stack says of its own shape, and of places in its tree.
 
 use super::{Nodes, Position, Stack};
-use crate::arena::ArenaMachine;
+use crate::arena::{ArenaMachine, Deep};
 use crate::desc::word::NodePlace;
 use crate::machine::Geometry;
-use crate::units::{Order, Pfn};
+use crate::units::Pfn;
 
 /// Two entries a node, four inline.
-#[derive(Debug)]
-struct Small;
-
-impl Geometry for Small {
-    const MAX_ORDER: Order = Order::of(3);
-    const PAGEBLOCK_ORDER: Order = Order::of(2);
-    const LEAF_SHIFT: u32 = 1;
-    const NODE_SHIFT: u32 = 1;
-    const INLINE: u32 = 4;
-    const RESERVE_SHARE: u32 = 0;
-}
+type Small = Deep<3, 2, 4>;
 
 type Machine = ArenaMachine<Small>;
 

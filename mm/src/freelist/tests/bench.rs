@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::{BTreeSet, VecDeque};
 use std::vec::Vec;
 
-use crate::arena::{ArenaMachine, Inside};
+use crate::arena::{ArenaMachine, Inside, passed_on_to_its_machine};
 use crate::block::Pending;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::desc::allocator_word::{End, ListId};
@@ -21,15 +21,15 @@ use crate::migratetype::Migratetype;
 use crate::units::{CpuId, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr, ZoneId};
 
 /// Where the pages for nodes start; the descriptors stand below.
-pub(super) const BASE: Pfn = Pfn::new(64);
+pub(crate) const BASE: Pfn = Pfn::new(64);
 
-pub(super) const ZONE: ZoneId = ZoneId(0);
+pub(crate) const ZONE: ZoneId = ZoneId(0);
 
 /// The list that a stack's nodes say they serve.
 const LIST: ListId = ListId::new(Migratetype::Movable, Order::ZERO, End::Near);
 
 /// A machine that counts its slots.
-pub(super) struct Metered<G> {
+pub(crate) struct Metered<G> {
     machine: ArenaMachine<G>,
     live: AtomicUsize,
     most: AtomicUsize,
@@ -44,17 +44,7 @@ unsafe impl<G: Geometry> Machine for Metered<G> {
     where
         G: 'a;
 
-    fn direct_map_end(&self) -> Pfn {
-        self.machine.direct_map_end()
-    }
-
-    fn direct_map(&self, frame: Pfn) -> NonNull<u8> {
-        self.machine.direct_map(frame)
-    }
-
-    fn physical(&self, address: NonNull<u8>) -> PhysAddr {
-        self.machine.physical(address)
-    }
+    passed_on_to_its_machine!();
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
         let live = self.live.fetch_add(1, Ordering::Relaxed) + 1;
@@ -68,34 +58,10 @@ unsafe impl<G: Geometry> Machine for Metered<G> {
         // SAFETY: the caller's promise, passed on.
         unsafe { self.machine.kunmap_local(address) };
     }
-
-    fn disable_interrupts(&self) -> Inside<'_> {
-        self.machine.disable_interrupts()
-    }
-
-    fn context(&self) -> Context {
-        self.machine.context()
-    }
-
-    fn held_locks(&self) -> &HeldLocks {
-        self.machine.held_locks()
-    }
-
-    fn cpu(&self) -> CpuId {
-        self.machine.cpu()
-    }
-
-    fn cpus(&self) -> NonZeroU16 {
-        self.machine.cpus()
-    }
-
-    fn heavy_barrier(&self) {
-        self.machine.heavy_barrier();
-    }
 }
 
 /// Runs `test` with the descriptors of `pages` pages, of which the first `lowmem` are in the direct map.
-pub(super) fn with_pages<G: Geometry>(
+pub(crate) fn with_pages<G: Geometry>(
     pages: u32,
     lowmem: u32,
     test: impl FnOnce(&ListContext<'_, '_, Metered<G>>, VecDeque<Pfn>),

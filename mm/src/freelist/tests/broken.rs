@@ -5,7 +5,7 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::Tiny;
-use super::bench::{Metered, ZONE, with_pages};
+use super::bench::{BASE, Metered, ZONE, with_pages};
 use crate::block::Pending;
 use crate::desc::allocator_word::{End, ListId, PageState};
 use crate::desc::word::{NodePlace, Page, Position};
@@ -88,8 +88,7 @@ fn a_block_is_not_taken_from_where_another_one_stands_or_none_does() {
 
 /// The pages that say that they are nodes.
 fn nodes<'m>(context: &Context<'_, 'm>) -> Vec<&'m Page> {
-    let pages =
-        (super::bench::BASE.number()..super::bench::BASE.number() + 32).map(|pfn| context.map.page(Pfn::new(pfn)));
+    let pages = (BASE.number()..BASE.number() + 32).map(|pfn| context.map.page(Pfn::new(pfn)));
     pages.filter(|page| page.word().is(PageState::Node)).collect()
 }
 
@@ -114,12 +113,11 @@ fn a_page_that_does_not_say_that_it_is_a_node_of_the_zone_does_not_come_free() {
 #[test]
 fn a_page_that_says_that_it_is_another_node_is_not_moved() {
     let said = stops(6, |lists, context, _, _| {
-        let free = Pfn::new(super::bench::BASE.number() + 31);
+        let free = Pfn::new(BASE.number() + 31);
         let node = nodes(context)[0];
         let place = NodePlace { first: Position(node.position().0 + 2), level: 0 };
         node.set_node(LIST, ZONE, place);
-        let from =
-            (super::bench::BASE.number()..).map(Pfn::new).find(|&pfn| core::ptr::eq(context.map.page(pfn), node));
+        let from = (BASE.number()..).map(Pfn::new).find(|&pfn| core::ptr::eq(context.map.page(pfn), node));
         lists.relocate(context, from.expect("it has a number"), free);
     });
     assert!(said.starts_with("invariant FREE-4 broken"), "{said}");

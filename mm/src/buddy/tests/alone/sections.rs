@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use super::{Alone, BASE, Deep, Plain, with_zone};
+use super::{Alone, BASE, Plain, WithNodes, with_zone};
 use crate::block::FreeBlock;
 use crate::charge::GroupId;
 use crate::desc::allocator_word::{End, PageState};
@@ -54,7 +54,7 @@ fn a_page_that_somebody_pays_for_or_that_has_an_owner_is_in_the_way_whoever_has_
 fn nodes_that_stand_in_two_blocks_though_one_would_hold_them_are_told_of() {
     /// Of so many the lists need seven nodes.
     const BLOCKS: u32 = 12;
-    with_zone::<Deep>(32 * BLOCKS, |zone| {
+    with_zone::<WithNodes>(32 * BLOCKS, |zone| {
         assert_eq!((zone.zone.free, zone.zone.nodes), (32 * BLOCKS, 7));
         let mut nodes = (0..).filter(|&page| zone.state(page).0 == PageState::Node);
         let node = nodes.find(|&page| zone.state(page ^ 1).0 == PageState::Node).expect("two stand side by side");

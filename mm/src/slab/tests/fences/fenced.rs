@@ -3,6 +3,7 @@
 use spin::Mutex;
 
 use super::*;
+use crate::arena::passed_on_to_its_machine;
 use crate::host::{HostMachine, InterruptsOff};
 use crate::lock_order::{Context, HeldLocks};
 use crate::machine::{Fence, Machine, Standard};
@@ -67,17 +68,7 @@ unsafe impl Machine for Fenced {
     type Geometry = Standard;
     type InterruptGuard<'a> = InterruptsOff<'a>;
 
-    fn direct_map_end(&self) -> Pfn {
-        self.machine.direct_map_end()
-    }
-
-    fn direct_map(&self, frame: Pfn) -> NonNull<u8> {
-        self.machine.direct_map(frame)
-    }
-
-    fn physical(&self, address: NonNull<u8>) -> PhysAddr {
-        self.machine.physical(address)
-    }
+    passed_on_to_its_machine!();
 
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8> {
         self.machine.kmap_local(frame)
@@ -86,30 +77,6 @@ unsafe impl Machine for Fenced {
     unsafe fn kunmap_local(&self, address: NonNull<u8>) {
         // SAFETY: the caller's promise, passed on.
         unsafe { self.machine.kunmap_local(address) };
-    }
-
-    fn disable_interrupts(&self) -> InterruptsOff<'_> {
-        self.machine.disable_interrupts()
-    }
-
-    fn context(&self) -> Context {
-        self.machine.context()
-    }
-
-    fn held_locks(&self) -> &HeldLocks {
-        self.machine.held_locks()
-    }
-
-    fn cpu(&self) -> CpuId {
-        self.machine.cpu()
-    }
-
-    fn cpus(&self) -> NonZeroU16 {
-        self.machine.cpus()
-    }
-
-    fn heavy_barrier(&self) {
-        self.machine.heavy_barrier();
     }
 
     fn report(&self, report: &dyn fmt::Display) {
