@@ -169,7 +169,7 @@ fn every_order_of_a_shuffled_list_is_as_likely_as_any_other() {
     with_pages::<Mid>(32, 32, |context, pool| {
         let mut seen = BTreeMap::<_, u32>::new();
         let blocks: Vec<_> = pool.into_iter().take(3).collect();
-        const ROUNDS: u32 = scaled(600, 120);
+        const ROUNDS: u32 = scaled(600, 240);
         for seed in 0..ROUNDS.into() {
             let mut lists = Freelists::<Mid>::new();
             for &block in &blocks {
