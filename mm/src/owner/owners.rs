@@ -160,7 +160,8 @@ impl<'a, M: Machine> Owners<'a, M> {
         self.caches.pages
     }
 
-    /// Allocates a block for an owner.
+    /// Allocates a block for an owner: a page table's comes through a zone, so that nothing is an object one moment and a table
+    /// the next.
     ///
     /// # Errors
     /// There is no memory for the pages or the descriptor. The owner comes back, and nothing was ever visible.
@@ -169,6 +170,7 @@ impl<'a, M: Machine> Owners<'a, M> {
             Ok(descriptor) => descriptor,
             Err(error) => return Err((owner, error.into())),
         };
+        let request = if T::KIND == OwnerKind::PageTable { request.through_zone() } else { request };
         match self.pages().alloc(request) {
             // SAFETY: the descriptor was just had.
             Ok(block) => Ok(unsafe { self.publish(descriptor, block, owner) }),

@@ -10,7 +10,7 @@
 //! written, without a lock. One after the other, they are.
 
 use super::allocator::{PageAllocator, ZoneCell};
-use super::request::Request;
+use super::request::{Origin, Request};
 use crate::buddy::Buddy;
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
@@ -21,7 +21,7 @@ use crate::poison;
 use crate::specification::Change;
 use crate::units::{Count, Order, Pfn};
 use crate::zone::Zone;
-use crate::zone::watermark::Demand;
+use crate::zone::watermark::Watermark;
 
 /// A list with more than one in so many of the pages that are free in its zone does not grow, and with less than that the fuller
 /// the zone is: what is at hand cannot merge. Single pages go and come in bulk; of larger blocks a few suffice. Measured by
@@ -135,16 +135,20 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 
     /// Allocates from a zone that has enough left then: what is at hand, or what the zone gives, and a batch more to have at
-    /// hand.
+    /// hand. Of the zone alone, and one block, where the request is for that.
     pub(super) fn alloc_refilling(
         &self,
         interrupts: &M::InterruptGuard<'_>,
         cell: &ZoneCell<M::Geometry>,
-        demand: Demand,
-        migratetype: Migratetype,
+        request: Request,
+        leaving: Watermark,
     ) -> Option<Pfn> {
+        let (demand, migratetype) = (request.demand(leaving), request.migratetype);
         let word = AllocatorWord::allocated(migratetype, demand.order, cell.id);
-        let at_hand = self.cpu_caches.enter(self.machine.cpu(), self.machine);
+        let at_hand = match request.origin {
+            Origin::Any => self.cpu_caches.enter(self.machine.cpu(), self.machine),
+            Origin::Zone => None,
+        };
         let kept = at_hand.as_ref().and_then(|at_hand| at_hand.of(cell.id)?.kept(word));
         let take = |list: &List<'m>| {
             let (page, head) = list.take()?;

@@ -17,6 +17,15 @@ pub(crate) enum Policy {
     Bound(NodeId),
 }
 
+/// Where a block may come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// A CPU may have it at hand.
+    Any,
+    /// A zone's lists.
+    Zone,
+}
+
 /// A request for one block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
@@ -26,6 +35,7 @@ pub struct Request {
     pub(crate) policy: Policy,
     pub(crate) urgency: Urgency,
     pub(crate) group: GroupId,
+    pub(crate) origin: Origin,
 }
 
 // Passed in a register.
@@ -41,6 +51,7 @@ impl Request {
             policy: Policy::Local,
             urgency: Urgency::Ordinary,
             group: GroupId::ROOT,
+            origin: Origin::Any,
         }
     }
 
@@ -53,6 +64,7 @@ impl Request {
             policy: Policy::Local,
             urgency: Urgency::Ordinary,
             group: GroupId::ROOT,
+            origin: Origin::Any,
         }
     }
 
@@ -107,6 +119,13 @@ impl Request {
         Self { urgency: Urgency::Reserve, ..self }
     }
 
+    /// The same, from a zone's lists, whatever CPUs have at hand: whoever had its pages before, they have been the zone's since.
+    /// For what would do harm if somebody still wrote into it as what it was, page tables above all.
+    #[must_use]
+    pub const fn through_zone(self) -> Self {
+        Self { origin: Origin::Zone, ..self }
+    }
+
     /// What it asks of a zone.
     pub(crate) const fn demand(self, leaving: Watermark) -> Demand {
         Demand { order: self.order, highest: self.highest, urgency: self.urgency, leaving }
@@ -118,9 +137,9 @@ impl Request {
         Self { group, ..self }
     }
 
-    /// Whether nobody is to pay, and the nearest node will do.
+    /// Whether nobody is to pay, and what the nearest node or the CPU has will do.
     #[inline(always)]
     pub(crate) const fn is_plain(self) -> bool {
-        matches!(self.policy, Policy::Local) && self.group.is_root()
+        matches!(self.policy, Policy::Local) && matches!(self.origin, Origin::Any) && self.group.is_root()
     }
 }

@@ -90,9 +90,8 @@ impl<M: Machine> PageAllocator<'_, M> {
         let cpu = self.machine.cpu();
         let zones = self.zonelist(request);
         let wanted = Wanted { first: zones.clone().next()?.node, own: self.machine.node_of(cpu) };
-        let demand = request.demand(leaving);
         zones.into_iter().find_map(|cell| {
-            let head = self.alloc_refilling(interrupts, cell, demand, request.migratetype)?;
+            let head = self.alloc_refilling(interrupts, cell, request, leaving)?;
             self.numa.count(cpu, wanted, cell.node, Count(1));
             Some(head)
         })

@@ -1,12 +1,14 @@
 //! Page tables as the machine holds them: by their frames, with no value that stands for them.
 
+use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use super::with_owners;
-use crate::OwnerKind;
 use crate::owner::{KernelStack, PageTable, Reference, TableLevel, UsedEntries};
 use crate::page::Request;
+use crate::slab::CacheSpec;
 use crate::units::{Count, Order, Pfn};
+use crate::{OwnerKind, PageState};
 
 #[test]
 fn tables_given_up_to_the_machine_are_found_counted_by_level_and_taken_back() {
@@ -46,5 +48,28 @@ fn taking_back_as_another_kind_is_noticed() {
         let head = table.map_err(|(_, error)| error).expect("there is memory").into_raw();
         // SAFETY: it is refused.
         drop(unsafe { owners.from_raw::<KernelStack>(head) });
+    });
+}
+
+#[test]
+fn a_slabs_page_becomes_a_table_only_once_the_zone_has_had_it() {
+    with_owners(|owners| {
+        let cache = owners.caches.create(CacheSpec::new("secret", 64)).expect("there is memory");
+        let objects: Vec<_> = (0..300).map(|_| cache.alloc().expect("there is memory")).collect();
+        let slabs = objects.iter().filter_map(|object| owners.caches.slab_pages(object.address()));
+        let slabs: BTreeSet<Pfn> = slabs.map(|pages| pages.start).collect();
+        drop(objects);
+        cache.destroy().expect("all objects are free");
+        let pages = owners.pages();
+        let at_hand = |&pfn: &Pfn| pages.page_state(pfn) == (PageState::Cached, Order::ZERO);
+        assert!(slabs.len() > 3 && slabs.iter().all(at_hand), "{slabs:?}");
+
+        let tables = (0..40).map(|_| owners.alloc(Request::new(Order::ZERO), PageTable::new(TableLevel::LEAF)));
+        let tables: Vec<_> = tables.map(|table| table.map_err(|(_, error)| error).expect("there is memory")).collect();
+        assert!(tables.iter().all(|table| !slabs.contains(&table.head())), "{slabs:?}");
+        assert!(slabs.iter().any(at_hand), "{slabs:?}");
+        // Whoever may have what is at hand is given that first.
+        let plain = pages.alloc(Request::new(Order::ZERO)).expect("there is memory");
+        assert!(slabs.contains(&plain.head()), "{:?}", plain.head());
     });
 }
