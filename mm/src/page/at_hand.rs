@@ -15,7 +15,6 @@ use crate::buddy::Buddy;
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::machine::{Geometry, Machine};
-use crate::migratetype::Migratetype;
 use crate::pcp::{AtHand, CpuCache, List, Relief, Supply};
 use crate::poison;
 use crate::specification::Change;

@@ -1,14 +1,19 @@
-//! Which zone serves a request: kinds from the least wanted to the most, nodes from the preferred one on.
+//! Which zone serves a request: kinds from the least wanted to the most, nodes from the preferred one on. And what is of one
+//! zone is no other's.
 
 use core::num::NonZeroU16;
 use std::vec::Vec;
 
+use super::with_memory;
+use crate::arena::Deep;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::HostMachine;
 use crate::machine::Standard;
+use crate::migratetype::Migratetype::Movable;
 use crate::page::{AllocError, PageAllocator, Request};
 use crate::units::{NodeId, Order, Pfn, PhysAddr};
 use crate::zone::ZoneKind::{self, Dma32, Highmem, Normal};
+use crate::{ContigError, PageState};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -152,4 +157,21 @@ fn without_a_preference_or_with_one_for_a_node_that_is_not_there_the_first_node_
     let all = [(0, Dma32), (1, Highmem), (1, Dma32), (2, Dma32)];
     assert_nodes(MOVABLE, &all);
     assert_nodes(MOVABLE.near(NodeId(7)), &all);
+}
+
+#[test]
+fn a_range_that_ends_in_a_node_of_the_next_zone_is_refused_at_that() {
+    /// Where lowmem ends.
+    const EDGE: u32 = 8;
+    with_memory::<Deep<0, 0, 2>>(16, EDGE, |bench| {
+        bench.take_all(Movable);
+        // The list has no room for the last of these but in a node, and takes its page for that.
+        bench.free_each([EDGE - 1, EDGE + 1, EDGE + 2, EDGE]);
+        assert_eq!(bench.state(EDGE), PageState::Node);
+        let range = bench.range(EDGE - 1..EDGE + 1);
+        let refused = bench.allocator.alloc_contig(range).map(drop);
+        assert_eq!(refused, Err(ContigError::CrossesZone(range.start.plus(1))));
+        assert_eq!(bench.free_pages(), 4);
+        bench.free_each((0..EDGE - 1).chain(EDGE + 3..16));
+    });
 }

@@ -160,6 +160,10 @@ fn what_is_asked_of_a_word_is_true_of_those_of_which_it_is_true_and_no_others() 
         assert!(marked.is_intact() && marked.has_hwpoisoned() && !marked.is_hwpoison());
         assert_eq!(marked.is_allocated_in(zone), held);
         assert!(!marked.is_sound_in(zone) && !marked.is_uncharged(), "{marked:?}");
+        // What is said of memory that fails, and of what kind of pages it is, makes no difference to what may be joined.
+        let of_another_kind = AllocatorWord::allocated(Migratetype::Reclaimable, list.order(), zone).charged_to(group);
+        let alike = [marked, of_another_kind, AllocatorWord(of_another_kind.0 | HWPOISON)];
+        assert!(!held || alike.iter().all(|&other| word.is_like(other)), "{word:?}");
         let lies = AllocatorWord(word.0 | HWPOISON);
         assert!(lies.is_intact() && lies.is_hwpoison() && !lies.has_hwpoisoned());
         assert_eq!((lies.is_mere_tail(), word.is_mere_tail()), (word.is_tail(), word.is_tail()));

@@ -84,13 +84,20 @@ fn a_cpu_that_was_given_another_sheaf_has_its_bounds() {
     other.objects.extend((11..15).map(object));
     let other = NonNull::from(Box::leak(other));
     let changed = side.0.with(&machine, CAPACITY, |held| {
+        held.swap();
+        assert_eq!(held.at_hand().len(), 2, "there is no spare");
         held.sheaves.spare = held.exchange(Some(other));
         held.spare_objects().len()
     });
     assert_eq!(changed, Some(2));
     assert_eq!([15, 16].map(|number| side.0.put(&machine, object(number))), [Ok(()), Err(object(16))]);
-    let taken: Vec<_> = core::iter::from_fn(|| side.0.take(&machine)).collect();
-    assert_eq!(taken, [15, 14, 13, 12, 11].map(object));
+    let take_all = || core::iter::from_fn(|| side.0.take(&machine)).collect::<Vec<_>>();
+    assert_eq!(take_all(), [15, 14, 13, 12, 11].map(object));
+    let left = side.0.with(&machine, CAPACITY, |held| {
+        held.swap();
+        held.spare_objects().len()
+    });
+    assert_eq!((left, take_all()), (Some(0), Vec::from([2, 1].map(object))));
 }
 
 #[test]
