@@ -12,9 +12,10 @@ Usage: ./qemu-run.sh [OPTIONS]                        every in-kernel test, the 
        ./qemu-run.sh gdb                              the in-kernel tests under gdb
        ./qemu-run.sh fsck IMAGE                       checks a machine's saved memory: every invariant of the
                                                       allocator that no held lock, or busy CPU, is at work on
-       ./qemu-run.sh prove [PART...]                  the long form of the tests, for hours: states, operations,
+       ./qemu-run.sh prove [--short] [PART...]        the long form of the tests, for hours: states, operations,
                                                       failures, models, miri, threads, kasan, address, fuzz,
-                                                      soak, faults, flips, images, bugs, mutants; or all of them
+                                                      soak, faults, flips, images, bugs, mutants; or all of them.
+                                                      --short: minutes, of those parts that test has nothing of
 
 Options of all but test and fsck:
   --mem SIZE          the machine's memory [2G]
