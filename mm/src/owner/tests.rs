@@ -349,7 +349,7 @@ fn a_conversion_that_fails_hands_back_block_and_owner() {
 fn the_nth_allocation_may_fail_for_every_n_and_nothing_is_lost() {
     with_pages(|pages| {
         let swept = fail_each_once(pages, || script(pages));
-        assert!(swept.allocations >= 300 && swept.absorbed < 20, "{swept:?}");
+        assert!(swept.allocations >= scaled(300, 60) && swept.absorbed < 20, "{swept:?}");
     });
 }
 
@@ -365,7 +365,7 @@ fn script(pages: &Pages<'_>) -> Result<(), String> {
         make: impl Fn() -> T,
     ) -> Result<Vec<Owned<'o, HostMachine, T>>, String> {
         let mut held = Vec::new();
-        for number in 0..40 {
+        for number in 0..scaled(40, 8) {
             let order = Order::of(number % 4);
             held.push(owners.alloc(Request::movable(order), make()).map_err(|(_, error)| text(&error))?);
             let block = owners.pages().alloc(Request::new(order)).map_err(|error| text(&error))?;

@@ -27,7 +27,7 @@ enum Step {
 }
 
 /// Pages for nodes.
-const PAGES: u32 = scaled(100, 30);
+const PAGES: u32 = 100;
 
 fn step(most: u32) -> impl Strategy<Value = Step> {
     let count = prop_oneof![6 => 1..4u32, 1 => 1..most];

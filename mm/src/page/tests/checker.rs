@@ -9,19 +9,26 @@ use super::{GIB, MIB, Machine, PageAllocator, Request, allocator, machine, usabl
 use crate::PageState;
 use crate::desc::allocator_word::{AllocatorWord, End, ListId};
 use crate::desc::word::{NodePlace, Page, Position};
+use crate::host::scaled;
 use crate::invariant::{Invariant, Violation};
 use crate::migratetype::Migratetype;
-use crate::units::{Order, Pfn, ZoneId};
+use crate::units::{Order, PAGE_SIZE, Pfn, ZoneId};
 use crate::zone::Zone;
 
 type Allocator<'m> = PageAllocator<'m, Machine>;
 
-/// Breaks something, and says what the checker says of it. Every second page of 16 MiB is allocated, the others are on lists
+const MEMORY: u64 = scaled(64, 16) * MIB;
+const FRAMES: u32 = (MEMORY / PAGE_SIZE as u64) as u32;
+
+/// Pages of which every second one stays allocated.
+const SINGLE: u32 = scaled(4096, 512);
+
+/// Breaks something, and says what the checker says of it. Of many pages every second one is allocated, the others are on lists
 /// that are long enough to have nodes, and two buddies of eight pages are allocated.
 fn violation(break_it: impl FnOnce(&Allocator<'_>)) -> Violation {
-    let machine = machine(64 * MIB, 32 * MIB);
-    let allocator = allocator(&machine, &[usable(0, 64 * MIB)]);
-    let pages: Vec<_> = (0..4096).map_while(|_| allocator.alloc(Request::movable(Order::ZERO)).ok()).collect();
+    let machine = machine(MEMORY, MEMORY / 2);
+    let allocator = allocator(&machine, &[usable(0, MEMORY)]);
+    let pages: Vec<_> = (0..SINGLE).map_while(|_| allocator.alloc(Request::movable(Order::ZERO)).ok()).collect();
     let eights = allocator.alloc(Request::movable(Order::of(4))).expect("there is more").split();
     let (eight, buddy) = eights.expect("sixteen pages can be halved");
     let (even, odd): (Vec<_>, Vec<_>) = pages.into_iter().partition(|page| page.head().number() % 2 == 0);
@@ -41,7 +48,7 @@ fn named(break_it: impl FnOnce(&Allocator<'_>)) -> (Invariant, &'static str) {
 
 /// The first page of a state that heads a block of an order.
 fn first(allocator: &Allocator<'_>, state: PageState, order: Order) -> Pfn {
-    let mut frames = (1..16384).map(Pfn::new);
+    let mut frames = (1..FRAMES).map(Pfn::new);
     frames.find(|&pfn| allocator.page_state(pfn) == (state, order)).expect("there is such a page")
 }
 
@@ -263,7 +270,7 @@ fn a_flipped_bit_of_any_page_of_no_list() {
             let broken = violation(|a| {
                 let is_there =
                     |&pfn: &Pfn| a.page_state(pfn).0 == state && a.zones().any(|zone| zone.span.contains(pfn));
-                let pfn = (1..16384).map(Pfn::new).find(is_there).expect("there is one");
+                let pfn = (1..FRAMES).map(Pfn::new).find(is_there).expect("there is one");
                 let word: NonNull<AtomicU64> = NonNull::from(a.map.page(pfn)).cast();
                 // SAFETY: a page is two words, the first of which is an atomic one.
                 unsafe { word.as_ref() }.fetch_xor(1 << bit, Ordering::Relaxed);

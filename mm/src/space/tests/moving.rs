@@ -38,7 +38,7 @@ fn a_table_moves_under_its_users_and_they_find_everything() {
         let stays = rig.spaces.move_table(table.get(), block()).map_err(|(_, why)| why);
         assert_eq!(stays.err(), Some(TableStays::Busy));
         let highmem = rig.pages.alloc(Request::movable(Order::ZERO)).expect("there is memory");
-        assert!(highmem.head() >= Pfn::new(16 << 8));
+        assert!(highmem.head() >= LOWMEM_END);
         let stays = rig.spaces.move_table(table, highmem).map_err(|(_, why)| why);
         assert_eq!(stays.err(), Some(TableStays::Unsuitable));
         rig.verify([&space]);
