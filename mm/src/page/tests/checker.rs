@@ -12,13 +12,13 @@ use crate::desc::word::{NodePlace, Page, Position};
 use crate::host::scaled;
 use crate::invariant::{Invariant, Violation};
 use crate::migratetype::Migratetype;
-use crate::units::{Order, PAGE_SIZE, Pfn, ZoneId};
+use crate::units::{Order, Pfn, ZoneId};
 use crate::zone::Zone;
 
 type Allocator<'m> = PageAllocator<'m, Machine>;
 
 const MEMORY: u64 = scaled(64, 16) * MIB;
-const FRAMES: u32 = (MEMORY / PAGE_SIZE as u64) as u32;
+const FRAMES: u32 = scaled(0x4000, 0x1000);
 
 /// Pages of which every second one stays allocated.
 const SINGLE: u32 = scaled(4096, 512);
