@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use kernel_core::cmdline::{CommandLine, Run};
+use kernel_core::cmdline::{Beside, CommandLine, KmapLocal, Run};
 use mm::boot_map::RegionKind;
 use mm::hardening::Hardening;
 use mm::slab::SlabDebug;
@@ -46,6 +46,8 @@ fn said(words: &CommandLine, line: &str) -> String {
     add("exact", words.selection.exact.clone());
     add("after", words.selection.after.clone());
     add("lowmem", words.lowmem.map(|end| end.0.to_string()));
+    add("kmap_local", (words.kmap_local == KmapLocal::Always).then(|| "always".to_owned()));
+    add("specification", (words.specification == Beside::Runs).then(|| "on".to_owned()));
     add("numa", words.nodes.map(|nodes| format!("fake={nodes}")));
     add("nr_cpus", words.cpus.map(|cpus| cpus.to_string()));
     for region in &words.reserved {
