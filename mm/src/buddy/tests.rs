@@ -71,7 +71,7 @@ fn allocator_holds<G: Geometry>(allocator: &PageAllocator<'_, ArenaMachine<G>>) 
 }
 
 impl<G: Geometry> Bench<'_, G> {
-    /// Checks every invariant: an interpreter does so in the end, as that takes most of a test's time.
+    /// Checks every invariant. An interpreter does so only in the end, in `with_memory`: it takes most of a test's time.
     fn verify(&self) {
         if scaled(true, false) {
             allocator_holds(&self.allocator);
