@@ -15,6 +15,8 @@ use clap::Parser;
 
 use crate::list::Mutant;
 use crate::schema::Number;
+use crate::tree::Alone;
+use crate::trials::Outcome;
 
 mod kept;
 mod list;
@@ -75,6 +77,17 @@ fn main() -> Result<ExitCode> {
         println!("{:>6} s  {outcome:?}  {}", began.elapsed().as_secs(), line(mutant));
         Ok((number, outcome))
     })?;
+    let mut outcomes: BTreeMap<Number, Outcome> = outcomes.into_iter().collect();
+    for &number in constant {
+        let mutant = mutants[&number];
+        let outcome = match tree::build_alone(root, &work, mutant)? {
+            Alone::Programs(programs) => trials::attempt_alone(&trials, &programs, patience)?,
+            Alone::Refused => Outcome::Refused,
+            Alone::Unviable => continue,
+        };
+        println!("{:>6} s  {outcome:?}  {}", began.elapsed().as_secs(), line(mutant));
+        outcomes.insert(number, outcome);
+    }
     let mut files: BTreeMap<&Path, (usize, usize)> = BTreeMap::new();
     for (number, outcome) in &outcomes {
         let (noticed, all) = files.entry(&mutants[number].file).or_default();
@@ -85,7 +98,7 @@ fn main() -> Result<ExitCode> {
         println!("{noticed:>5} of {all:>5}  {}", file.display());
     }
     let noticed: usize = files.values().map(|(noticed, _)| noticed).sum();
-    println!("{noticed} of {} are noticed; {} in constants were not tried", outcomes.len(), constant.len());
+    println!("{noticed} of {} are noticed", outcomes.len());
 
     let of = |noticed: bool| {
         let these = outcomes.iter().filter(move |(_, outcome)| outcome.is_noticed() == noticed);

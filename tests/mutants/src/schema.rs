@@ -3,7 +3,7 @@
 //! Compiling takes minutes and most mutants are noticed within a second, so all are compiled at once: `a + b` becomes
 //! `if on(17) { a - b } else { a + b }`. Where a mutant does not compile, it is found by where the compiler complains:
 //! each stands between two comments. Constants are worked out before anything runs, so none is on there: whatever is
-//! changed inside of one is set apart.
+//! changed inside of one is set apart, and has a copy of the source to itself.
 //! Source: R. Untch et al., "Mutation analysis using mutant schemata", ISSTA 1993.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 
-use self::finder::{Found, find};
+use self::finder::{Found, Source, find};
 use self::writer::write;
 use crate::list::Mutant;
 
@@ -35,6 +35,12 @@ pub(crate) struct Schema {
 pub(crate) fn schema(text: &str, mutants: &[(Number, &Mutant)]) -> Result<Schema> {
     let Found { edits, constant, unplaced } = find(text, mutants)?;
     Ok(Schema { text: write(text, edits), constant, unplaced })
+}
+
+/// A source with one mutant of it, and no switch.
+pub(crate) fn mutated(text: &str, mutant: &Mutant) -> String {
+    let place = Source::new(text).mutated(mutant.span);
+    [&text[..place.start], &mutant.replacement, &text[place.end..]].concat()
 }
 
 /// The mutants that a place in such a source is about: the innermost that is around it.

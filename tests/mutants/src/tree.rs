@@ -1,4 +1,4 @@
-//! A copy of the tree with every mutant in it, and the test programs that come of it.
+//! A copy of the tree with every mutant in it, or with one, and the test programs that come of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::list::Mutant;
-use crate::schema::{Number, around, schema};
+use crate::schema::{Number, around, mutated, schema};
 
 /// Of the copy, its crate's beginning: where the switches come in.
 const LIBRARY: &str = "mm/src/lib.rs";
@@ -32,8 +32,14 @@ struct Message {
 #[derive(Deserialize)]
 struct Diagnostic {
     level: String,
+    code: Option<Code>,
     rendered: Option<String>,
     spans: Vec<At>,
+}
+
+#[derive(Deserialize)]
+struct Code {
+    code: String,
 }
 
 #[derive(Deserialize)]
@@ -52,16 +58,22 @@ fn write(file: &Path, text: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Copies what git knows of, as it stands, but what is mutated.
-fn copy(root: &Path, tree: &Path, mutated: &BTreeSet<&Path>) -> Result<()> {
+/// Copies what git knows of, as it stands, but what is to be written otherwise.
+fn copy(root: &Path, tree: &Path, but: &BTreeSet<&Path>) -> Result<()> {
     let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output()?;
     ensure!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr));
     for file in String::from_utf8(listed.stdout)?.split_terminator('\0').map(Path::new) {
-        if !mutated.contains(file) && file != Path::new(LIBRARY) {
+        if !but.contains(file) {
             write(&tree.join(file), &fs::read(root.join(file))?)?;
         }
     }
+    Ok(())
+}
+
+/// Writes what the switches are, and that they are there.
+fn add_switches(root: &Path, tree: &Path) -> Result<()> {
     let library = fs::read_to_string(root.join(LIBRARY))?;
+    // Two features of the compiler's own tell constants from what runs.
     let features = "#![feature(core_intrinsics, const_eval_select)]\n#![allow(internal_features)]\n#![no_std]";
     let library = library.replacen("#![no_std]", features, 1) + "\n#[doc(hidden)]\npub mod mutants;\n";
     write(&tree.join(LIBRARY), library.as_bytes())?;
@@ -84,44 +96,51 @@ fn mutate(root: &Path, tree: &Path, mutants: &BTreeMap<Number, &Mutant>) -> Resu
     Ok(aside)
 }
 
-/// Compiles; gives the programs, or the mutants that the compiler complains about.
-fn compile(tree: &Path, target: &Path) -> Result<std::result::Result<Vec<PathBuf>, BTreeSet<Number>>> {
+/// What comes of compiling.
+struct Compiled {
+    programs: Vec<PathBuf>,
+    errors: Vec<Diagnostic>,
+    has_succeeded: bool,
+    said: String,
+}
+
+fn compile(tree: &Path, target: &Path) -> Result<Compiled> {
     let mut command = Command::new("cargo");
     command.args(["test", "--package", "mm", "--lib", "--test", "hosted", "--no-run", "--message-format=json"]);
     command.current_dir(tree).env("CARGO_TARGET_DIR", target);
-    // Two features of the compiler's own tell constants from what runs.
     command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Awarnings");
     // Compiled much sooner; most tests that notice something take no time anyhow.
     command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "0").env("CARGO_PROFILE_DEV_DEBUG", "0");
     let output = command.output().context("cargo test")?;
-    let (mut programs, mut unviable, mut unknown) = (Vec::new(), BTreeSet::new(), String::new());
+    let (mut programs, mut errors) = (Vec::new(), Vec::new());
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let Ok(message) = serde_json::from_str::<Message>(line) else { continue };
-        match message {
-            Message { executable: Some(program), .. } => programs.push(program),
-            Message { message: Some(said), reason, .. } if reason == "compiler-message" && said.level == "error" => {
-                let about = said.spans.iter().filter_map(|at| {
-                    let text = fs::read_to_string(tree.join(&at.file_name)).ok()?;
-                    around(&text, at.byte_start..at.byte_end)
-                });
-                match about.collect::<Vec<_>>() {
-                    about if about.is_empty() && !said.spans.is_empty() => {
-                        unknown += &said.rendered.unwrap_or_default();
-                    }
-                    about => unviable.extend(about),
-                }
+        programs.extend(message.executable);
+        errors.extend(message.message.filter(|said| message.reason == "compiler-message" && said.level == "error"));
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok(Compiled { programs, errors, has_succeeded: output.status.success(), said })
+}
+
+/// The mutants that the compiler complains about.
+fn complained_about(tree: &Path, compiled: &Compiled) -> Result<BTreeSet<Number>> {
+    let (mut unviable, mut unknown) = (BTreeSet::new(), String::new());
+    for error in &compiled.errors {
+        let about = error.spans.iter().filter_map(|at| {
+            let text = fs::read_to_string(tree.join(&at.file_name)).ok()?;
+            around(&text, at.byte_start..at.byte_end)
+        });
+        match about.collect::<Vec<_>>() {
+            about if about.is_empty() && !error.spans.is_empty() => {
+                unknown += error.rendered.as_deref().unwrap_or_default();
             }
-            _ => {}
+            about => unviable.extend(about),
         }
     }
-    if output.status.success() {
-        return Ok(Ok(programs));
-    }
     if unviable.is_empty() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("the mutants do not compile, and none of them is why: {unknown}{said}");
+        bail!("the mutants do not compile, and none of them is why: {unknown}{}", compiled.said);
     }
-    Ok(Err(unviable))
+    Ok(unviable)
 }
 
 /// Builds the tests with all mutants in them that can be. Which cannot is kept, since that takes the compiler a while to say.
@@ -132,7 +151,9 @@ pub(crate) fn build(
     keys: &BTreeMap<Number, String>,
 ) -> Result<Built> {
     let (tree, known) = (work.join("tree"), work.join("unviable"));
-    copy(root, &tree, &mutants.values().map(|mutant| mutant.file.as_path()).collect())?;
+    let mutated = mutants.values().map(|mutant| mutant.file.as_path());
+    copy(root, &tree, &mutated.chain([Path::new(LIBRARY)]).collect())?;
+    add_switches(root, &tree)?;
     let kept = fs::read_to_string(&known).unwrap_or_default();
     let kept: BTreeSet<&str> = kept.lines().collect();
     let mut unviable: BTreeSet<Number> =
@@ -141,14 +162,41 @@ pub(crate) fn build(
         let mut viable = mutants.clone();
         viable.retain(|number, _| !unviable.contains(number));
         let [constant, unplaced] = mutate(root, &tree, &viable)?;
-        match compile(&tree, &work.join("build"))? {
-            Ok(programs) => {
-                unviable.extend(unplaced);
-                return Ok(Built { programs, constant, unviable });
-            }
-            Err(more) => unviable.extend(more),
+        let compiled = compile(&tree, &work.join("build"))?;
+        if compiled.has_succeeded {
+            unviable.extend(unplaced);
+            return Ok(Built { programs: compiled.programs, constant, unviable });
         }
+        unviable.extend(complained_about(&tree, &compiled)?);
         let lines = unviable.iter().fold(String::new(), |lines, number| lines + &keys[number] + "\n");
         fs::write(&known, lines)?;
     }
+}
+
+/// What comes of the tests with one mutant in them.
+pub(crate) enum Alone {
+    Programs(Vec<PathBuf>),
+    /// The compiler says that it breaks what the code asserts of its constants.
+    Refused,
+    Unviable,
+}
+
+/// The code of the compiler's errors about what a constant does while it is worked out.
+const IN_CONSTANT: &str = "E0080";
+
+/// Builds the tests with one mutant in them, of which there is no switch.
+pub(crate) fn build_alone(root: &Path, work: &Path, mutant: &Mutant) -> Result<Alone> {
+    let tree = work.join("alone");
+    copy(root, &tree, &BTreeSet::from([mutant.file.as_path()]))?;
+    let text = mutated(&fs::read_to_string(root.join(&mutant.file))?, mutant);
+    write(&tree.join(&mutant.file), text.as_bytes())?;
+    let compiled = compile(&tree, &work.join("build-alone"))?;
+    if compiled.has_succeeded {
+        return Ok(Alone::Programs(compiled.programs));
+    }
+    // What says only that compiling ends has no place.
+    let mut errors = compiled.errors.iter().filter(|error| !error.spans.is_empty()).peekable();
+    ensure!(errors.peek().is_some(), "the compiler does not say why it fails: {}", compiled.said);
+    let is_in_constant = |error: &Diagnostic| error.code.as_ref().is_some_and(|code| code.code == IN_CONSTANT);
+    Ok(if errors.all(is_in_constant) { Alone::Refused } else { Alone::Unviable })
 }

@@ -1,6 +1,7 @@
 //! Which tests come by which mutants, and whether they notice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,8 @@ pub(crate) enum Outcome {
     Noticed(String),
     /// A test does not end.
     Hangs(String),
+    /// The code asserts of its constants that they are not so: it does not compile.
+    Refused,
     /// No test fails.
     Missed,
     /// No test comes by.
@@ -45,7 +48,7 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     pub(crate) fn is_noticed(&self) -> bool {
-        matches!(self, Self::Noticed(_) | Self::Hangs(_))
+        matches!(self, Self::Noticed(_) | Self::Hangs(_) | Self::Refused)
     }
 }
 
@@ -181,20 +184,42 @@ pub(crate) fn attempt(
     if order.is_empty() {
         return Ok(Outcome::Unreached);
     }
+    let these = order.iter().map(|&(_, at)| (&trials[at].program, &trials[at]));
+    let Some((nth, outcome)) = in_turn(these, mutant, patience)? else { return Ok(Outcome::Missed) };
+    *notices.lock().expect("nobody panics").entry((file.to_path_buf(), order[nth].1)).or_default() += 1;
+    Ok(outcome)
+}
+
+/// Runs all tests in programs that have one mutant in them, the quickest first, until one notices.
+pub(crate) fn attempt_alone(trials: &[Trial], programs: &[PathBuf], patience: Duration) -> Result<Outcome> {
+    // The compiler puts a number behind a program's name.
+    let name = |program: &Path| {
+        let name = program.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        name.rsplit_once('-').map_or(name, |(name, _)| name).to_string()
+    };
+    let programs: BTreeMap<_, _> = programs.iter().map(|program| (name(program), program)).collect();
+    let these = trials.iter().map(|trial| Some((*programs.get(&name(&trial.program))?, trial)));
+    let these = these.collect::<Option<Vec<_>>>().context("there are the same programs")?;
+    Ok(in_turn(these.into_iter(), 0, patience)?.map_or(Outcome::Missed, |(_, outcome)| outcome))
+}
+
+/// Runs tests until one notices a mutant, or they have taken as long as `patience`; also says which of them it was.
+fn in_turn<'t>(
+    these: impl Iterator<Item = (&'t PathBuf, &'t Trial)>,
+    mutant: Number,
+    patience: Duration,
+) -> Result<Option<(usize, Outcome)>> {
     let (number, mut taken) = (mutant.to_string(), Duration::ZERO);
-    for (_, at) in order {
-        let trial = &trials[at];
+    for (at, (program, trial)) in these.enumerate() {
         taken += trial.took;
         if taken > patience {
             break;
         }
-        let outcome = match run(&trial.program, &trial.name, ("MUTANT", &number), trial.took * PATIENCE + A_WHILE)? {
-            End::Passed(_) => continue,
-            End::Failed => Outcome::Noticed(trial.name.clone()),
-            End::Late => Outcome::Hangs(trial.name.clone()),
-        };
-        *notices.lock().expect("nobody panics").entry((file.to_path_buf(), at)).or_default() += 1;
-        return Ok(outcome);
+        match run(program, &trial.name, ("MUTANT", &number), trial.took * PATIENCE + A_WHILE)? {
+            End::Passed(_) => {}
+            End::Failed => return Ok(Some((at, Outcome::Noticed(trial.name.clone())))),
+            End::Late => return Ok(Some((at, Outcome::Hangs(trial.name.clone())))),
+        }
     }
-    Ok(Outcome::Missed)
+    Ok(None)
 }

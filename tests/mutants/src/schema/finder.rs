@@ -22,14 +22,14 @@ pub(super) struct Found {
     pub(super) unplaced: BTreeSet<Number>,
 }
 
-struct Source<'s> {
+pub(super) struct Source<'s> {
     text: &'s str,
     /// Where lines start.
     lines: Vec<usize>,
 }
 
 impl<'s> Source<'s> {
-    fn new(text: &'s str) -> Self {
+    pub(super) fn new(text: &'s str) -> Self {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Self { text, lines }
     }
@@ -44,7 +44,7 @@ impl<'s> Source<'s> {
         self.offset(LineColumn { line: at.line, column: at.column - 1 })
     }
 
-    fn mutated(&self, span: Span) -> Range<usize> {
+    pub(super) fn mutated(&self, span: Span) -> Range<usize> {
         self.place(span.start)..self.place(span.end)
     }
 
