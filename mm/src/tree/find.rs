@@ -11,7 +11,8 @@ use crate::units::PageIndex;
 
 /// An entry, and where it stands.
 pub(crate) struct Found<T> {
-    /// The first index it was seen to cover. One that was expanded is found once in each node.
+    /// The first index it was seen to cover. One that was expanded is found once in each node; what was lost, which says the
+    /// same whoever it was lost with, once in each slot.
     pub(crate) first: PageIndex,
     /// The last one.
     pub(crate) last: PageIndex,
@@ -94,10 +95,10 @@ impl<T> Found<T> {
         (from == index).then_some(Self { first: index, last: index, entry })
     }
 
-    /// The entry in a slot of a node over `index`, with the neighbours that say the same.
+    /// The entry in a slot of a node over `index`, with the neighbours that are the same one.
     fn in_node(entry: Entry<T>, node: &Node, pointer: NodePointer, slot: usize, index: PageIndex) -> Self {
         let level = pointer.level;
-        let same = |&slot: &usize| node.word(slot) == Word::of(entry);
+        let same = |&slot: &usize| entry != Entry::Lost && node.word(slot) == Word::of(entry);
         let first = (0..slot).rev().take_while(same).last().unwrap_or(slot);
         let last = (slot + 1..SLOTS).take_while(same).last().unwrap_or(slot);
         let last = PageIndex(level.first(index, last).0 | level.slot_mask());

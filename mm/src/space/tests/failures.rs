@@ -123,6 +123,65 @@ fn anonymous_memory_that_was_written_is_lost_on_both_sides_of_a_fork_and_what_wa
 }
 
 #[test]
+fn neighbours_that_are_lost_are_lost_each_for_itself() {
+    let store = HostFile::pages(40);
+    with_rig(|rig| {
+        let file = rig.cache.file(&store, Order::ZERO).expect("there is memory");
+        let space = rig.space();
+        space.map_file(pages(100, 40), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
+        (100..140).for_each(|page| rig.set(&space, page, 0xaa));
+        let lost = [21, 22, 23, 24, 25, 26];
+        let bad = lost.map(|page| frame(rig, &space, 100 + page));
+        for pfn in bad {
+            assert_eq!(rig.cache.memory_failure(pfn), Ok(failure(Failed { lost: Count(1) })));
+        }
+        // Whoever gives up some of them gives up those and no others.
+        file.give_up(PageIndex(24), PageIndex(26));
+        file.truncate(PageIndex(26)).expect("nothing has to be read back");
+        for page in lost {
+            match page {
+                24..=26 => assert_eq!(u64::from(rig.byte(&space, 100 + page)), page),
+                _ => assert_eq!(space.fault(at(100 + page), Access::Read), Err(FaultError::Poisoned(at(100 + page)))),
+            }
+        }
+        file.forget(PageIndex(22));
+        assert_eq!(rig.byte(&space, 122), 22);
+        rig.verify([&space]);
+        file.verify().expect("the cache is sound");
+        // None stays when the file goes.
+        drop((space, file));
+        bad.into_iter().for_each(|pfn| rig.pages.unpoison_memory(pfn).expect("it was said to fail"));
+    });
+}
+
+#[test]
+fn neighbours_that_are_lost_are_taken_over_from_behind_wherever_they_stand() {
+    with_rig(|rig| {
+        let parent = rig.space();
+        parent.map_anonymous(pages(0, 16), ReadWrite, Private, Order::ZERO).expect("nothing is there");
+        (0..16).for_each(|page| rig.set(&parent, page, 7));
+        // A pair that no block of two pages is, three, and four.
+        let lost = [1, 2, 4, 5, 6, 9, 10, 11, 12];
+        let bad = lost.map(|page| frame(rig, &parent, page));
+        for pfn in bad {
+            assert_eq!(rig.cache.memory_failure(pfn), Ok(failure(Failed { lost: Count(1) })));
+        }
+        let child = parent.fork().expect("there is memory");
+        drop(parent);
+        (0..16).filter(|page| !lost.contains(page)).for_each(|page| rig.set(&child, page, 9));
+        for page in lost {
+            assert_eq!(child.fault(at(page), Access::Write), Err(FaultError::Poisoned(at(page))));
+        }
+        rig.verify([&child]);
+        child.unmap(pages(5, 1)).expect("it is mapped");
+        child.map_anonymous(pages(5, 1), ReadWrite, Private, Order::ZERO).expect("nothing is there");
+        assert_eq!(rig.byte(&child, 5), 0);
+        drop(child);
+        bad.into_iter().for_each(|pfn| rig.pages.unpoison_memory(pfn).expect("it was said to fail"));
+    });
+}
+
+#[test]
 fn anonymous_memory_that_nobody_has_written_is_zeroes_again() {
     with_rig(|rig| {
         let space = rig.space();
