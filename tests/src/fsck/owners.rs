@@ -10,7 +10,8 @@ use super::memory::PAGE;
 use super::report::Report;
 use super::words::State;
 
-/// Kinds of owners as the second word names them.
+/// Kinds of owners as the second word names them; of a block that is nobody's but its holder's, the first.
+pub(super) const PLAIN: u64 = 0;
 pub(super) const FOLIO: u64 = 1;
 pub(super) const PAGE_TABLE: u64 = 2;
 pub(super) const SLAB: u64 = 8;

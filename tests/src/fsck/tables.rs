@@ -1,6 +1,6 @@
 //! Page tables: every table that an entry leads to is owned, in its place, and its entries are counted (SPACE-1); users'
-//! entries lead to folios, and nothing but the direct map and the slots leads to a page that is free (SPACE-2); the direct
-//! map ends where highmem begins, and slots hold highmem alone (HIGH-1).
+//! entries lead to folios, or to frames that somebody lent them, which are no owner's; and nothing but the direct map and the
+//! slots leads to a page that is free (SPACE-2); the direct map ends where highmem begins, and slots hold highmem alone (HIGH-1).
 //!
 //! Who changes users' tables counts what it changed right behind: one entry more or less is accepted there.
 
@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use super::frames::{Census, Frames};
 use super::image::{At, Fault, Image};
 use super::memory::PAGE;
-use super::owners::{self, FOLIO, PAGE_TABLE};
+use super::owners::{self, FOLIO, PAGE_TABLE, PLAIN};
 use super::report::Report;
 use super::words::{State, Words};
 
@@ -169,7 +169,11 @@ impl Walk<'_> {
             self.report.look("users' pages mapped", pages);
             let around = self.frames.block_around(target);
             let is_folio = around.is_some_and(|words| words.is(State::Allocated) && words.kind() == FOLIO);
-            if !is_folio || bits & USER == 0 {
+            let is_lent = around.is_none_or(|words| words.state().is_some_and(is_used) && words.kind() == PLAIN);
+            if is_lent {
+                self.report.look("pages lent to users", pages);
+            }
+            if !(is_folio || is_lent) || bits & USER == 0 {
                 let what =
                     format!("at {low:#x} a user has a page that should be a folio's: {bits:#x}, {}", told(around));
                 self.report.find("SPACE-2", Some(target), what);
