@@ -66,6 +66,8 @@ use interrupts::State;
 #[cfg(not(miri))]
 use memory::{Access, Memory};
 pub use mmu::HostMmu;
+#[cfg(test)]
+pub(crate) use scale::at_each_step;
 pub use scale::scaled;
 pub use topology::Topology;
 

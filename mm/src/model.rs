@@ -16,7 +16,7 @@ use crate::PageState;
 use crate::arena::{ArenaMachine, Deep};
 use crate::boot_map::{BootMap, Extent, Region, RegionKind};
 use crate::charge::{ChargeError, ChargeGroup, GroupId};
-use crate::host::{HostMachine, scaled};
+use crate::host::{HostMachine, at_each_step, scaled};
 use crate::invariant::Violation;
 use crate::machine::{Geometry, Machine, Standard};
 use crate::migratetype::Migratetype;
@@ -414,13 +414,14 @@ fn run<M: Machine>(machine: &M, memory: &Memory, steps: &[Step]) {
     model.check();
     for step in steps {
         model.apply(step, memory.frames);
-        model.check();
+        at_each_step(|| model.check());
     }
     // With the last block free, the checker sees that all has coalesced (FREE-6).
     for index in (0..model.blocks.len()).rev() {
         model.free(index);
-        model.check();
+        at_each_step(|| model.check());
     }
+    model.check();
     for group in model.groups {
         group.destroy().expect("all is free");
     }

@@ -10,7 +10,7 @@ mod zones;
 use crate::PageState;
 use crate::arena::ArenaMachine;
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::scaled;
+use crate::host::at_each_step;
 use crate::machine::Geometry;
 use crate::migratetype::Migratetype;
 use crate::page::{PageAllocator, Request};
@@ -71,11 +71,9 @@ fn allocator_holds<G: Geometry>(allocator: &PageAllocator<'_, ArenaMachine<G>>) 
 }
 
 impl<G: Geometry> Bench<'_, G> {
-    /// Checks every invariant. An interpreter does so only in the end, in `with_memory`: it takes most of a test's time.
+    /// Checks every invariant, as `with_memory` does in the end.
     fn verify(&self) {
-        if scaled(true, false) {
-            allocator_holds(&self.allocator);
-        }
+        at_each_step(|| allocator_holds(&self.allocator));
     }
 
     /// Allocates a block, and checks every invariant.

@@ -40,7 +40,10 @@ impl HostFile {
     }
 
     fn pages(pages: usize) -> Self {
-        Self::of((0..251).cycle().take(pages * PAGE_SIZE).collect())
+        let period: Vec<u8> = (0..251).collect();
+        let mut bytes = period.repeat((pages * PAGE_SIZE).div_ceil(period.len()));
+        bytes.truncate(pages * PAGE_SIZE);
+        Self::of(bytes)
     }
 
     fn access(&self, offset: FileOffset, len: usize) -> Result<core::ops::Range<usize>, StoreError> {

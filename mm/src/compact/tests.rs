@@ -10,7 +10,7 @@ use super::*;
 use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::cache::{MappingRef, PageCache, Store, StoreError};
-use crate::host::{HostMachine, HostMmu, scaled};
+use crate::host::{HostMachine, HostMmu, at_each_step, scaled};
 use crate::machine::Standard;
 use crate::owner::{Folio, FolioRef, PageTypes, Reference};
 use crate::page::Request;
@@ -168,9 +168,11 @@ impl<'r> Rig<'r> {
         for space in spaces {
             space.verify().unwrap_or_else(|violation| panic!("{:?}: {violation}", space.id()));
         }
-        self.pages.verify().expect("the pages are sound");
-        self.pages.verify_charges().expect("the charges add up");
-        self.owners.verify().expect("the owners are sound");
+        at_each_step(|| {
+            self.pages.verify().expect("the pages are sound");
+            self.pages.verify_charges().expect("the charges add up");
+            self.owners.verify().expect("the owners are sound");
+        });
         assert_eq!(self.unit.stale(), None, "somebody did not flush");
     }
 }

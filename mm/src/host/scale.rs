@@ -5,3 +5,12 @@
 pub const fn scaled<T: Copy>(native: T, interpreted: T) -> T {
     if cfg!(miri) { interpreted } else { native }
 }
+
+/// Looks at everything, as a test does after each of its steps. An interpreter does not: that would be most of what it does, and a
+/// test looks once more in the end.
+#[cfg(test)]
+pub(crate) fn at_each_step(look: impl FnOnce()) {
+    if scaled(true, false) {
+        look();
+    }
+}

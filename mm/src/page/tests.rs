@@ -68,6 +68,7 @@ fn merge_stops_where_the_zone_ends_inside_an_order_10_block() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "terabytes of address space, which an interpreter has not")]
 fn descriptors_follow_usable_memory_and_not_the_highest_address() {
     let machine = machine(GIB << 12, GIB << 12);
     let near = allocator(&machine, &[usable(MIB, 127 * MIB)]).metadata();
@@ -92,6 +93,7 @@ fn a_hole_has_no_descriptors_but_around_its_edges() {
 
 /// A search that looked at every frame of the hole would take a billion steps.
 #[test]
+#[cfg_attr(miri, ignore = "terabytes of address space, which an interpreter has not")]
 fn a_search_for_a_run_steps_over_four_terabytes_of_nothing() {
     let end = GIB << 12;
     let machine = machine(end, end);
@@ -105,6 +107,7 @@ fn a_search_for_a_run_steps_over_four_terabytes_of_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "terabytes of address space, which an interpreter has not")]
 fn sixty_four_gibibytes_come_up_with_all_but_the_tables_free() {
     let machine = machine(64 * GIB, 64 * GIB);
     let allocator = allocator(&machine, &[usable(0, 64 * GIB)]);

@@ -108,7 +108,7 @@ fn objects_of_every_size_and_alignment_are_aligned_apart_and_keep_their_contents
             (70_000, 4096),
         ] {
             let cache = caches.create(CacheSpec::new("sized", size).aligned(align)).expect("it fits");
-            let mut held: Vec<_> = (0..scaled(150, 30).min(scaled(4 << 20, 1 << 20) / size))
+            let mut held: Vec<_> = (0..scaled(150, 30).min(scaled(4 << 20, 1 << 17) / size))
                 .map(|_| cache.alloc().expect("there is memory"))
                 .collect();
             for (number, object) in (0_u8..).zip(&mut held) {

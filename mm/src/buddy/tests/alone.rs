@@ -14,6 +14,7 @@ use crate::buddy::Buddy;
 use crate::desc::allocator_word::{AllocatorWord, Mergeable, PageState};
 use crate::desc::map::PageMap;
 use crate::freelist::tests::bench::{BASE, Metered, ZONE, with_pages};
+use crate::host::at_each_step;
 use crate::machine::Geometry;
 use crate::migratetype::Migratetype::{self, Movable};
 use crate::units::{NodeId, Order, PfnRange};
@@ -43,9 +44,9 @@ fn with_zone<G: Geometry>(pages: u32, test: impl FnOnce(&mut Alone<'_, '_, G>)) 
         zone.pivot.cover(frames);
         let mut alone = Alone { machine: context.nodes.machine(), map: context.map, zone, cached: 0 };
         alone.buddy(|buddy| (0..=G::MAX_ORDER.index()).for_each(|order| buddy.adopt(frames, Order::of(order))));
-        alone.verify();
+        alone.assert_sound();
         test(&mut alone);
-        alone.verify();
+        alone.assert_sound();
     });
 }
 
@@ -55,6 +56,10 @@ impl<'m, G: Geometry> Alone<'_, 'm, G> {
     }
 
     fn verify(&mut self) {
+        at_each_step(|| self.assert_sound());
+    }
+
+    fn assert_sound(&mut self) {
         let cached = self.cached;
         self.buddy(|buddy| buddy.verify(cached)).expect("every invariant holds");
     }

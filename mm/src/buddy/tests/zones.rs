@@ -7,7 +7,7 @@ use std::vec::Vec;
 use super::with_memory;
 use crate::arena::Deep;
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::HostMachine;
+use crate::host::{HostMachine, scaled};
 use crate::machine::Standard;
 use crate::migratetype::Migratetype::Movable;
 use crate::page::{AllocError, PageAllocator, Request};
@@ -75,6 +75,7 @@ const THREE_KINDS: [(u64, u64, u8); 3] =
 const MOVABLE: Request = Request::movable(Order::ZERO).from_reserve();
 
 #[test]
+#[cfg_attr(miri, ignore = "memory from end to end of gigabytes, which an interpreter keeps all of")]
 fn memory_around_4_gib_and_the_end_of_the_direct_map_makes_three_zones() {
     with_machine(6 * GIB, &THREE_KINDS, |allocator| {
         let zones: Vec<_> = allocator.zones().map(|zone| (zone.kind, zone.span.start, zone.span.end)).collect();
@@ -99,6 +100,7 @@ fn assert_kinds(request: Request, expected: &[ZoneKind]) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "memory from end to end of gigabytes, which an interpreter keeps all of")]
 fn a_request_is_served_by_the_highest_kind_it_allows_and_then_by_those_below() {
     assert_kinds(MOVABLE, &[Highmem, Normal, Dma32]);
     assert_kinds(Request::new(Order::ZERO).from_reserve(), &[Normal, Dma32]);
@@ -106,6 +108,7 @@ fn a_request_is_served_by_the_highest_kind_it_allows_and_then_by_those_below() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "memory from end to end of gigabytes, which an interpreter keeps all of")]
 fn a_large_block_comes_from_a_lower_kind_when_the_higher_one_has_only_pieces() {
     with_machine(6 * GIB, &THREE_KINDS, |allocator| {
         let kind_of = |pfn: Pfn| {
@@ -123,12 +126,14 @@ fn a_large_block_comes_from_a_lower_kind_when_the_higher_one_has_only_pieces() {
     });
 }
 
+const UNIT: u64 = scaled(MIB, MIB / 4);
+
 /// Three nodes of unequal size, the middle one with highmem too, the others in lowmem alone.
 const THREE_NODES: [(u64, u64, u8); 4] =
-    [(MIB, 6 * MIB, 0), (8 * MIB, 10 * MIB, 1), (12 * MIB, 15 * MIB, 2), (32 * MIB, 33 * MIB, 1)];
+    [(UNIT, 6 * UNIT, 0), (8 * UNIT, 10 * UNIT, 1), (12 * UNIT, 15 * UNIT, 2), (32 * UNIT, 33 * UNIT, 1)];
 
 fn assert_nodes(request: Request, expected: &[(u8, ZoneKind)]) {
-    with_machine(32 * MIB, &THREE_NODES, |allocator| {
+    with_machine(32 * UNIT, &THREE_NODES, |allocator| {
         let managed = |node, kind| {
             let zone = allocator.zones().find(|zone| (zone.node, zone.kind) == (NodeId(node), kind));
             zone.expect("the machine has it").managed

@@ -30,9 +30,9 @@ fn section_with(rig: &Rig<'_>, kind: OwnerKind) -> PfnRange {
 #[test]
 fn a_section_of_users_pages_goes_and_comes_back_and_they_notice_nothing() {
     // All lowmem; users' pages and freelists' nodes highmem; users' pages in both.
-    for lowmem in [64, 16, 48] {
+    for lowmem in [64, 16, 48].into_iter().skip(scaled(0, 2)) {
         with_rig(64, lowmem, |rig| {
-            const PAGES: u64 = 4096;
+            const PAGES: u64 = scaled(4096, 512);
             let space = rig.space();
             fill(rig, &space, PAGES);
             let section = section_with(rig, OwnerKind::Folio);

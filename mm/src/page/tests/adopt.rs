@@ -5,6 +5,7 @@ use std::vec::Vec;
 use super::{GIB, MIB, Machine, allocator, machine, usable};
 use crate::PageState;
 use crate::boot_map::{Region, RegionKind};
+use crate::host::scaled;
 use crate::page::{AdoptError, PageAllocator, Request};
 use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use crate::zone::{ZoneKind, ZoneReport};
@@ -138,7 +139,9 @@ fn frames_go_to_the_node_that_they_lie_in_or_next_to() {
 
 #[test]
 fn what_is_not_reserved_memory_of_one_zone_is_refused_and_changes_nothing() {
-    let machine = machine(GIB, 8 * MIB);
+    /// The end of memory; half of it is in no section.
+    const END: u64 = scaled(GIB, 64 * MIB);
+    let machine = machine(END, 8 * MIB);
     let regions = [
         usable(0, 12 * MIB),
         reserved(MIB, MIB),
@@ -146,11 +149,11 @@ fn what_is_not_reserved_memory_of_one_zone_is_refused_and_changes_nothing() {
         reserved(6 * MIB, MIB / 2),
         reserved(7 * MIB, 2 * MIB),
         // No section has its frames.
-        reserved(512 * MIB, MIB),
+        reserved(END / 2, MIB),
     ];
     let allocator = allocator(&machine, &regions);
     let used = allocator.alloc(Request::new(Order::ZERO)).expect("memory is free");
-    let all = PfnRange::new(Pfn::new(0), Pfn::new(0x4_0000));
+    let all = range(0, END);
     let before = (allocator.fingerprint(all), allocator.zones().collect::<Vec<_>>());
     let page = |start| range(start, start + PAGE);
     let around = |pfn: Pfn| PfnRange::new(pfn, pfn.plus(1));
@@ -160,7 +163,7 @@ fn what_is_not_reserved_memory_of_one_zone_is_refused_and_changes_nothing() {
         (range(MIB - PAGE, 2 * MIB), AdoptError::NotReserved(range(MIB - PAGE, MIB).start)),
         (around(used.head()), AdoptError::NotReserved(used.head())),
         (page(0), AdoptError::NotReserved(Pfn::new(0))),
-        (page(512 * MIB), AdoptError::NotReserved(page(512 * MIB).start)),
+        (page(END / 2), AdoptError::NotReserved(page(END / 2).start)),
         (page(GIB << 13), AdoptError::NotReserved(page(GIB << 13).start)),
         (range(7 * MIB, 9 * MIB), AdoptError::CrossesZone(page(8 * MIB).start)),
     ];

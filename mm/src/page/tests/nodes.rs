@@ -11,7 +11,7 @@ use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
 use crate::zone::ZoneKind;
 
 /// Pages of a node.
-const NODE: u32 = 8 << 8;
+const NODE: u32 = scaled(8 << 8, 2 << 8);
 
 /// No two nodes are equally far from any; the last has no memory.
 const FAR: [[Distance; 5]; 5] = [
@@ -25,7 +25,7 @@ const FAR: [[Distance; 5]; 5] = [
 /// A CPU on each node, from the last one down.
 const CPUS: [NodeId; 5] = [NodeId(4), NodeId(3), NodeId(2), NodeId(1), NodeId(0)];
 
-/// Four nodes of 8 MiB, of which the second lies at the end of the direct map: half of it is beyond.
+/// Four nodes, of which the second lies at the end of the direct map: half of it is beyond.
 fn with_nodes(distances: &[[Distance; 5]], test: impl FnOnce(&PageAllocator<'_, Machine>)) {
     let cpus = NonZeroU16::new(CPUS.len() as u16).expect("there are some");
     let machine = Machine::new(Pfn::new(4 * NODE), Pfn::new(NODE + NODE / 2), cpus).expect("the host lends memory");

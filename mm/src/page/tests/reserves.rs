@@ -8,6 +8,7 @@ use std::vec::Vec;
 use super::super::{AllocError, Block, PageAllocator, Request};
 use super::{MIB, Machine, allocator, machine, usable};
 use crate::boot_map::{BootMap, Region, RegionKind};
+use crate::host::at_each_step;
 use crate::migratetype::Migratetype;
 use crate::shrinker::{Shortage, Shrinker};
 use crate::units::{Count, NodeId, Order, Pfn, PhysAddr};
@@ -132,7 +133,7 @@ impl Shrinker for Hoard<'_> {
         assert_eq!(self.inside.fetch_add(1, Ordering::Relaxed), 0, "a shrinker is asked by its own allocation");
         self.asked.lock().expect("as above").push(*shortage);
         // No zone is locked: each can be looked at, allocated from and freed to.
-        self.allocator.verify().expect("all is well in between");
+        at_each_step(|| self.allocator.verify().expect("all is well in between"));
         if let Some(request) = self.request {
             let block = self.allocator.alloc(request).expect("a shrinker has the reserves");
             assert_eq!(self.allocator.reclaim(Shortage::of(Count(1))), Count(0), "it asks nobody else");
@@ -287,6 +288,7 @@ fn set_aside(zone: &ZoneReport) -> u32 {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "all pages of half a gibibyte one by one, more than once: an hour")]
 fn a_large_block_is_to_be_had_in_need_when_single_pages_have_used_up_the_rest() {
     let machine = machine(512 * MIB, 512 * MIB);
     let allocator = allocator(&machine, &[usable(0, 512 * MIB)]);
@@ -334,6 +336,7 @@ fn a_large_block_is_to_be_had_in_need_when_single_pages_have_used_up_the_rest() 
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "all pages of half a gibibyte one by one, more than once: an hour")]
 fn with_so_many_pages_free_so_many_are_to_be_had_by_those_who_may_have_the_last_one() {
     let machine = machine(512 * MIB, 300 * MIB);
     let allocator = allocator(&machine, &[usable(0, 512 * MIB)]);

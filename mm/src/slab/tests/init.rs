@@ -6,7 +6,7 @@ use std::vec::Vec;
 use super::{END, free};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::hardening::Hardening;
-use crate::host::HostMachine;
+use crate::host::{HostMachine, scaled};
 use crate::machine::Machine;
 use crate::page::PageAllocator;
 use crate::slab::{CacheSpec, KmemCaches, SlabDebug};
@@ -61,8 +61,9 @@ fn a_fresh_object_is_zero_however_often_it_was_used_and_whether_it_is_watched() 
             with_hardened(hardening, debug, |caches| {
                 for size in SIZES {
                     let cache = caches.create(CacheSpec::new("zeroed", size)).expect("it fits");
-                    for round in 0..3 {
-                        let objects: Vec<_> = (0..20).map(|_| cache.alloc_raw().expect("there is memory")).collect();
+                    for round in 0..scaled(3, 2) {
+                        let objects: Vec<_> =
+                            (0..scaled(20, 5)).map(|_| cache.alloc_raw().expect("there is memory")).collect();
                         for &object in &objects {
                             assert!(bytes(object, size).iter().all(|&byte| byte == 0), "{size} bytes, round {round}");
                             fill(object, size);
