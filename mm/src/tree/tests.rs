@@ -2,6 +2,7 @@
 
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
+use std::vec::Vec;
 
 use super::edit::NotOne;
 use super::node::Mark;
@@ -106,6 +107,31 @@ fn a_large_entry_is_broken_up_around_a_page_and_put_together_again() {
         let found = Found { first: all.first(), last: all.last(), entry: item(1) };
         assert_eq!(guard.next_marked(PageIndex(0)), Some(found));
         assert_eq!(guard.remove(all, &mut reserve), Ok(item(1)));
+        assert_eq!(guard.verify(), Ok(Count(0)));
+    });
+}
+
+#[test]
+fn what_was_lost_is_found_slot_by_slot_whatever_it_was_lost_with() {
+    with_nodes(|_, nodes| {
+        let tree = nodes.tree::<u128, _>(());
+        let mut reserve = reserve(nodes, 16);
+        let mut guard = tree.lock(nodes.machine());
+        // One of four pages and two single ones in a row, and then one of two nodes.
+        let extents = [(4, 2), (8, 0), (9, 0), (256, 7)];
+        let extents = extents.map(|(first, order)| Extent::around(PageIndex(first), Order::of(order)));
+        for extent in extents {
+            guard.insert(extent, item(1), &mut reserve).expect("there is room");
+            assert_eq!(guard.replace(extent, Entry::Lost), Ok(item(1)));
+        }
+        let found: Vec<_> =
+            guard.entries(PageIndex(0), PageIndex(1000)).map(|found| (found.first.0, found.last.0)).collect();
+        let pages = (4..=9).map(|page| (page, page));
+        assert!(pages.chain([(256, 319), (320, 383)]).eq(found.iter().copied()), "{found:?}");
+        for (first, last) in found {
+            let order = Order::of((last - first + 1).trailing_zeros() as usize);
+            assert_eq!(guard.remove(Extent::around(PageIndex(first), order), &mut reserve), Ok(Entry::Lost));
+        }
         assert_eq!(guard.verify(), Ok(Count(0)));
     });
 }

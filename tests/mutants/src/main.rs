@@ -1,4 +1,5 @@
 //! Every mutant of the allocator that `cargo mutants` knows, built into one program and tried: `./qemu-run.sh prove mutants`.
+//! Those in constants, which are worked out before anything is switched, are built one by one.
 //!
 //! A mutant is noticed if a test fails or does not end. Each that is not must be listed in `kept.txt`, with the reason why
 //! nobody can notice, or need not; one that is listed and is noticed is out of date.
