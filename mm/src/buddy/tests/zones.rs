@@ -46,26 +46,25 @@ fn served(
     allocator: &PageAllocator<'_, HostMachine<Standard>>,
     request: Request,
 ) -> (Vec<(u8, ZoneKind, u32)>, AllocError) {
-    let free = || allocator.zones().map(|zone| zone.free).collect::<Vec<_>>();
-    let zones: Vec<_> = allocator.zones().map(|zone| (zone.node.0, zone.kind)).collect();
+    let zones: Vec<_> = allocator.zones().collect();
     let mut served: Vec<(u8, ZoneKind, u32)> = Vec::new();
-    let mut before = free();
-    loop {
+    let mut given: Vec<u32> = zones.iter().map(|_| 0).collect();
+    let error = loop {
         let page = match allocator.alloc_raw(request) {
             Ok(page) => page,
-            Err(error) => return (served, error),
+            Err(error) => break error,
         };
-        let after = free();
-        let which = before.iter().zip(&after).position(|(before, after)| before != after).expect("a zone gave a page");
-        let span = allocator.zones().nth(which).expect("there is").span;
-        assert!(span.contains(page), "{page:?} is not of the zone that counts it");
-        let (node, kind) = zones[which];
+        let which = allocator.zone_around(page).expect("the page is somewhere").index();
+        given[which] += 1;
+        let (node, kind) = (zones[which].node.0, zones[which].kind);
         match served.last_mut() {
             Some(last) if (last.0, last.1) == (node, kind) => last.2 += 1,
             _ => served.push((node, kind, 1)),
         }
-        before = after;
-    }
+    };
+    let gone = zones.iter().zip(allocator.zones()).map(|(before, after)| before.free - after.free);
+    assert!(gone.eq(given), "pages are not of the zones that count them");
+    (served, error)
 }
 
 /// Four mebibytes on each side of 4 GiB and of the direct map's end, and some below.
