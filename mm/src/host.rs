@@ -66,7 +66,7 @@ use interrupts::State;
 #[cfg(not(miri))]
 use memory::{Access, Memory};
 pub use mmu::HostMmu;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use scale::at_each_step;
 pub use scale::scaled;
 pub use topology::Topology;

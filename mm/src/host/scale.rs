@@ -8,7 +8,7 @@ pub const fn scaled<T: Copy>(native: T, interpreted: T) -> T {
 
 /// Looks at everything, as a test does after each of its steps. An interpreter does not: that would be most of what it does, and a
 /// test looks once more in the end.
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) fn at_each_step(look: impl FnOnce()) {
     if scaled(true, false) {
         look();
