@@ -1,26 +1,30 @@
 //! Random operations on files, anonymous memory, private views and forks of both, in a machine with less memory than they
-//! have contents, against plain bytes; the checkers after each.
+//! have contents and of which now and then a page fails, against plain bytes and what was lost; the checkers after each.
 
+use super::lookup::Shown;
 use super::*;
 use crate::folio::SplitTo;
 use crate::host::scaled;
 use crate::host::sweep::fail_each_once;
+use crate::page::FailureOutcome;
 
 /// Pages of each memory object.
 const PAGES: usize = 80;
 
 type Page = Vec<u8>;
 
-/// A file, and what is to be in it.
+/// A file, what is to be in it, and which of its pages are lost.
 struct Shared<'c> {
     mapping: MappingRef<'c, HostMachine>,
     pages: Vec<Page>,
+    lost: Vec<bool>,
 }
 
-/// Private memory, and what was written there; elsewhere the file is seen that it is a view of, or zeroes.
+/// Private memory, what was written there, and what was lost; elsewhere the file is seen that it is a view of, or zeroes.
 struct Private<'c> {
     mapping: MappingRef<'c, HostMachine>,
     own: Vec<Option<Page>>,
+    lost: Vec<bool>,
     file: Option<usize>,
 }
 
@@ -29,7 +33,24 @@ struct World<'c, 's> {
     files: &'s [HostFile],
     shared: Vec<Shared<'c>>,
     private: Vec<Private<'c>>,
+    /// Pages that were lost, as often as somebody saw them.
+    lost: u32,
     random: fastrand::Rng,
+}
+
+impl Shared<'_> {
+    /// What is to be seen; `None` if that is lost.
+    fn expected(&self, page: usize) -> Option<Page> {
+        (!self.lost[page]).then(|| self.pages[page].clone())
+    }
+}
+
+/// Where the folio is that is seen at a page, at which page it begins, and its order.
+fn shown(mapping: &Mapping<'_, HostMachine>, page: usize) -> Option<(Pfn, PageIndex, Order)> {
+    match mapping.shown(PageIndex(page as u64)) {
+        Shown::Own(folio) | Shown::Behind(folio) => Some((folio.head(), folio.index(), folio.order())),
+        Shown::Nothing => None,
+    }
 }
 
 impl<'c, 's: 'c> World<'c, 's> {
@@ -37,24 +58,28 @@ impl<'c, 's: 'c> World<'c, 's> {
         let open = |file: &'s HostFile| Shared {
             mapping: cache.file(file, Order::of(3)).expect("there is memory"),
             pages: file.bytes.lock().expect("nobody has failed").chunks(PAGE_SIZE).map(<[u8]>::to_vec).collect(),
+            lost: vec![false; PAGES],
         };
         let shared = files.iter().map(open).collect();
-        Self { cache, files, shared, private: Vec::new(), random: fastrand::Rng::with_seed(seed) }
+        Self { cache, files, shared, private: Vec::new(), lost: 0, random: fastrand::Rng::with_seed(seed) }
     }
 
-    fn expected(&self, private: &Private<'_>, page: usize) -> Page {
+    /// What is to be seen; `None` if that is lost.
+    fn expected(&self, private: &Private<'_>, page: usize) -> Option<Page> {
         match (&private.own[page], private.file) {
-            (Some(own), _) => own.clone(),
-            (None, Some(file)) => self.shared[file].pages[page].clone(),
-            (None, None) => vec![0; PAGE_SIZE],
+            _ if private.lost[page] => None,
+            (Some(own), _) => Some(own.clone()),
+            (None, Some(file)) => self.shared[file].expected(page),
+            (None, None) => Some(vec![0; PAGE_SIZE]),
         }
     }
 
-    fn check_page(&self, mapping: &Mapping<'_, HostMachine>, page: usize, expected: &Page) {
+    fn check_page(&self, mapping: &Mapping<'_, HostMachine>, page: usize, expected: Option<&Page>) {
         let mut seen = vec![0; PAGE_SIZE];
         match mapping.read(PageIndex(page as u64).start(), &mut seen) {
-            Ok(()) => assert!(seen == *expected, "page {page} is not what was written"),
+            Ok(()) => assert!(expected == Some(&seen), "page {page} is not what was written"),
             Err(CacheError::Store(StoreError::Failed(_))) => {}
+            Err(CacheError::Lost(index)) => assert!(index.0 == page as u64 && expected.is_none(), "{index:?} is lost"),
             Err(error) => panic!("page {page}: {error}"),
         }
     }
@@ -73,6 +98,7 @@ impl<'c, 's: 'c> World<'c, 's> {
         let (page, start, bytes) = self.patch();
         let shared = &mut self.shared[file];
         if shared.mapping.write(PageIndex(page as u64).start().plus(start as u64), &bytes).is_ok() {
+            assert!(!shared.lost[page], "a part of what is lost was written");
             shared.pages[page][start..start + bytes.len()].copy_from_slice(&bytes);
         }
     }
@@ -83,9 +109,10 @@ impl<'c, 's: 'c> World<'c, 's> {
         }
         let which = self.random.usize(..self.private.len());
         let (page, start, bytes) = self.patch();
-        let mut expected = self.expected(&self.private[which], page);
+        let expected = self.expected(&self.private[which], page);
         let private = &mut self.private[which];
         if private.mapping.write(PageIndex(page as u64).start().plus(start as u64), &bytes).is_ok() {
+            let mut expected = expected.expect("nobody writes a part of what is lost");
             expected[start..start + bytes.len()].copy_from_slice(&bytes);
             private.own[page] = Some(expected);
         }
@@ -101,7 +128,7 @@ impl<'c, 's: 'c> World<'c, 's> {
             None => self.cache.anonymous(Order::of(self.random.usize(..4))),
         };
         let mapping = mapping.expect("there is memory");
-        self.private.push(Private { mapping, own: vec![None; PAGES], file });
+        self.private.push(Private { mapping, own: vec![None; PAGES], lost: vec![false; PAGES], file });
     }
 
     fn fork(&mut self) {
@@ -112,8 +139,8 @@ impl<'c, 's: 'c> World<'c, 's> {
         let private = &mut self.private[which];
         let Fork { parent, child } = Mapping::fork(&private.mapping).expect("there is memory");
         private.mapping = parent;
-        let (own, file) = (private.own.clone(), private.file);
-        self.private.push(Private { mapping: child, own, file });
+        let (own, lost, file) = (private.own.clone(), private.lost.clone(), private.file);
+        self.private.push(Private { mapping: child, own, lost, file });
     }
 
     /// Splits any folio that stands anywhere.
@@ -136,12 +163,67 @@ impl<'c, 's: 'c> World<'c, 's> {
         assert_eq!(found, pieces.0 as usize, "{to:?}");
     }
 
+    /// The memory of a page fails that anybody sees. Whoever sees it there loses what nobody else has.
+    fn fail(&mut self) {
+        let shared = self.shared.iter().map(|it| &it.mapping);
+        let mappings: Vec<_> = shared.chain(self.private.iter().map(|it| &it.mapping)).collect();
+        let mapping = mappings[self.random.usize(..mappings.len())];
+        let from = self.random.usize(..PAGES);
+        let Some(page) = (from..PAGES).find(|&page| shown(mapping, page).is_some()) else { return };
+        let (head, index, order) = shown(mapping, page).expect("just seen");
+        let first = usize::try_from(index.0).expect("small");
+        let pages = first..first + order.pages() as usize;
+        let sees = |mapping: &_, page| shown(mapping, page) == Some((head, index, order));
+        let seeing: Vec<(usize, usize)> = (0..mappings.len())
+            .flat_map(|which| pages.clone().map(move |page| (which, page)))
+            .filter(|&(which, page)| page < PAGES && sees(mappings[which], page))
+            .collect();
+        let files = self.shared.len();
+        let is_files = seeing.iter().any(|&(which, _)| which < files);
+        let bad = head.plus(u32::try_from(page - first).expect("small"));
+        let failed = self.cache.memory_failure(bad).expect("a folio is there");
+        if let FailureOutcome::Failed { lost } = failed.outcome {
+            assert!(lost == Count(1) || lost == Count(order.pages()), "{lost:?} of {order:?}");
+            let is_lost =
+                |&&(which, of): &&(usize, usize)| (lost > Count(1) || of == page) && is_files == (which < files);
+            for &(which, page) in seeing.iter().filter(is_lost) {
+                match which.checked_sub(files) {
+                    None => self.shared[which].lost[page] = true,
+                    Some(private) => self.private[private].lost[page] = true,
+                }
+                self.lost += 1;
+            }
+        }
+        self.cache.owners().pages().unpoison_memory(bad).expect("it was said to fail");
+    }
+
+    /// A file is as its store has it, in a page that was lost or from its beginning.
+    fn forget(&mut self) {
+        let which = self.random.usize(..self.shared.len());
+        let Shared { mapping, pages, lost } = &mut self.shared[which];
+        let from = self.random.usize(..PAGES);
+        let forgotten = if let Some(page) = (from..PAGES).find(|&page| lost[page]) {
+            mapping.forget(PageIndex(page as u64));
+            page..page + 1
+        } else if self.random.u32(..8) == 0 {
+            mapping.truncate(PageIndex(0)).expect("nothing begins before the first page");
+            0..PAGES
+        } else {
+            return;
+        };
+        let stored = self.files[which].bytes.lock().expect("nobody has failed");
+        for page in forgotten {
+            pages[page] = stored[page * PAGE_SIZE..][..PAGE_SIZE].to_vec();
+            lost[page] = false;
+        }
+    }
+
     fn check_all(&self) {
         for shared in &self.shared {
-            (0..PAGES).for_each(|page| self.check_page(&shared.mapping, page, &shared.pages[page]));
+            (0..PAGES).for_each(|page| self.check_page(&shared.mapping, page, shared.expected(page).as_ref()));
         }
         for private in &self.private {
-            (0..PAGES).for_each(|page| self.check_page(&private.mapping, page, &self.expected(private, page)));
+            (0..PAGES).for_each(|page| self.check_page(&private.mapping, page, self.expected(private, page).as_ref()));
         }
     }
 
@@ -152,16 +234,16 @@ impl<'c, 's: 'c> World<'c, 's> {
     }
 
     fn step(&mut self) {
-        match self.random.u32(..100) {
+        match self.random.u32(..108) {
             0..25 => self.write_shared(),
             25..55 => self.write_private(),
             55..70 => {
                 let page = self.random.usize(..PAGES);
                 let file = self.random.usize(..self.shared.len());
-                self.check_page(&self.shared[file].mapping, page, &self.shared[file].pages[page]);
+                self.check_page(&self.shared[file].mapping, page, self.shared[file].expected(page).as_ref());
                 if let Some(private) = self.random.choice(0..self.private.len()) {
                     let private = &self.private[private];
-                    self.check_page(&private.mapping, page, &self.expected(private, page));
+                    self.check_page(&private.mapping, page, self.expected(private, page).as_ref());
                 }
             }
             70..77 => self.begin_private(),
@@ -179,10 +261,14 @@ impl<'c, 's: 'c> World<'c, 's> {
                 let file = self.random.usize(..self.shared.len());
                 if self.shared[file].mapping.write_back().is_ok() {
                     let bytes = self.files[file].bytes.lock().expect("nobody has failed");
-                    let written = bytes.chunks(PAGE_SIZE).zip(&self.shared[file].pages);
-                    assert!(written.into_iter().all(|(there, page)| there == page), "a file was not written");
+                    let expected = (0..PAGES).map(|page| self.shared[file].expected(page));
+                    let mut written = bytes.chunks(PAGE_SIZE).zip(expected);
+                    let is_there = |(there, page): (&[u8], Option<Page>)| page.is_none_or(|page| there == page);
+                    assert!(written.all(is_there), "a file was not written");
                 }
             }
+            97..101 => self.fail(),
+            101..105 => self.forget(),
             _ => {
                 let file = self.random.usize(..self.files.len());
                 self.files[file].fails_in.store(self.random.u32(1..6), Ordering::Relaxed);
@@ -210,7 +296,12 @@ fn run(seed: u64, steps: u32) {
         world.heal();
         world.check_all();
         world.verify();
-        assert!(cache.report().reclaimed > 0 || cfg!(miri), "memory was never short");
+        assert!(
+            cfg!(miri) || cache.report().reclaimed > 0 && world.lost > 5,
+            "memory was never short, or nothing lost: {}, {}",
+            cache.report().reclaimed,
+            world.lost
+        );
     });
 }
 
