@@ -364,6 +364,7 @@ ktest!(
         const WANTED: Order = Order::of(6);
         Users::with(|users| {
             let free = users.live.allocator.free_pages();
+            // All of them at first, their tables, and what a zone keeps back.
             if u64::from(free) < COUNT + COUNT / 4 {
                 return skip("there is no room for them", free);
             }

@@ -168,7 +168,7 @@ fn pages_that_fail_go_with_their_section_and_stay_out_when_it_comes_back() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "half a gibibyte, all of which is looked at again and again: an hour")]
+#[cfg_attr(miri, ignore = "half a gibibyte, all of which is looked at again and again")]
 fn what_was_set_aside_for_large_blocks_may_go_and_something_else_is_set_aside() {
     // One largest block in 64 pages of them: with 512 MiB there are some.
     let machine = machine(512 * MIB, 256 * MIB);

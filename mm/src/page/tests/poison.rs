@@ -80,6 +80,7 @@ fn free_block<'p>(pages: &'p Pages<'_, Standard>, request: Request) -> (PfnRange
 
 #[test]
 fn every_bit_that_is_flipped_in_a_free_page_is_told_of_whatever_block_it_is_in() {
+    /// Bytes from one that is written to the next: where all bits are flipped, and where one is.
     const ALL: usize = scaled(1, 128);
     const SOME: usize = scaled(16, 1024);
     let (mut written, mut told) = (0, 0);
@@ -87,7 +88,7 @@ fn every_bit_that_is_flipped_in_a_free_page_is_told_of_whatever_block_it_is_in()
         for request in [Request::new(Order::ZERO), Request::movable(Order::ZERO)] {
             for order in (0..=Standard::MAX_ORDER.index()).map(Order::of) {
                 let (block, _buddy) = free_block(pages, request.with_order(order));
-                // All bits of a page of lowmem; of others every 16th byte, scattered over the block's pages and the bits.
+                // All bits of a page of lowmem; of others one in a row of bytes, scattered over the block's pages and the bits.
                 let all = order == Order::ZERO && request == Request::new(order);
                 let (step, bits) = if all { (ALL, 0..8) } else { (SOME, 0..1) };
                 let offsets = (0..4096_u16).step_by(step);

@@ -288,7 +288,7 @@ fn set_aside(zone: &ZoneReport) -> u32 {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "all pages of half a gibibyte one by one, more than once: an hour")]
+#[cfg_attr(miri, ignore = "all pages of half a gibibyte one by one, more than once")]
 fn a_large_block_is_to_be_had_in_need_when_single_pages_have_used_up_the_rest() {
     let machine = machine(512 * MIB, 512 * MIB);
     let allocator = allocator(&machine, &[usable(0, 512 * MIB)]);
@@ -336,7 +336,7 @@ fn a_large_block_is_to_be_had_in_need_when_single_pages_have_used_up_the_rest() 
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "all pages of half a gibibyte one by one, more than once: an hour")]
+#[cfg_attr(miri, ignore = "all pages of half a gibibyte one by one, more than once")]
 fn with_so_many_pages_free_so_many_are_to_be_had_by_those_who_may_have_the_last_one() {
     let machine = machine(512 * MIB, 300 * MIB);
     let allocator = allocator(&machine, &[usable(0, 512 * MIB)]);
