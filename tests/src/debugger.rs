@@ -66,9 +66,11 @@ impl<S: Read + Write> Debugger<S> {
         Ok(())
     }
 
-    /// Says something and waits for the answer.
+    /// Says something, and that what was heard before has arrived, and waits for the answer.
+    ///
+    /// Says nothing after the answer: a machine that is let go may be over before it could be heard.
     fn ask(&mut self, what: &str) -> anyhow::Result<String> {
-        self.0.write_all(format!("${what}#{:02x}", sum(what.as_bytes())).as_bytes())?;
+        self.0.write_all(format!("+${what}#{:02x}", sum(what.as_bytes())).as_bytes())?;
         loop {
             let said = self.hear()?;
             // That the machine stands is told whenever it comes to stand, and is no answer.
@@ -91,7 +93,6 @@ impl<S: Read + Write> Debugger<S> {
         }
         let checksum = String::from_utf8_lossy(&[self.byte()?, self.byte()?]).into_owned();
         anyhow::ensure!(u8::from_str_radix(&checksum, 16) == Ok(sum(&said)), "a packet is garbled");
-        self.0.write_all(b"+")?;
         Ok(String::from_utf8_lossy(&said).into_owned())
     }
 
@@ -110,7 +111,7 @@ fn sum(bytes: &[u8]) -> u8 {
 mod tests {
     use super::*;
 
-    /// A stub that gives answers in a row, and keeps what it was told.
+    /// A stub that gives answers in a row, keeps what it was told, and is gone with its last answer.
     struct Stub {
         answers: std::io::Cursor<Vec<u8>>,
         told: Vec<u8>,
@@ -124,7 +125,8 @@ mod tests {
 
     impl Write for Stub {
         fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
-            self.told.write(buffer)
+            let over = self.answers.position() == self.answers.get_ref().len() as u64;
+            if over { Err(std::io::ErrorKind::BrokenPipe.into()) } else { self.told.write(buffer) }
         }
 
         fn flush(&mut self) -> std::io::Result<()> {
@@ -140,10 +142,15 @@ mod tests {
     fn bytes_are_asked_for_and_told_as_the_protocol_wants_it() {
         let mut reader = debugger("+$5a#96");
         assert_eq!(reader.read(0xabc).unwrap(), 0x5a);
-        assert_eq!(String::from_utf8(reader.0.told).unwrap(), "$mabc,1#f0+");
+        assert_eq!(String::from_utf8(reader.0.told).unwrap(), "+$mabc,1#f0");
         let mut writer = debugger("$T02thread:01;#04+$OK#9a");
         writer.write(0x10, 0xf).unwrap();
-        assert_eq!(String::from_utf8(writer.0.told).unwrap(), "$M10,1:0f#db++");
+        assert_eq!(String::from_utf8(writer.0.told).unwrap(), "+$M10,1:0f#db");
+    }
+
+    #[test]
+    fn a_machine_that_is_over_as_soon_as_it_is_let_go_was_let_go() {
+        debugger("+$OK#9a").detach().unwrap();
     }
 
     #[test]
