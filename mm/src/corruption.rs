@@ -7,7 +7,7 @@
 //! end and a broken invariant are outcomes like any other.
 //!
 //! What must not be, ever, is that a page or an object has two owners and nothing says so. With debug assertions nothing has;
-//! without them, only what CPUs have at hand can (`UNSEEN`).
+//! without them, only objects that CPUs have at hand can (`UNSEEN`).
 //!
 //! `FLIPPED_PAGES=all` takes every bit of every page, instead of one bit in eleven of a page of each kind.
 #![expect(unsafe_code, reason = "forks, frees bare frames, and flips bits of whatever memory")]
@@ -35,13 +35,10 @@ const SHARE: usize = 11;
 /// Of a thousand flips that come to anything, so many are noticed at least.
 const NOTICED: u32 = 990;
 
-/// Where a flip may give something to two owners: without debug assertions, what a CPU has at hand is handed out without a look at
-/// what it says.
-const UNSEEN: &[&str] = if cfg!(debug_assertions) {
-    &[]
-} else {
-    &["at hand: bounds", "at hand: frame", "sheaf: slot", "side: sheaves", "slab: first slot"]
-};
+/// Where a flip may give something to two owners: without debug assertions, an object that a CPU has at hand is handed out without a
+/// look at what its slab says.
+const UNSEEN: &[&str] =
+    if cfg!(debug_assertions) { &[] } else { &["sheaf: slot", "side: sheaves", "slab: first slot"] };
 
 /// How a flip ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -12,7 +12,8 @@
 //! `list` is one list and how large it wants to be, `gate` whose the lists are at the moment, `caches` all of them.
 //!
 //! Invariants: PCP-1 (a block at hand is on one list, of the zone and order that its head says, of one CPU or the zone's shelf;
-//! it counts as free), GATE-1 (a CPU's lists are its own while it is busy, or whoever's who has closed them and seen it idle).
+//! it counts as free, and its head's second word says which frame that is), GATE-1 (a CPU's lists are its own while it is busy, or
+//! whoever's who has closed them and seen it idle).
 //!
 //! Source: Linux's per-CPU page lists, `mm/page_alloc.c`; J. Bonwick, J. Adams, "Magazines and Vmem", USENIX 2001.
 

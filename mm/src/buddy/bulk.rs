@@ -67,8 +67,8 @@ impl<'m, M: Machine> Buddy<'_, 'm, M> {
         for piece in (0..pieces).rev() {
             let pfn = head.plus(piece << order.number());
             let page = section.page(pfn);
-            page.set_cached(allocated);
             give(page, pfn);
+            page.keep_at_hand(allocated);
         }
         self.drain();
         pieces

@@ -7,6 +7,7 @@
 //!  |         order of the block          | kind |    allocated, and of an owner without a descriptor
 //!  |               0                     |  0   |    allocated, plain
 //!  |  a number: position, first, next    |  0   |    free, a node, in flight
+//!  |  the head's own number   |    0     |  0   |    at hand, the number in the upper half
 //!  +-------------------------------------+------+
 //! ```
 //!
@@ -20,7 +21,7 @@
 
 use core::ptr::{self, NonNull};
 
-use crate::units::Order;
+use crate::units::{Order, Pfn};
 
 /// The table of owners: code, name in reports, and what they are. A new one is a line here; if it has descriptors, what
 /// it keeps in them is a struct of its name in [`owner`](crate::owner), and the compiler asks for the rest.
@@ -126,6 +127,7 @@ with_owners!(owner_kinds);
 const KINDS: usize = 1 << KIND_BITS;
 const KIND_BITS: u32 = 4;
 const KIND: usize = KINDS - 1;
+const HEAD_SHIFT: u32 = 32;
 
 /// The decoded second word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,9 +164,23 @@ impl OwnerWord {
 
     /// A number of a page that is not allocated.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "no number is wider than 33 bits, and an address has 64")]
+    #[expect(clippy::cast_possible_truncation, reason = "no number is wider than 60 bits, and an address has 64")]
     pub(super) const fn number(number: u64) -> Self {
         Self(ptr::without_provenance_mut((number << KIND_BITS) as usize))
+    }
+
+    /// That the block which this frame heads is at hand (PCP-1). Of no frame but the first it is a word that anything else has:
+    /// nobody's position is a multiple of 2^28 but the first.
+    #[inline(always)]
+    pub(crate) const fn at_hand(head: Pfn) -> Self {
+        Self::number((head.number() as u64) << (HEAD_SHIFT - KIND_BITS))
+    }
+
+    /// The number that stands in the upper half.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "an address has 64 bits")]
+    pub(crate) fn head(self) -> Pfn {
+        Pfn::new((self.0.addr() as u64 >> HEAD_SHIFT) as u32)
     }
 
     #[inline(always)]
@@ -173,12 +189,12 @@ impl OwnerWord {
     }
 
     #[inline(always)]
-    pub(super) const fn from_bits(bits: *mut ()) -> Self {
+    pub(crate) const fn from_bits(bits: *mut ()) -> Self {
         Self(bits)
     }
 
     #[inline(always)]
-    pub(super) const fn bits(self) -> *mut () {
+    pub(crate) const fn bits(self) -> *mut () {
         self.0
     }
 

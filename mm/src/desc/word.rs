@@ -46,7 +46,7 @@ const _: () = assert!(size_of::<Page>() == 16 && align_of::<Page>() == 16);
 const _: () = assert!(core::mem::offset_of!(Page, allocator) == 0 && core::mem::offset_of!(Page, allocatee) == 8);
 
 /// The end of a chain of blocks in flight: no frame's number.
-const NO_NEXT: u64 = 1 << 32;
+const NO_NEXT: u64 = (1 << 32) + 1;
 
 impl Page {
     /// A descriptor of a page that heads nothing.
@@ -78,14 +78,8 @@ impl Page {
         self.publish(AllocatorWord::allocated(migratetype, order, zone));
     }
 
-    /// Makes the page the head of a free block at hand of a CPU, which is allocated with the word `allocated`.
-    #[inline(always)]
-    pub(crate) fn set_cached(&self, allocated: AllocatorWord) {
-        self.set_owner(OwnerWord::PLAIN);
-        self.keep_at_hand(allocated);
-    }
-
-    /// Puts the allocated block that this heads, without an owner and uncharged, at hand of a CPU.
+    /// Puts the block that this heads at hand of a CPU, where its number stands by now: a free one, or one that was allocated
+    /// with this word, without an owner and uncharged.
     #[inline(always)]
     pub(crate) fn keep_at_hand(&self, allocated: AllocatorWord) {
         self.publish(allocated.when_cached());
@@ -97,16 +91,22 @@ impl Page {
         self.publish(allocated);
     }
 
-    /// Marks the second word of a block at hand. Says whether it was as it is to be.
-    pub(crate) fn mark(&self) -> bool {
-        let unmarked = self.allocatee() == OwnerWord::PLAIN;
+    /// Whether the second word is what a block at hand says that `number` is of.
+    #[inline(always)]
+    pub(crate) fn is_at_hand(&self, number: OwnerWord) -> bool {
+        self.allocatee() == number
+    }
+
+    /// Marks the second word of the block at hand that frame `head` heads. Says whether it was as it is to be.
+    pub(crate) fn mark(&self, head: Pfn) -> bool {
+        let unmarked = self.is_at_hand(OwnerWord::at_hand(head));
         self.set_owner(OwnerWord::number(NO_NEXT));
         unmarked
     }
 
     /// Takes the mark away.
-    pub(crate) fn unmark(&self) {
-        self.set_owner(OwnerWord::PLAIN);
+    pub(crate) fn unmark(&self, head: Pfn) {
+        self.set_owner(OwnerWord::at_hand(head));
     }
 
     /// Lets a group pay for the allocated block that this heads. Only the block's owner calls this, so that nobody

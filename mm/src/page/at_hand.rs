@@ -7,7 +7,7 @@
 //! An interrupt handler that finds its own CPU amid this goes to the zones.
 //!
 //! Two CPUs that free one block at the very same moment are not told apart: the word that says it is allocated is read, and
-//! written, without a lock. One after the other, they are.
+//! written, without a lock. One after the other, they are; and who takes it while another has it is stopped (PCP-1).
 
 use super::allocator::{PageAllocator, ZoneCell};
 use super::request::{Origin, Request};
@@ -42,7 +42,6 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let cache = at_hand.first(request.highest);
         let list = cache.list(request.migratetype, request.order);
         let (page, head) = list.take()?;
-        self.debug_check_at_hand(page, head, list);
         page.hand_out(list.word());
         cache.count_served(1);
         self.handed_out(head, request.order);
@@ -60,7 +59,6 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             let list = cache.list(request.migratetype, request.order);
             for place in heads {
                 let Some((page, head)) = list.take() else { break };
-                self.debug_check_at_hand(page, head, list);
                 page.hand_out(list.word());
                 self.handed_out(head, request.order);
                 *place = head;
@@ -151,7 +149,6 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         let kept = at_hand.as_ref().and_then(|at_hand| at_hand.of(cell.id)?.kept(word));
         let take = |list: &List<'m>| {
             let (page, head) = list.take()?;
-            self.debug_check_at_hand(page, head, list);
             page.hand_out(word);
             Some(head)
         };
@@ -236,23 +233,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
 
     /// Gives up to so many of a list's oldest blocks back to their zone.
     pub(super) fn drain_list(&self, buddy: &mut Buddy<'_, 'm, M>, list: &List<'m>, most: Count) {
-        let heads = list.take_oldest(most).map(|(page, head)| {
-            self.debug_check_at_hand(page, head, list);
-            head
-        });
+        let heads = list.take_oldest(most).map(|(_, head)| head);
         buddy.free_bulk(list.word().order(), heads);
-    }
-
-    /// PCP-1: what a list has is at hand and says so; where it costs nothing that matters, it is looked at before anybody has it.
-    #[inline(always)]
-    fn debug_check_at_hand(&self, page: &Page, head: Pfn, list: &List<'m>) {
-        if cfg!(debug_assertions) {
-            let is_its = self.map.get(head).is_some_and(|found| core::ptr::eq(found, page));
-            assert!(
-                is_its && page.word() == list.word().when_cached(),
-                "invariant PCP-1 broken: {head:?} is at hand, and not free"
-            );
-        }
     }
 
     /// To be called now and then on every CPU, by its timer: what it has not used for long goes back to the zones. Cost: a

@@ -12,7 +12,7 @@ use crate::desc::word::Page;
 use crate::invariant::{Invariant, Violation};
 use crate::machine::Machine;
 use crate::pcp::{ClosedCaches, CpuCache, List};
-use crate::units::{Count, CpuId, ZoneId};
+use crate::units::{Count, CpuId, Pfn, ZoneId};
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
     /// Gives all that CPUs have at hand back to the zones. Says how many pages.
@@ -74,7 +74,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     }
 
     /// PCP-1: who is on a list says so, and is on it once. Says how many pages of the zone are at hand. The second words of
-    /// blocks at hand are nobody's: they mark who was seen.
+    /// blocks at hand mark who was seen meanwhile.
     pub(super) fn verify_at_hand(
         &self,
         closed: &ClosedCaches<'m>,
@@ -87,10 +87,10 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
                 let broken = |what| Err(Violation::of(Invariant::Pcp1, Some(pfn), what));
                 if page.word() != list.word().when_cached() {
                     outcome = broken("a CPU's list has a block that says otherwise");
-                } else if !page.mark() {
-                    outcome = broken("a block is at hand twice");
-                } else if !self.map.get(pfn).is_some_and(|found| core::ptr::eq(found, page)) {
+                } else if !self.is_descriptor_of(page, pfn) {
                     outcome = broken("a block at hand has another's number");
+                } else if !page.mark(pfn) {
+                    outcome = broken("a block is at hand twice, or says another number");
                 }
             }
             pages += list.len() * list.word().order().pages();
@@ -98,10 +98,13 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         closed
             .lists(cell.id)
             .flat_map(List::iter)
-            .map(|(page, _)| page)
-            .filter(|page| page.word().is(PageState::Cached))
-            .for_each(Page::unmark);
+            .filter(|&(page, pfn)| page.word().is(PageState::Cached) && self.is_descriptor_of(page, pfn))
+            .for_each(|(page, pfn)| page.unmark(pfn));
         outcome.map(|()| pages)
+    }
+
+    fn is_descriptor_of(&self, page: &Page, pfn: Pfn) -> bool {
+        self.map.get(pfn).is_some_and(|found| core::ptr::eq(found, page))
     }
 
     /// Pages of a zone that CPUs have at hand, as of now; exact while nobody allocates or frees.

@@ -1,6 +1,8 @@
 //! Blocks of one order and migratetype at hand of one CPU: a ring, used as a stack from above, so that what was freed last is
 //! handed out first, and drained from below. A slot has both the number of a block's head and where its descriptor is: who
-//! frees a block knows both, who takes it needs both, and neither has to be found by way of the other.
+//! frees a block knows both, who takes it needs both, and neither has to be found by way of the other. The number stands in the
+//! descriptor as well, for as long as the block is in the list: whatever becomes of a slot, of a bound or of that word, nobody
+//! takes what is not at hand.
 //!
 //! ```text
 //!     bottom          near                 top            limit
@@ -18,13 +20,15 @@
 //! Every field is an atomic that is read and written with plain accesses: GATE-1 says whose they are, and lengths can be
 //! read by anybody, exact while nobody allocates or frees.
 //!
-//! Cost: taking and putting touch one line and one slot, of sixteen bytes. The way to a zone costs one lock for a batch.
+//! Cost: taking and putting touch one line, one slot, of sixteen bytes, and the head's descriptor. The way to a zone costs one lock
+//! for a batch.
 #![expect(unsafe_code, reason = "slots and descriptors are reached through thin pointers")]
 
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
 use crate::desc::allocator_word::AllocatorWord;
+use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
 use crate::image::{Note, NoteFull, layout};
 use crate::machine::Geometry;
@@ -41,18 +45,14 @@ const MOST_DOUBLINGS: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Slot {
     page: AtomicPtr<Page>,
-    head: AtomicU32,
+    /// As the descriptor has it.
+    number: AtomicPtr<()>,
 }
 
 impl Slot {
     /// One that nothing was put into.
     pub(super) fn empty() -> Self {
-        Self { page: AtomicPtr::new(ptr::null_mut()), head: AtomicU32::new(0) }
-    }
-
-    #[inline(always)]
-    fn head(&self) -> Pfn {
-        Pfn::new(self.head.load(Ordering::Relaxed))
+        Self { page: AtomicPtr::new(ptr::null_mut()), number: AtomicPtr::new(ptr::null_mut()) }
     }
 }
 
@@ -161,7 +161,7 @@ impl<'m> List<'m> {
 
     /// For who reads an image of memory.
     pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
-        layout!(note, Slot as "Slot": page, head)?;
+        layout!(note, Slot as "Slot": page, number)?;
         layout!(note, Self as "List": slots, word, mask, top, near, limit, bottom, capacity)
     }
 
@@ -200,14 +200,28 @@ impl<'m> List<'m> {
         unsafe { slot.as_ref() }
     }
 
-    /// The block at a position, of which there is one: its head's descriptor and number.
+    /// The block at a position, of which there is one: its head's descriptor, and the number that is to stand there.
     #[inline(always)]
-    fn at(&self, position: u32) -> (&'m Page, Pfn) {
+    fn at(&self, position: u32) -> (&'m Page, OwnerWord) {
         let slot = self.slot(position);
         // SAFETY: PCP-1, what stands in a list has a descriptor: no null pointer.
         let page = unsafe { NonNull::new_unchecked(slot.page.load(Ordering::Relaxed)) };
         // SAFETY: PCP-1, as above, and those live as long as `'m`.
-        (unsafe { page.as_ref() }, slot.head())
+        (unsafe { page.as_ref() }, OwnerWord::from_bits(slot.number.load(Ordering::Relaxed)))
+    }
+
+    /// The block at a position, which leaves the list: its head's descriptor and number.
+    ///
+    /// # Panics
+    /// The descriptor does not say that the block is at hand: something else was written there, or into the slot.
+    #[inline(always)]
+    fn leaving(&self, position: u32) -> (&'m Page, Pfn) {
+        let (page, number) = self.at(position);
+        if !page.is_at_hand(number) {
+            not_at_hand(number.head());
+        }
+        page.set_owner(OwnerWord::PLAIN);
+        (page, number.head())
     }
 
     /// Takes the newest block of those that are to be handed out. Gives its head's descriptor and number.
@@ -219,7 +233,7 @@ impl<'m> List<'m> {
         }
         let top = top.wrapping_sub(1);
         self.top.store(top, Ordering::Relaxed);
-        Some(self.at(top))
+        Some(self.leaving(top))
     }
 
     /// Puts the block that has this head and descriptor where it is handed out next; `None` if the list is full, or the block is
@@ -269,7 +283,9 @@ impl<'m> List<'m> {
     fn write(&self, position: u32, page: &'m Page, head: Pfn) {
         let slot = self.slot(position);
         slot.page.store(ptr::from_ref(page).cast_mut(), Ordering::Relaxed);
-        slot.head.store(head.number(), Ordering::Relaxed);
+        let number = OwnerWord::at_hand(head);
+        slot.number.store(number.bits(), Ordering::Relaxed);
+        page.set_owner(number);
     }
 
     /// Puts a block where it leaves for the zone next, of a list that is not full.
@@ -297,7 +313,7 @@ impl<'m> List<'m> {
         for position in [self.bottom.load(Ordering::Relaxed), self.top.load(Ordering::Relaxed).wrapping_sub(1)] {
             let slot = self.slot(position);
             see("at hand: descriptor", NonNull::from(&slot.page).cast(), 8);
-            see("at hand: frame", NonNull::from(&slot.head).cast(), 4);
+            see("at hand: frame", NonNull::from(&slot.number).cast(), 8);
         }
         for bound in [&self.top, &self.near, &self.limit, &self.pivot, &self.bottom] {
             see("at hand: bounds", NonNull::from(bound).cast(), 4);
@@ -314,7 +330,7 @@ impl<'m> List<'m> {
         self.bottom.store(above, Ordering::Relaxed);
         self.near.store(bottom.wrapping_add(above_pivot.max(taken)), Ordering::Relaxed);
         self.limit.store(self.limit.load(Ordering::Relaxed).wrapping_add(taken), Ordering::Relaxed);
-        (0..taken).map(move |nth| self.at(bottom.wrapping_add(nth)))
+        (0..taken).map(move |nth| self.leaving(bottom.wrapping_add(nth)))
     }
 
     /// Hands up to so many of the oldest blocks over to a shelf that was asked for more than it has had, as far as that has room.
@@ -363,7 +379,7 @@ impl<'m> List<'m> {
     /// The heads of the blocks in it, the oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'m Page, Pfn)> {
         let bottom = self.bottom.load(Ordering::Relaxed);
-        (0..self.len()).map(move |nth| self.at(bottom.wrapping_add(nth)))
+        (0..self.len()).map(move |nth| self.at(bottom.wrapping_add(nth))).map(|(page, number)| (page, number.head()))
     }
 
     /// All that it depends on what its next operations do, its blocks included, the oldest first.
@@ -426,6 +442,12 @@ impl<'m> List<'m> {
         self.set_high((high - high / 8).max(lowest_high(self.capacity, self.batch)));
         self.len().saturating_sub(self.high())
     }
+}
+
+#[cold]
+#[inline(never)]
+fn not_at_hand(head: Pfn) -> ! {
+    panic!("invariant PCP-1 broken: {head:?} is at hand, and not free");
 }
 
 /// The smallest that a list becomes by itself.

@@ -18,19 +18,22 @@ const WORD: AllocatorWord = AllocatorWord::allocated(Migratetype::Movable, Order
 /// A list.
 struct Rig {
     list: List<'static>,
-    /// What all blocks of the test have for a descriptor.
-    page: &'static Page,
+}
+
+/// A descriptor, of whatever frame.
+fn page() -> &'static Page {
+    Box::leak(Box::new(Page::new(WORD)))
 }
 
 fn rig(capacity: usize) -> Rig {
     let slots: Vec<_> = (0..capacity).map(|_| Slot::empty()).collect();
     let list = List::new(Box::leak(slots.into_boxed_slice()), WORD);
-    Rig { list, page: Box::leak(Box::new(Page::new(WORD))) }
+    Rig { list }
 }
 
 impl Rig {
     fn fill(&self) {
-        let _ = (0..).map(Pfn::new).find(|&head| self.list.put(self.page, head).is_none());
+        let _ = (0..).map(Pfn::new).find(|&head| self.list.put(page(), head).is_none());
     }
 
     fn empty(&self) {
@@ -104,7 +107,7 @@ fn the_newest_is_taken_first_and_the_oldest_drained_first_also_where_the_ring_wr
     let mut next = 0;
     let number = |head: Option<Pfn>| head.map(Pfn::number);
     for _ in 0..20 {
-        while rig.list.put(rig.page, Pfn::new(next)).is_some() {
+        while rig.list.put(page(), Pfn::new(next)).is_some() {
             next += 1;
         }
         assert_eq!(number(rig.list.take().map(|(_, head)| head)), Some(next - 1));
@@ -122,7 +125,7 @@ fn blocks_above_the_pivot_are_drained_first_and_handed_out_only_when_one_is_as_g
     let rig = rig(16);
     let number = |head: Option<Pfn>| head.map(Pfn::number);
     let put =
-        |heads: &[u32]| heads.iter().for_each(|&head| rig.list.put(rig.page, Pfn::new(head)).expect("there is room"));
+        |heads: &[u32]| heads.iter().for_each(|&head| rig.list.put(page(), Pfn::new(head)).expect("there is room"));
     let take = || number(rig.list.take().map(|(_, head)| head));
     for _ in 0..10 {
         rig.list.set_pivot(Some(Pfn::new(100)));
@@ -146,7 +149,7 @@ fn blocks_above_the_pivot_are_drained_first_and_handed_out_only_when_one_is_as_g
 #[test]
 fn a_list_without_slots_takes_nothing_and_has_nothing() {
     let rig = rig(0);
-    assert_eq!(rig.list.put(rig.page, Pfn::new(0)), None);
+    assert_eq!(rig.list.put(page(), Pfn::new(0)), None);
     assert!(rig.list.is_full());
     assert!(rig.list.take().is_none() && !rig.list.keeps_any());
     assert_eq!((rig.list.len(), rig.list.high()), (0, 0));
@@ -229,12 +232,32 @@ fn a_list_that_has_grown_shrinks_with_time_to_what_it_began_with() {
 }
 
 #[test]
+#[should_panic(expected = "invariant PCP-1 broken: pfn 0x7 is at hand, and not free")]
+fn a_block_that_is_in_a_list_twice_leaves_it_once() {
+    let (rig, page) = (rig(4), page());
+    for _ in 0..2 {
+        rig.list.put(page, Pfn::new(7)).expect("there is room");
+    }
+    assert_eq!(rig.list.take().map(|(_, head)| head.number()), Some(7));
+    rig.list.take();
+}
+
+#[test]
+#[should_panic(expected = "invariant PCP-1 broken: pfn 0x7 is at hand, and not free")]
+fn a_block_that_belongs_to_somebody_leaves_no_list() {
+    let (rig, page) = (rig(4), page());
+    rig.list.put(page, Pfn::new(7)).expect("there is room");
+    page.set_allocated(Migratetype::Movable, Order::ZERO, ZoneId(0));
+    rig.list.take_oldest(Count(1)).for_each(drop);
+}
+
+#[test]
 fn a_block_is_put_where_it_is_handed_out_next_if_there_is_room_and_it_is_below_the_pivot() {
     let rig = rig(2);
     rig.list.set_pivot(Some(Pfn::new(100)));
-    assert_eq!(rig.list.put_near(rig.page, Pfn::new(100)), None);
-    assert_eq!(rig.list.put_near(rig.page, Pfn::new(99)), Some(()));
-    assert_eq!(rig.list.put_near(rig.page, Pfn::new(3)), Some(()));
-    assert_eq!(rig.list.put_near(rig.page, Pfn::new(4)), None, "it is full");
+    assert_eq!(rig.list.put_near(page(), Pfn::new(100)), None);
+    assert_eq!(rig.list.put_near(page(), Pfn::new(99)), Some(()));
+    assert_eq!(rig.list.put_near(page(), Pfn::new(3)), Some(()));
+    assert_eq!(rig.list.put_near(page(), Pfn::new(4)), None, "it is full");
     assert_eq!(rig.list.take().map(|(_, head)| head.number()), Some(3));
 }

@@ -92,15 +92,15 @@ impl<'i> Lists<'_, 'i> {
             let slots = list.field("List.slots")?.target()?;
             for nth in 0..len {
                 let slot = slots.element(u64::from(bottom.wrapping_add(nth) & mask), "Slot")?;
-                let (head, page) = (slot.field("Slot.head")?.u32()?.into(), slot.field("Slot.page")?.u64()?);
-                self.block(head, page, word, zone, &format!("{whose}, list {index}"));
+                let (number, page) = (slot.field("Slot.number")?.u64()?, slot.field("Slot.page")?.u64()?);
+                self.block(number >> 32, page, word, zone, &format!("{whose}, list {index}"));
             }
         }
         Ok(())
     }
 
     fn block(&mut self, head: u64, page: u64, word: u64, zone: &Zone<'_>, whose: &str) {
-        let expected = Words { allocator: Words::cached_as(word), allocatee: 0 };
+        let expected = Words { allocator: Words::cached_as(word), allocatee: head << 32 };
         let found = self.frames.words(head);
         let problem = if found != Some(expected) || expected.zone() != zone.number {
             let found = found.map_or("no descriptor".to_owned(), |found| found.to_string());

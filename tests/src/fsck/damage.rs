@@ -207,7 +207,7 @@ impl<'i> Damages<'i> {
                 let slot = u64::from(bottom & number("List.mask")?);
                 let slot = place.field("List.slots")?.target()?.element(slot, "Slot")?;
                 let what = |what: &str| format!("cache {cache}, list {list}: {what}");
-                self.add(&what("a block at hand"), slot.field("Slot.head")?, |word| word ^ 1, PCP);
+                self.add(&what("a block at hand"), slot.field("Slot.number")?, |word| word ^ 1 << 32, PCP);
                 self.add(&what("where its descriptor is"), slot.field("Slot.page")?, |word| word.wrapping_add(16), PCP);
                 self.add(&what("the top"), place.field("List.top")?, |word| word.wrapping_sub(1), PCP);
                 self.add(&what("the bottom"), place.field("List.bottom")?, |word| word.wrapping_add(1), PCP);

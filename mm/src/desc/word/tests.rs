@@ -204,10 +204,12 @@ fn a_page_is_free_at_its_place_alone() {
 #[test]
 fn the_mark_of_a_block_at_hand_is_set_once_and_goes() {
     let page = Page::new(AllocatorWord::TAIL);
-    page.set_cached(AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZoneId(0)));
-    assert_eq!([page.mark(), page.mark()], [true, false]);
-    page.unmark();
-    assert!(page.mark());
+    let head = Pfn::new(7);
+    page.set_owner(OwnerWord::at_hand(head));
+    assert_eq!([page.mark(head), page.mark(head)], [true, false]);
+    page.unmark(head);
+    assert!(page.is_at_hand(OwnerWord::at_hand(head)));
+    assert!(!page.mark(Pfn::new(8)));
 }
 
 #[test]

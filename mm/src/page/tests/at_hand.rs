@@ -8,6 +8,7 @@ use std::thread;
 use super::*;
 use crate::charge::GroupId;
 use crate::desc::allocator_word::AllocatorWord;
+use crate::desc::owner_word::OwnerWord;
 use crate::host::{on_cpu, scaled};
 use crate::invariant::Invariant;
 use crate::migratetype::Migratetype;
@@ -366,11 +367,12 @@ fn the_checker_names_a_block_at_hand_that_says_otherwise() {
         allocator.verify().map_err(|violation| (violation.invariant, violation.pfn)),
         Err((Invariant::Pcp1, Some(pfn)))
     );
-    page.set_cached(word(Order::ZERO));
+    page.set_owner(OwnerWord::at_hand(pfn));
+    page.keep_at_hand(word(Order::ZERO));
     allocator.verify().expect("all is well again");
     // One that says it is at hand, and is not.
     let lost = allocator.alloc_raw(PAGE.with_order(Order::of(4))).expect("memory is free");
-    allocator.page(lost).expect("it is memory").set_cached(word(Order::of(4)));
+    allocator.page(lost).expect("it is memory").keep_at_hand(word(Order::of(4)));
     assert_eq!(allocator.verify().map_err(|violation| violation.invariant), Err(Invariant::Pcp1));
 }
 

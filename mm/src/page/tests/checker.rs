@@ -193,7 +193,7 @@ fn counts_of_a_zone_that_are_wrong_by_one() {
 fn a_page_at_hand_of_nobody() {
     let broken = named(|a| {
         let page = page(a, PageState::Allocated);
-        page.set_cached(page.word());
+        page.keep_at_hand(page.word());
     });
     assert_eq!(broken, (Invariant::Pcp1, "pages say that a CPU has them, and none does"));
 }

@@ -1,12 +1,12 @@
 //! Blocks that one CPU has too many of and another asks for.
 
-use super::{Rig, rig};
+use super::{Rig, page, rig};
 use crate::units::{Count, Pfn};
 
 impl Rig {
     fn has(&self, blocks: u32) -> &Self {
         for head in (self.list.len()..blocks).map(Pfn::new) {
-            self.list.put(self.page, head).expect("there is room");
+            self.list.put(page(), head).expect("there is room");
         }
         self
     }
