@@ -60,6 +60,15 @@ impl Entry {
     const OUTSIDE: u8 = 0;
     const FREE: u8 = 1;
     const HELD: u8 = 2;
+
+    fn standing(&self) -> Standing {
+        let byte = self.0.load(Ordering::Relaxed);
+        match byte.checked_sub(Self::HELD) {
+            Some(order) => Standing::Held(Order::of(order.into())),
+            None if byte == Self::FREE => Standing::Free,
+            None => Standing::Outside,
+        }
+    }
 }
 
 impl Standing {
@@ -70,17 +79,11 @@ impl Standing {
             Self::Held(order) => Entry::HELD + order.number(),
         }
     }
-
-    fn of(byte: u8) -> Self {
-        match byte.checked_sub(Entry::HELD) {
-            Some(order) => Self::Held(Order::of(order.into())),
-            None if byte == Entry::FREE => Self::Free,
-            None => Self::Outside,
-        }
-    }
 }
 
 /// The table, an entry for each frame from 0 on. Frames behind its end are outside.
+///
+/// Ranges are looked at as one slice: an interpreter goes through all of a slice of atomics whenever it is passed on.
 #[derive(Clone, Copy, Debug)]
 pub struct Specification<'t> {
     pages: &'t [Entry],
@@ -99,7 +102,7 @@ impl<'t> Specification<'t> {
 
     /// What a page is to be.
     pub fn standing(self, pfn: Pfn) -> Standing {
-        self.pages.get(pfn.index()).map_or(Standing::Outside, |entry| Standing::of(entry.0.load(Ordering::Relaxed)))
+        self.pages.get(pfn.index()).map_or(Standing::Outside, Entry::standing)
     }
 
     /// The head of the block that a page is held in.
@@ -112,7 +115,14 @@ impl<'t> Specification<'t> {
 
     /// Whether all of the range can be had.
     pub fn is_free(self, range: PfnRange) -> bool {
-        range.frames().all(|pfn| self.standing(pfn) == Standing::Free)
+        self.first_unlike(range, Standing::Free).is_none()
+    }
+
+    /// The first page of a range that is to be anything but this.
+    pub fn first_unlike(self, range: PfnRange, standing: Standing) -> Option<Pfn> {
+        let mut pages = self.pages.get(range.start.index()..).unwrap_or_default().iter();
+        let is_unlike = |entry: Option<&Entry>| entry.map_or(Standing::Outside, Entry::standing) != standing;
+        range.frames().find(|_| is_unlike(pages.next()))
     }
 
     /// Goes along with a change.
@@ -156,16 +166,14 @@ impl<'t> Specification<'t> {
     }
 
     fn turn(self, range: PfnRange, from: Standing, to: Standing, what: &'static str) -> Result<(), Violation> {
-        let turn = |pfn: Pfn| {
-            let broken = Violation::of(Invariant::Spec1, Some(pfn), what);
-            let unknown =
-                Violation::of(Invariant::Spec1, Some(pfn), "a page is used that the specification has no room for");
-            let entry = self.pages.get(pfn.index()).ok_or(unknown)?;
+        let broken = |pfn, what| Violation::of(Invariant::Spec1, Some(pfn), what);
+        let pages = self.pages.get(range.start.index()..range.end.index());
+        let unknown = broken(self.end().max(range.start), "a page is used that the specification has no room for");
+        range.frames().zip(pages.ok_or(unknown)?).try_for_each(|(pfn, entry)| {
             // Pairs with itself on whatever CPU: who is given a page finds what was said when it was given up.
             let turned = entry.0.compare_exchange(from.byte(), to.byte(), Ordering::AcqRel, Ordering::Relaxed);
-            turned.map(|_| ()).map_err(|_| broken)
-        };
-        range.frames().try_for_each(turn)
+            turned.map(|_| ()).map_err(|_| broken(pfn, what))
+        })
     }
 }
 
@@ -203,6 +211,23 @@ mod tests {
             assert_eq!((spec.head(at(5)), spec.head(at(6))), (Some(at(4)), None));
             spec.follow(Change::Freed(at(4), TWO)).expect("it is held");
             assert!(spec.is_free(PfnRange::new(at(2), at(8))));
+        });
+    }
+
+    #[test]
+    fn the_first_page_that_is_anything_else_is_found_and_behind_the_table_all_is_outside() {
+        with_eight_pages(|spec| {
+            spec.follow(Change::Allocated(at(6), ONE)).expect("it is free");
+            let first = |start, end, standing| spec.first_unlike(PfnRange::new(at(start), at(end)), standing);
+            assert_eq!(first(0, 2, Standing::Outside), None);
+            assert_eq!(first(0, 4, Standing::Outside), Some(at(2)));
+            assert_eq!(first(2, 8, Standing::Free), Some(at(6)));
+            assert_eq!(first(7, 10, Standing::Free), Some(at(8)));
+            assert_eq!((first(8, 10, Standing::Outside), first(20, 21, Standing::Free)), (None, Some(at(20))));
+            assert_eq!(
+                (spec.is_free(PfnRange::new(at(2), at(6))), spec.is_free(PfnRange::new(at(2), at(7)))),
+                (true, false)
+            );
         });
     }
 

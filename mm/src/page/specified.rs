@@ -58,7 +58,7 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         while at < specification.end() {
             let (standing, order) = self.abstraction(at)?;
             let block = PfnRange::new(at, at.plus(order.pages()));
-            if let Some(pfn) = block.frames().find(|&pfn| specification.standing(pfn) != standing) {
+            if let Some(pfn) = specification.first_unlike(block, standing) {
                 return Err(Violation::of(Invariant::Spec2, Some(pfn), "a page is not what it is specified to be"));
             }
             at = block.end;

@@ -138,7 +138,6 @@ fn memory_that_fails_in_a_block_that_is_joined_is_known_to_the_whole() {
 }
 
 #[test]
-#[ignore = "takes longer than all others together"]
 fn memory_that_fails_in_a_block_that_is_halved_and_joined_is_known_to_the_whole() {
     against(
         |_| (),
