@@ -139,8 +139,8 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
         if self.pages().has_hwpoisoned(table.head()) {
             return Err(MigrateError::Poisoned);
         }
-        let request = Request::new(table.order()).nowait().through_zone();
-        let page = self.pages().alloc(request).map_err(|_| MigrateError::NoMemory)?;
+        let request = Request::new(table.order()).nowait();
+        let page = self.owners().alloc_pages::<PageTable>(request).map_err(|_| MigrateError::NoMemory)?;
         self.spaces.move_table(table, page).map_err(|(_, why)| why.into())
     }
 }

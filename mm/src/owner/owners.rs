@@ -160,8 +160,14 @@ impl<'a, M: Machine> Owners<'a, M> {
         self.caches.pages
     }
 
-    /// Allocates a block for an owner: a page table's comes through a zone, so that nothing is an object one moment and a table
-    /// the next.
+    /// Pages for an owner of this kind: a page table's come through a zone, so that nothing is an object one moment and a table the
+    /// next.
+    pub(crate) fn alloc_pages<T: Owner>(&self, request: Request) -> Result<Block<'a, M>, AllocError> {
+        let request = if T::KIND == OwnerKind::PageTable { request.through_zone() } else { request };
+        self.pages().alloc(request)
+    }
+
+    /// Allocates a block for an owner.
     ///
     /// # Errors
     /// There is no memory for the pages or the descriptor. The owner comes back, and nothing was ever visible.
@@ -170,8 +176,7 @@ impl<'a, M: Machine> Owners<'a, M> {
             Ok(descriptor) => descriptor,
             Err(error) => return Err((owner, error.into())),
         };
-        let request = if T::KIND == OwnerKind::PageTable { request.through_zone() } else { request };
-        match self.pages().alloc(request) {
+        match self.alloc_pages::<T>(request) {
             // SAFETY: the descriptor was just had.
             Ok(block) => Ok(unsafe { self.publish(descriptor, block, owner) }),
             Err(error) => {

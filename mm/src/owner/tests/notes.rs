@@ -16,7 +16,7 @@ const READ: &str = "
     Sheaf.objects Sheaf.objects.elements SheafStack.len SheafStack.top Sheaves.main Sheaves.spare Slab.cache Slab.first
     Slab.state SlabLayout.objects SlabLayout.order SlabLayout.stride SlabList.first SlabList.len SlabState.free
     SlabState.next SlabState.previous SlabState.taken Slabs.empty_sheaves Slabs.full_sheaves Slabs.lists Slabs.own
-    Slabs.taken Slot.head Slot.page Stack.height Stack.len Stack.prepared Stack.ring Stack.root Stack.stored Stack.tail
+    Slabs.taken Slot.number Slot.page Stack.height Stack.len Stack.prepared Stack.ring Stack.root Stack.stored Stack.tail
     Zone.free Zone.highatomic Zone.id Zone.lists Zone.managed Zone.nodes Zone.pending Zone.span.end Zone.span.start
     ZoneCell.zone ZoneCell.zone.held ZoneCell.zone.value caches.held caches.value cpus.caches cpus.count
     highatomic.elements lists.count map.holes map.root map.table_shift map.tables pending.stuck zones.count";
