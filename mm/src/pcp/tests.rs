@@ -3,7 +3,9 @@
 mod caches;
 mod shelf;
 
+use core::any::Any;
 use std::boxed::Box;
+use std::sync::Mutex;
 use std::vec::Vec;
 
 use super::list::{List, Relief, Slot, Supply, capacity, shelf_capacity};
@@ -20,15 +22,23 @@ struct Rig {
     list: List<'static>,
 }
 
+/// What lists lead to, which stays: whoever looks for memory that was lost finds it here.
+static KEPT: Mutex<Vec<&'static (dyn Any + Sync)>> = Mutex::new(Vec::new());
+
+fn kept<T: Any + Sync>(value: T) -> &'static T {
+    let kept: &'static T = Box::leak(Box::new(value));
+    KEPT.lock().expect("nobody panics").push(kept);
+    kept
+}
+
 /// A descriptor, of whatever frame.
 fn page() -> &'static Page {
-    Box::leak(Box::new(Page::new(WORD)))
+    kept(Page::new(WORD))
 }
 
 fn rig(capacity: usize) -> Rig {
     let slots: Vec<_> = (0..capacity).map(|_| Slot::empty()).collect();
-    let list = List::new(Box::leak(slots.into_boxed_slice()), WORD);
-    Rig { list }
+    Rig { list: List::new(kept(slots), WORD) }
 }
 
 impl Rig {

@@ -111,7 +111,8 @@ impl Lru {
         let mut lists = self.lists.lock(cache.machine());
         let age = lists.of(generation);
         let oldest = age.list.pop_back()?;
-        let address = NonNull::from(&*oldest);
+        // As it was linked, and not by way of a reference: it is to lead to what stands around the buffer.
+        let address = NonNull::new(UnsafeRef::into_raw(oldest.clone()))?;
         age.list.push_front(oldest);
         // SAFETY: BUF-1, it stands in a mapping, whose tree has a reference as long as the lists are locked.
         Some(unsafe { BufferRef::listed(cache, address) })
