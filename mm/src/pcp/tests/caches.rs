@@ -7,7 +7,7 @@ use std::thread;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::early::MetadataBytes;
-use crate::host::{HostMachine, on_cpu};
+use crate::host::{HostMachine, on_cpu, scaled};
 use crate::machine::{Machine, Standard};
 use crate::migratetype::Migratetype;
 use crate::pcp::CpuCaches;
@@ -26,7 +26,7 @@ fn with_caches(cpus: u16, test: impl FnOnce(&HostMachine<Standard>, CpuCaches<'_
     let machine = HostMachine::<Standard>::new(END, END, cpus).expect("the host lends memory");
     let memory = Region { start: PhysAddr(0), len: END.address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut boot_map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-    let zones = [1 << 20].into_iter();
+    let zones = [scaled(1 << 20, 1 << 14)].into_iter();
     let caches = CpuCaches::carve(&machine, &mut boot_map, &zones, &|_, _| Some(ZONE), &mut MetadataBytes::default());
     test(&machine, caches.expect("the lists fit"));
 }
