@@ -169,8 +169,8 @@ impl OwnerWord {
         Self(ptr::without_provenance_mut((number << KIND_BITS) as usize))
     }
 
-    /// That the block which this frame heads is at hand (PCP-1). Of no frame but the first it is a word that anything else has:
-    /// nobody's position is a multiple of 2^28 but the first.
+    /// That the block which this frame heads is at hand (PCP-1). A free block or node says the same only if it stands at position
+    /// zero, and this is frame zero, or in a list of more than 2^28 blocks.
     #[inline(always)]
     pub(crate) const fn at_hand(head: Pfn) -> Self {
         Self::number((head.number() as u64) << (HEAD_SHIFT - KIND_BITS))
@@ -178,7 +178,6 @@ impl OwnerWord {
 
     /// The number that stands in the upper half.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "an address has 64 bits")]
     pub(crate) fn head(self) -> Pfn {
         Pfn::new((self.0.addr() as u64 >> HEAD_SHIFT) as u32)
     }
@@ -239,6 +238,15 @@ mod tests {
 
     #[repr(align(16))]
     struct Aligned;
+
+    #[test]
+    fn the_number_of_a_block_at_hand_comes_back_and_is_neither_an_owner_nor_a_position() {
+        for number in [1, 2, 0x1234_5678, u32::MAX] {
+            let word = OwnerWord::at_hand(Pfn::new(number));
+            assert_eq!((word.head(), word.is_owned(), word.kind()), (Pfn::new(number), false, Some(OwnerKind::Plain)));
+            assert!([0, 1, number.into()].map(OwnerWord::number).iter().all(|&position| position != word), "{number}");
+        }
+    }
 
     #[test]
     fn a_kind_and_an_address_come_back_and_no_other_kind_does() {

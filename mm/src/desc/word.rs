@@ -91,7 +91,7 @@ impl Page {
         self.publish(allocated);
     }
 
-    /// Whether the second word is what a block at hand says that `number` is of.
+    /// Whether the second word is this, which is [of a block at hand](OwnerWord::at_hand).
     #[inline(always)]
     pub(crate) fn is_at_hand(&self, number: OwnerWord) -> bool {
         self.allocatee() == number
