@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::frames::{Census, Frames};
+use super::frames::{Block, Census, Frames};
 use super::image::{At, Fault, Image};
 use super::report::Report;
 use super::words::Words;
@@ -58,6 +58,16 @@ pub(super) fn check(
             report.find("PCP-1", Some(block.head), what);
         }
     }
+    // Who puts a block at hand writes its number first, and what it is then.
+    let says_so = |block: &&Block| block.head != 0 && block.words.allocatee == Words::number_at_hand(block.head);
+    for block in census.allocated.iter().filter(says_so) {
+        if busy {
+            report.meet("blocks that whoever is busy is about to have at hand");
+        } else {
+            let what = format!("a block says that it is at hand, and that it is allocated: {}", block.words);
+            report.find("PCP-1", Some(block.head), what);
+        }
+    }
     Ok(())
 }
 
@@ -100,7 +110,7 @@ impl<'i> Lists<'_, 'i> {
     }
 
     fn block(&mut self, head: u64, page: u64, word: u64, zone: &Zone<'_>, whose: &str) {
-        let expected = Words { allocator: Words::cached_as(word), allocatee: head << 32 };
+        let expected = Words { allocator: Words::cached_as(word), allocatee: Words::number_at_hand(head) };
         let found = self.frames.words(head);
         let problem = if found != Some(expected) || expected.zone() != zone.number {
             let found = found.map_or("no descriptor".to_owned(), |found| found.to_string());

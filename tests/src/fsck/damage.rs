@@ -8,7 +8,7 @@ use super::image::{At, Fault, Image};
 use super::memory::PAGE;
 use super::owners::{self, SLAB};
 use super::report::Report;
-use super::words::State;
+use super::words::{State, Words};
 use super::zones::{self, Zone};
 
 /// One word of an image that is to be replaced by another.
@@ -80,6 +80,11 @@ impl<'i> Damages<'i> {
                 words.is(state) && order.contains(&words.order()) && owner
             })
         };
+        let plain = with(&|frame| is(frame, State::Allocated, 0..=15, Some(false)));
+        if let Some((head, place)) = plain.and_then(|head| Some((head, frames.descriptor_address(head)? + 8))) {
+            let number = Words::number_at_hand(head);
+            self.add("a plain block that says it is at hand", self.image.at(place), |_| number, &["PCP-1"]);
+        }
         let samples = [
             ("a free block", with(&|frame| is(frame, State::Free, 1..=9, None)), 4..=31),
             ("a free block of the largest order", with(&|frame| is(frame, State::Free, 10..=10, None)), 4..=31),
@@ -87,7 +92,7 @@ impl<'i> Damages<'i> {
             ("a node", with(&|frame| is(frame, State::Node, 0..=15, None)), 4..=31),
             ("a block at hand", with(&|frame| is(frame, State::Cached, 0..=15, None)), 0..=63),
             ("an owned block", with(&|frame| is(frame, State::Allocated, 0..=15, Some(true))), 0..=47),
-            ("a plain block", with(&|frame| is(frame, State::Allocated, 0..=15, Some(false))), 0..=63),
+            ("a plain block", plain, 0..=63),
             ("a tail", with(&|frame| is(frame, State::Free, 2..=10, None)).map(|head| head + 1), 0..=3),
         ];
         for (what, frame, second) in samples {

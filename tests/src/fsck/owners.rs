@@ -8,7 +8,7 @@ use super::frames::{Block, Census, Frames};
 use super::image::{At, Fault, Image};
 use super::memory::PAGE;
 use super::report::Report;
-use super::words::State;
+use super::words::{State, Words};
 
 /// Kinds of owners as the second word names them; of a block that is nobody's but its holder's, the first.
 pub(super) const PLAIN: u64 = 0;
@@ -75,7 +75,8 @@ fn check_block(image: &Image, frames: &Frames, block: &Block, report: &mut Repor
     let Block { head, words } = *block;
     match words.kind() {
         0 => {
-            if words.allocatee != 0 {
+            // What is about to be at hand says so already (PCP-1).
+            if words.allocatee != 0 && words.allocatee != Words::number_at_hand(head) {
                 report.find("DESC-1", Some(head), format!("a block that nobody owns has no second word: {words}"));
             }
         }

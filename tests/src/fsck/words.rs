@@ -107,6 +107,11 @@ impl Words {
         allocated ^ CACHED_OR_ALLOCATED
     }
 
+    /// What the second word says of the block at hand that this frame heads.
+    pub(super) fn number_at_hand(head: u64) -> u64 {
+        head << 32
+    }
+
     /// The kind of the owner; 0 if there is none.
     pub(super) fn kind(self) -> u64 {
         self.allocatee & 0xf
