@@ -9,6 +9,7 @@
 
 use super::{Buddy, relocate};
 use crate::desc::allocator_word::{AllocatorWord, End, PageState};
+use crate::desc::owner_word::OwnerWord;
 use crate::freelist::Freelists;
 use crate::invariant::{Invariant, Violation};
 use crate::machine::{Geometry, Machine};
@@ -124,6 +125,9 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 None => return fault(Invariant::Acct1, "a page's state is none there is"),
                 Some(_) if !ours => ours_since = at.plus(block.pages()),
                 Some(PageState::Node) => census.nodes += 1,
+                Some(PageState::Allocated) if !page.owner().is_owned() && page.owner() != OwnerWord::PLAIN => {
+                    return fault(Invariant::Desc1, "a block that nobody owns has a second word");
+                }
                 Some(PageState::Allocated) => census.allocated += block.pages(),
                 Some(PageState::Cached) => census.cached += block.pages(),
                 Some(PageState::Free) => {

@@ -190,6 +190,12 @@ fn counts_of_a_zone_that_are_wrong_by_one() {
 }
 
 #[test]
+fn a_block_that_nobody_owns_and_that_says_something_of_it() {
+    let broken = named(|a| page(a, PageState::Allocated).set_position(Position(3)));
+    assert_eq!(broken, (Invariant::Desc1, "a block that nobody owns has a second word"));
+}
+
+#[test]
 fn a_page_at_hand_of_nobody() {
     let broken = named(|a| {
         let page = page(a, PageState::Allocated);
