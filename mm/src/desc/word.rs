@@ -45,8 +45,8 @@ const _: () = assert!(size_of::<Page>() == 16 && align_of::<Page>() == 16);
 #[cfg(not(loom))]
 const _: () = assert!(core::mem::offset_of!(Page, allocator) == 0 && core::mem::offset_of!(Page, allocatee) == 8);
 
-/// The end of a chain of blocks in flight: no frame's number.
-const NO_NEXT: u64 = (1 << 32) + 1;
+/// The end of a chain of blocks in flight: no frame's number, nor what a block at hand says.
+const NO_NEXT: u64 = 0x1_0000_0001;
 
 impl Page {
     /// A descriptor of a page that heads nothing.
