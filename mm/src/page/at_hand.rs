@@ -7,7 +7,8 @@
 //! An interrupt handler that finds its own CPU amid this goes to the zones.
 //!
 //! Two CPUs that free one block at the very same moment are not told apart: the word that says it is allocated is read, and
-//! written, without a lock. One after the other, they are; and who takes it while another has it is stopped (PCP-1).
+//! written, without a lock. One after the other, they are; and who takes it once another has it is stopped (PCP-1), if they do
+//! not take it at the very same moment as well.
 
 use super::allocator::{PageAllocator, ZoneCell};
 use super::request::{Origin, Request};
