@@ -10,6 +10,7 @@
 #![expect(unsafe_code, reason = "lists regions that their spaces keep")]
 
 use core::fmt;
+use core::marker::PhantomPinned;
 use core::mem::transmute;
 use core::ptr::NonNull;
 
@@ -61,6 +62,9 @@ pub trait MapsFolios<M: Machine>: Send + Sync {
 pub struct Listed<M: Machine> {
     link: LinkedListAtomicLink,
     region: Mutex<class::Listed, Option<NonNull<dyn MapsFolios<M>>>>,
+    /// Whoever goes through the list looks at the region until it has taken itself off, which it does as it is dropped: to have it
+    /// mutably does not mean to be alone with it.
+    _looked_at: PhantomPinned,
 }
 
 // SAFETY: the region is `Sync`, and looked at only while it is listed.
@@ -79,7 +83,7 @@ impl<M: Machine> Default for Listed<M> {
 impl<M: Machine> Listed<M> {
     /// In no list.
     pub const fn new() -> Self {
-        Self { link: LinkedListAtomicLink::new(), region: Mutex::new(None) }
+        Self { link: LinkedListAtomicLink::new(), region: Mutex::new(None), _looked_at: PhantomPinned }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::zone::ZoneKind;
 
 mod given;
 mod model;
+mod reverse_map;
 mod stress;
 
 type Cache<'a> = PageCache<'a, HostMachine>;
