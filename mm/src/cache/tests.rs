@@ -13,7 +13,7 @@ use super::*;
 use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::folio::{SplitError, SplitTo};
-use crate::host::HostMachine;
+use crate::host::{HostMachine, scaled};
 use crate::owner::{FolioFlags, Owners};
 use crate::page::{Block, PageAllocator, Request};
 use crate::shrinker::{Shortage, Shrinker};
@@ -192,8 +192,10 @@ fn what_cannot_be_read_says_so_and_is_read_when_it_can_be() {
 
 #[test]
 fn what_is_read_once_goes_and_what_is_used_again_stays() {
-    let (file, swap) = (HostFile::pages(512), HostFile::pages(16));
-    with_cache(16, &swap, |cache| {
+    const HALF: u32 = scaled(256, 64);
+    let pages = usize::try_from(2 * HALF).expect("small");
+    let (file, swap) = (HostFile::pages(pages), HostFile::pages(16));
+    with_cache(scaled(16, 8), &swap, |cache| {
         let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
         let hot: Vec<u64> = (0..512).step_by(8).collect();
         for turn in 0..2 {
@@ -412,8 +414,10 @@ fn a_folio_of_2_mib_splits_where_it_stands_whole_or_not_at_all() {
 
 #[test]
 fn memory_is_taken_from_folios_that_lie_where_it_is_lacking_and_only_from_those() {
-    let (file, swap) = (HostFile::pages(512), HostFile::pages(16));
-    with_cache(16, &swap, |cache| {
+    const HALF: u32 = scaled(256, 64);
+    let pages = usize::try_from(2 * HALF).expect("small");
+    let (file, swap) = (HostFile::pages(pages), HostFile::pages(16));
+    with_cache(scaled(16, 8), &swap, |cache| {
         let pages = cache.pages();
         let free = |highest: bool| -> u32 {
             let zones = pages.zones().filter(|zone| (zone.kind == ZoneKind::Highmem) == highest);
@@ -422,11 +426,11 @@ fn memory_is_taken_from_folios_that_lie_where_it_is_lacking_and_only_from_those(
         let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
         let read =
             |from, to| (from..to).for_each(|page| drop(mapping.read_folio(PageIndex(page)).expect("it is read")));
-        read(0, 256);
+        read(0, u64::from(HALF));
         let bound = Request::movable(Order::ZERO).from_reserve();
         let mut held: Vec<_> = core::iter::from_fn(|| (free(true) > 0).then(|| pages.alloc(bound))).collect();
         assert!(held.iter().all(Result::is_ok));
-        read(256, 512);
+        read(u64::from(HALF), u64::from(2 * HALF));
         let (high, low) = (free(true), free(false));
         assert_eq!(high, 0);
         let lacking = Shortage { wanted: Count(50), highest: ZoneKind::Normal, node: None };
@@ -435,8 +439,12 @@ fn memory_is_taken_from_folios_that_lie_where_it_is_lacking_and_only_from_those(
         let elsewhere = Shortage { node: Some(NodeId(1)), ..lacking };
         assert_eq!(cache.shrink(&elsewhere), Count(0), "nothing is there");
         let all = cache.shrink(&Shortage { wanted: Count(1000), ..lacking });
-        assert_eq!((all, free(true), mapping.pages()), (Count(206), high, 256), "what lies elsewhere stays");
-        assert_eq!(cache.shrink(&Shortage::of(Count(1000))), Count(256));
+        assert_eq!(
+            (all, free(true), mapping.pages()),
+            (Count(HALF - 50), high, u64::from(HALF)),
+            "what lies elsewhere stays"
+        );
+        assert_eq!(cache.shrink(&Shortage::of(Count(1000))), Count(HALF));
         held.clear();
     });
 }
@@ -461,18 +469,20 @@ fn who_lacks_lowmem_looks_at_no_folio_in_highmem() {
 
 #[test]
 fn whoever_wants_pages_gets_those_that_the_cache_can_do_without() {
-    let (file, swap) = (HostFile::pages(4096), HostFile::pages(16));
-    with_cache(16, &swap, |cache| {
+    const FRAMES: usize = scaled(4096, 2048);
+    const WANTED: usize = scaled(1500, 700);
+    let (file, swap) = (HostFile::pages(FRAMES), HostFile::pages(16));
+    with_cache(scaled(16, 8), &swap, |cache| {
         let pages = cache.pages();
         let mapping = cache.file(&file, Order::of(4)).expect("there is memory");
-        for page in 0..4096 {
+        for page in 0..FRAMES as u64 {
             drop(mapping.read_folio(PageIndex(page)).expect("it is read, and others go"));
         }
-        assert!(mapping.pages() > 2500, "{} pages are cached", mapping.pages());
+        assert!(mapping.pages() > scaled(2500, 1000), "{} pages are cached", mapping.pages());
         assert!(pages.zones().all(|zone| zone.free >= zone.watermarks.min));
         // Nobody but the cache has given anything up for these.
         let mut held = Vec::new();
-        for (request, wanted) in [(Request::new(Order::ZERO), 1500), (Request::movable(Order::ZERO), 1500)] {
+        for (request, wanted) in [(Request::new(Order::ZERO), WANTED), (Request::movable(Order::ZERO), WANTED)] {
             let more: Vec<_> = (0..wanted).map_while(|_| pages.alloc(request).ok()).collect();
             let zones: Vec<_> =
                 pages.zones().map(|zone| (zone.kind, zone.managed, zone.free, zone.watermarks)).collect();

@@ -177,7 +177,9 @@ fn what_was_used_once_goes_first_and_in_the_order_in_which_it_came() {
 #[test]
 fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
     with_caches(|caches| {
-        let all = patterned(1 << 20);
+        const BLOCKS: usize = scaled(1024, 256);
+        const LEFT: usize = scaled(100, 30);
+        let all = patterned(BLOCKS << 10);
         let store = Bytes::new(all.clone());
         let cache = BufferCache::new(caches, BufferSize::Kib1).expect("there is memory");
         let mapping = cache.mapping(&store).expect("there is memory");
@@ -186,10 +188,10 @@ fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
         while let Ok(block) = caches.pages.alloc(Request::new(Order::ZERO)) {
             held.push(block);
         }
-        held.truncate(held.len() - 100);
+        held.truncate(held.len() - LEFT);
         let scan = || {
-            for block in 0..1024 {
-                for hot in [0, 511, 1023] {
+            for block in 0..BLOCKS {
+                for hot in [0, BLOCKS / 2 - 1, BLOCKS - 1] {
                     assert_eq!(read(&mapping, hot << 10, 1).expect("there is memory"), [pattern(hot << 10)]);
                     let there = mapping.lookup(BlockIndex(hot as u64)).expect("just read");
                     let flags = there.flags();
@@ -200,7 +202,7 @@ fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
             }
         };
         caches.pages.with_shrinker(&cache, scan).expect("there is room");
-        assert!(cache.report().pages.0 <= 100);
+        assert!(cache.report().pages.0 <= LEFT as u32);
         mapping.verify().expect("sound");
     });
 }

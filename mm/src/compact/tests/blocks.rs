@@ -19,11 +19,12 @@ fn clear(rig: &Rig<'_>, pfn: Pfn, order: Order) -> Result<Moved, Refusal> {
 
 #[test]
 fn page_tables_move_and_their_spaces_go_on() {
+    const PAGES: u64 = scaled(4000, 800);
     with_rig(16, 16, |rig| {
         let space = rig.space();
-        space.map_anonymous(pages(0, 4000), ReadWrite, Private, Order::ZERO).expect("nothing is there");
+        space.map_anonymous(pages(0, PAGES), ReadWrite, Private, Order::ZERO).expect("nothing is there");
         // A page in each table's range, so that there are many tables, and few pages in each.
-        for page in (0..4000).step_by(16) {
+        for page in (0..PAGES).step_by(16) {
             rig.set(&space, page, page + 1);
         }
         let tables: Vec<_> = {
@@ -37,7 +38,7 @@ fn page_tables_move_and_their_spaces_go_on() {
                 _ => None,
             })
             .collect();
-        assert!(tables.len() > 250, "{} tables", tables.len());
+        assert!(tables.len() as u64 > PAGES / 16, "{} tables", tables.len());
         let root = space.root();
         let mut moved = 0;
         for (head, _) in tables {
@@ -51,9 +52,9 @@ fn page_tables_move_and_their_spaces_go_on() {
                 Err(error) => assert_eq!((error, head), (MigrateError::Fixed, root)),
             }
         }
-        assert!(moved > 250);
+        assert!(moved > PAGES / 16);
         rig.verify([&space]);
-        for page in (0..4000).step_by(16) {
+        for page in (0..PAGES).step_by(16) {
             assert_eq!(rig.mapped(&space, page), Some(page + 1), "page {page}");
         }
         // Somebody looks at the table just now.
@@ -68,7 +69,7 @@ fn page_tables_move_and_their_spaces_go_on() {
         drop(leaf);
         rig.verify([&space]);
         // Two of three tables go; those left move together.
-        for page in (0..4000).step_by(16).filter(|page| page / 16 % 3 > 0) {
+        for page in (0..PAGES).step_by(16).filter(|page| page / 16 % 3 > 0) {
             space.unmap(pages(page, 16)).expect("there is memory");
         }
         let census = rig.census();
@@ -76,7 +77,7 @@ fn page_tables_move_and_their_spaces_go_on() {
         assert!(report.cleared == Count(3) && report.moved.tables > Count(3), "{report}");
         assert_eq!(rig.census(), census);
         rig.verify([&space]);
-        for page in (0..4000).step_by(48) {
+        for page in (0..PAGES).step_by(48) {
             assert_eq!(rig.mapped(&space, page), Some(page + 1), "page {page}");
         }
     });
@@ -116,12 +117,13 @@ fn nodes_of_freelists_move_out_of_an_area() {
 
 #[test]
 fn an_area_with_something_that_stays_is_passed_over_untouched() {
+    const PAGES: u64 = scaled(1024, 256);
     with_rig(16, 16, |rig| {
         let space = rig.space();
-        space.map_anonymous(pages(0, 1024), ReadWrite, Private, Order::ZERO).expect("nothing is there");
-        (0..512).for_each(|page| rig.set(&space, page, page));
+        space.map_anonymous(pages(0, PAGES), ReadWrite, Private, Order::ZERO).expect("nothing is there");
+        (0..PAGES / 2).for_each(|page| rig.set(&space, page, page));
         let stays = rig.pages.alloc(Request::movable(Order::ZERO)).expect("there is memory");
-        (512..1024).for_each(|page| rig.set(&space, page, page));
+        (PAGES / 2..PAGES).for_each(|page| rig.set(&space, page, page));
         // What descriptors keep at hand is had before anything is counted.
         let object = rig.owners.caches.kmalloc(Bytes(100)).expect("there is memory");
         let census = rig.census();
@@ -142,7 +144,7 @@ fn an_area_with_something_that_stays_is_passed_over_untouched() {
         let cleared = clear(rig, area, six).expect("all of it moves");
         assert!(cleared.folios.0 > 0, "{cleared:?}");
         rig.verify([&space]);
-        assert!((0..1024).all(|page| rig.mapped(&space, page) == Some(page)));
+        assert!((0..PAGES).all(|page| rig.mapped(&space, page) == Some(page)));
         // SAFETY: nobody uses it any more.
         assert_eq!(unsafe { rig.owners.caches.kfree(object) }, Ok(()));
     });

@@ -21,7 +21,7 @@ struct World<'w, 'r> {
 }
 
 /// Pages of each space's anonymous region, and of each file's.
-const SPAN: u64 = 1500;
+const SPAN: u64 = scaled(1500, 400);
 
 impl<'w, 'r> World<'w, 'r> {
     /// Four spaces with files and anonymous memory, in folios of mixed sizes, that were filled in turn, so that pages of
@@ -147,9 +147,9 @@ fn whole_areas(rig: &Rig<'_>) -> u32 {
 
 fn compacts(lowmem: u32, seed: u64) {
     let stores = stores();
-    with_rig(24, lowmem, |rig| {
+    with_rig(scaled(24, 8), lowmem, |rig| {
         let mut world = World::new(rig, &stores, seed);
-        world.kernel(3, 300);
+        world.kernel(3, scaled(300, 60));
         world.fill(120);
         world.riddle();
         world.kernel(4, 50);
@@ -197,15 +197,15 @@ fn unmovable(report: &CompactReport) -> u32 {
 #[test]
 fn a_machine_that_is_full_of_holes_gives_back_large_blocks_and_every_byte_is_as_before() {
     for seed in 0..scaled(3, 1) {
-        compacts(24, seed);
-        compacts(10, seed);
+        compacts(scaled(24, 8), seed);
+        compacts(scaled(10, 4), seed);
     }
 }
 
 #[test]
 fn each_allocation_of_a_compaction_may_fail_once_and_nothing_is_lost() {
     let stores = stores();
-    with_rig(16, 8, |rig| {
+    with_rig(scaled(16, 8), scaled(8, 4), |rig| {
         let mut world = World::new(rig, &stores, 7);
         world.fill(400);
         world.riddle();

@@ -97,9 +97,11 @@ fn what_does_not_move_keeps_its_section_in_use_and_is_named() {
 
 #[test]
 fn a_page_that_has_failed_is_in_nobodys_way_but_one_that_is_still_used_is() {
-    with_rig(64, 16, |rig| {
+    const PAGES: u64 = scaled(2048, 256);
+    let (mib, lowmem) = scaled((64, 16), (32, 8));
+    with_rig(mib, lowmem, |rig| {
         let space = rig.space();
-        fill(rig, &space, 2048);
+        fill(rig, &space, PAGES);
         let section = section_with(rig, OwnerKind::Folio);
         let walker = rig.owners.walk();
         let used = section.frames().filter(|&pfn| walker.look(pfn).seen() == Seen::Allocated(OwnerKind::Folio));
@@ -111,7 +113,7 @@ fn a_page_that_has_failed_is_in_nobodys_way_but_one_that_is_still_used_is() {
         rig.verify([&space]);
         rig.pages.online_pages(section.start).expect("it is out of use");
         rig.verify([&space]);
-        let lost: Vec<_> = (0..2048).filter(|&page| rig.get(&space, page) != Ok(page * 7 + 1)).collect();
+        let lost: Vec<_> = (0..PAGES).filter(|&page| rig.get(&space, page) != Ok(page * 7 + 1)).collect();
         assert_eq!(lost.len(), 1);
         let poisoned = FaultError::Poisoned(at(lost[0]));
         assert_eq!(rig.get(&space, lost[0]), Err(poisoned));
@@ -133,9 +135,11 @@ fn a_page_that_has_failed_is_in_nobodys_way_but_one_that_is_still_used_is() {
 
 #[test]
 fn a_section_stays_in_use_if_there_is_nowhere_to_move_to() {
-    with_rig(32, 16, |rig| {
+    const PAGES: u64 = scaled(4096, 1024);
+    let (mib, lowmem) = scaled((32, 16), (12, 6));
+    with_rig(mib, lowmem, |rig| {
         let space = rig.space();
-        fill(rig, &space, 4096);
+        fill(rig, &space, PAGES);
         let rest: Vec<_> =
             core::iter::from_fn(|| rig.pages.alloc(Request::movable(Order::ZERO).from_reserve()).ok()).collect();
         let section = section_with(rig, OwnerKind::Folio);
@@ -143,6 +147,6 @@ fn a_section_stays_in_use_if_there_is_nowhere_to_move_to() {
         assert!(matches!(refused, Err(OfflineError::Stays(..) | OfflineError::InTheWay(_))), "{refused:?}");
         drop(rest);
         rig.verify([&space]);
-        check(rig, &space, 4096);
+        check(rig, &space, PAGES);
     });
 }

@@ -7,7 +7,7 @@ use proptest::sample::Index;
 
 use super::bench::with_stack;
 use super::{LargeRing, Mid, Tiny};
-use crate::host::scaled;
+use crate::host::{at_each_step, scaled};
 use crate::machine::{Geometry, Standard};
 use crate::units::Pfn;
 
@@ -63,8 +63,9 @@ fn run<G: Geometry>(pages: u32, lowmem: u32, steps: &[Step]) {
                     }
                 }
             }
-            bench.check();
+            at_each_step(|| bench.check());
         }
+        bench.check();
         assert!(bench.most_slots() <= 2);
     });
 }

@@ -6,6 +6,7 @@ use super::hwpoison::{census, exhaust, find, fragment, on_machines, verify, wher
 use super::{MIB, Machine, PageAllocator, Request, allocator, machine, usable};
 use crate::ContigError;
 use crate::PageState;
+use crate::host::scaled;
 use crate::migratetype::Migratetype;
 use crate::page::{FailedPage, FailureOutcome, FreeError, MemoryFailure, NotOffline};
 use crate::units::{Order, Pfn, PfnRange, PhysAddr};
@@ -66,7 +67,7 @@ fn a_free_section_goes_and_comes_back_and_all_is_as_before() {
 fn every_whole_section_may_be_out_of_use_at_once() {
     on_machines(|a| {
         let all = whole(a);
-        assert!(all.len() >= 4, "{} sections", all.len());
+        assert!(all.len() >= scaled(4, 2), "{} sections", all.len());
         for section in &all {
             a.offline_pages(section.start).expect("all is free");
             verify(a);

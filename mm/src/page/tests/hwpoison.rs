@@ -14,16 +14,29 @@ use crate::units::{Count, Order, Pfn, PfnRange, PhysAddr};
 
 use FailureOutcome::{Delayed, Ignored, Recovered};
 
-/// Ends of lowmem: none is highmem; most is, and so are freelists' nodes; and in the middle of a block.
-const LOWMEM: [u64; 3] = [32 * MIB, 4 * MIB, 16 * MIB + PAGE_SIZE as u64];
+/// Of a machine; the last MiB was reserved when it started.
+pub(super) const MEMORY: u64 = scaled(32, 16) * MIB;
 
-/// Runs a test beside the specification on machines of 32 MiB. What it leaves must be sound, and nobody's memory be lost.
+/// Ends of lowmem: none is highmem; most is, and so are freelists' nodes; and in the middle of a block.
+const LOWMEM: [u64; 3] = [MEMORY, 4 * MIB, MEMORY / 2 + PAGE_SIZE as u64];
+
+const RESERVED: u64 = MEMORY - MIB;
+
+fn pfn_at(address: u64) -> Pfn {
+    Pfn::containing(PhysAddr(address)).expect("low")
+}
+
+fn frames() -> impl Iterator<Item = Pfn> {
+    PfnRange::new(Pfn::new(0), pfn_at(MEMORY)).frames()
+}
+
+/// Runs a test beside the specification on machines of so much memory. What it leaves must be sound, and nobody's memory be lost.
 pub(super) fn on_machines(test: impl Fn(&PageAllocator<'_, Machine>)) {
     let plain = LOWMEM.map(|lowmem| (lowmem, Hardening::empty()));
     let all = plain.into_iter().chain([(LOWMEM[2], Hardening::all())]);
     for (lowmem, hardening) in all.skip(scaled(0, 2)).take(scaled(4, 1)) {
-        let machine = super::machine(32 * MIB, lowmem).specified().hardened(hardening);
-        let regions = [usable(0, 32 * MIB), Region { kind: RegionKind::Reserved, ..usable(31 * MIB, MIB) }];
+        let machine = super::machine(MEMORY, lowmem).specified().hardened(hardening);
+        let regions = [usable(0, MEMORY), Region { kind: RegionKind::Reserved, ..usable(RESERVED, MIB) }];
         let mut map: BootMap = BootMap::new(&regions).expect("the regions make a map");
         let allocator = PageAllocator::new(&machine, &mut map).expect("the tables fit");
         let before = census(&allocator);
@@ -57,7 +70,7 @@ pub(super) fn where_freed(allocator: &PageAllocator<'_, Machine>) -> PageState {
 }
 
 pub(super) fn find(allocator: &PageAllocator<'_, Machine>, state: PageState) -> Vec<Pfn> {
-    (0..(32 << 8)).map(Pfn::new).filter(|&pfn| allocator.page_state(pfn).0 == state).collect()
+    frames().filter(|&pfn| allocator.page_state(pfn).0 == state).collect()
 }
 
 /// All that can be had, page by page.
@@ -151,8 +164,9 @@ fn what_a_freelists_node_holds_moves_to_another_page() {
 fn a_page_in_use_is_kept_back_when_its_block_is_freed_and_the_rest_of_the_block_is_not() {
     on_machines(|a| {
         // Those that would be put at hand, and those that go to the zone.
-        for order in [0, 1, 3, 9, 10].map(Order::of) {
-            for at in [0, order.pages() / 2, order.pages() - 1] {
+        for &order in scaled(&[0, 1, 3, 9, 10][..], &[1, 10]) {
+            let order = Order::of(order);
+            for at in [0, order.pages() / 2, order.pages() - 1].into_iter().take(scaled(3, 1)) {
                 let block = a.alloc(Request::movable(order).from_reserve()).expect("memory is free");
                 let (range, free) = (block.range(), a.free_pages());
                 let pfn = range.start.plus(at);
@@ -192,7 +206,7 @@ fn bulk_frees_and_charged_frees_keep_pages_back_too() {
 #[test]
 fn the_half_with_the_page_keeps_the_mark_when_a_block_is_split_and_so_does_the_whole_when_it_is_joined() {
     on_machines(|a| {
-        for at in 0..8 {
+        for at in (0..8).step_by(scaled(1, 5)) {
             let block = a.alloc(Request::movable(Order::of(3))).expect("memory is free");
             let pfn = block.head().plus(at);
             a.memory_failure(pfn).expect("it is in use");
@@ -236,7 +250,7 @@ fn a_page_in_use_that_is_sound_after_all_is_freed_as_ever() {
 #[test]
 fn reserved_memory_is_marked_and_nobody_else_is_told_what_it_holds() {
     on_machines(|a| {
-        let reserved = Pfn::containing(PhysAddr(31 * MIB)).expect("low");
+        let reserved = pfn_at(RESERVED);
         assert_eq!(a.memory_failure(reserved), Ok(failure(FailedPage::Reserved, Ignored)));
         assert_eq!(a.memory_failure(reserved), Err(FailureError::Known(reserved)));
         let map = find(a, PageState::Reserved);
@@ -263,10 +277,10 @@ fn reserved_memory_is_marked_and_nobody_else_is_told_what_it_holds() {
 #[test]
 fn what_was_reserved_when_it_failed_is_kept_back_once_it_was_adopted_and_freed() {
     for lowmem in LOWMEM {
-        let machine = super::machine(32 * MIB, lowmem);
-        let regions = [usable(0, 32 * MIB), Region { kind: RegionKind::Reserved, ..usable(31 * MIB, MIB) }];
+        let machine = super::machine(MEMORY, lowmem);
+        let regions = [usable(0, MEMORY), Region { kind: RegionKind::Reserved, ..usable(RESERVED, MIB) }];
         let a = super::allocator(&machine, &regions);
-        let range = PfnRange::new(Pfn::new(31 << 8), Pfn::new(32 << 8));
+        let range = PfnRange::new(pfn_at(RESERVED), pfn_at(MEMORY));
         for pfn in [range.start, range.start.plus(77)] {
             a.memory_failure(pfn).expect("it is reserved");
         }
@@ -285,7 +299,7 @@ fn what_is_not_known_to_fail_is_not_taken_in() {
     on_machines(|a| {
         let block = a.alloc(Request::movable(Order::of(2))).expect("memory is free");
         let free = find(a, PageState::Free)[0];
-        for pfn in [block.head(), block.head().plus(1), free, Pfn::new(31 << 8), Pfn::new(64 << 8), Pfn::LIMIT] {
+        for pfn in [block.head(), block.head().plus(1), free, pfn_at(RESERVED), Pfn::new(64 << 8), Pfn::LIMIT] {
             assert_eq!(a.unpoison_memory(pfn), Err(UnpoisonError::NotPoisoned(pfn)));
         }
     });
@@ -294,7 +308,7 @@ fn what_is_not_known_to_fail_is_not_taken_in() {
 #[test]
 fn every_page_of_a_zone_may_fail() {
     on_machines(|a| {
-        let pages: Vec<_> = (0..(32 << 8)).map(Pfn::new).filter(|&pfn| a.zone_around(pfn).is_some()).collect();
+        let pages: Vec<_> = frames().filter(|&pfn| a.zone_around(pfn).is_some()).collect();
         for &pfn in &pages {
             let failed = a.memory_failure(pfn).expect("it is free");
             assert_eq!(failed.outcome, Recovered, "{pfn:?}");
@@ -310,8 +324,8 @@ fn every_page_of_a_zone_may_fail() {
 #[test]
 fn a_mark_survives_an_owner_who_halves_and_joins_all_the_time() {
     use std::sync::atomic::{AtomicBool, Ordering};
-    let machine = super::machine(32 * MIB, 16 * MIB);
-    let a = super::allocator(&machine, &[usable(0, 32 * MIB)]);
+    let machine = super::machine(MEMORY, MEMORY / 2);
+    let a = super::allocator(&machine, &[usable(0, MEMORY)]);
     let rounds = scaled(2000, 20);
     for round in 0..rounds {
         let block = a.alloc(Request::movable(Order::of(2))).expect("memory is free");

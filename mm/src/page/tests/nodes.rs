@@ -13,6 +13,9 @@ use crate::zone::ZoneKind;
 /// Pages of a node.
 const NODE: u32 = scaled(8 << 8, 2 << 8);
 
+/// In what pieces memory is used up.
+const PIECE: Order = Order::of(scaled(0, 4));
+
 /// No two nodes are equally far from any; the last has no memory.
 const FAR: [[Distance; 5]; 5] = [
     [Distance(10), Distance(30), Distance(20), Distance(40), Distance(50)],
@@ -72,7 +75,7 @@ fn events(allocator: &PageAllocator<'_, Machine>, node: u8) -> NumaEvents {
 fn memory_comes_from_the_nearest_node_that_has_any_and_from_its_highest_zone_first() {
     use ZoneKind::{Dma32, Highmem};
     with_nodes(&FAR, |allocator| {
-        let request = Request::movable(Order::ZERO).from_reserve();
+        let request = Request::movable(PIECE).from_reserve();
         let near = |node| served(allocator, request.near(NodeId(node)));
         let all = [(0, Dma32), (1, Highmem), (1, Dma32), (2, Highmem), (3, Highmem)];
         let order = |nodes: [u8; 4]| -> Vec<_> {
@@ -88,7 +91,7 @@ fn memory_comes_from_the_nearest_node_that_has_any_and_from_its_highest_zone_fir
         for (cpu, NodeId(own)) in (0..).zip(CPUS) {
             on_cpu(CpuId(cpu), || assert_eq!(served(allocator, request), near(own), "CPU {cpu}"));
         }
-        let low = Request::new(Order::ZERO).from_reserve();
+        let low = Request::new(PIECE).from_reserve();
         assert_eq!(served(allocator, low.near(NodeId(3))), [(1, Dma32), (0, Dma32)]);
     });
 }
@@ -101,7 +104,7 @@ fn nodes_equally_far_take_turns_so_that_not_all_fall_back_to_the_first() {
         assert_eq!(seen, nodes);
     };
     with_nodes(&[], |allocator| {
-        let request = Request::movable(Order::ZERO).from_reserve();
+        let request = Request::movable(PIECE).from_reserve();
         near([0, 1, 2, 3], served(allocator, request.near(NodeId(0))));
         near([1, 2, 3, 0], served(allocator, request.near(NodeId(1))));
         near([2, 3, 0, 1], served(allocator, request.near(NodeId(2))));

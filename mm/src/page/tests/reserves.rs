@@ -8,11 +8,14 @@ use std::vec::Vec;
 use super::super::{AllocError, Block, PageAllocator, Request};
 use super::{MIB, Machine, allocator, machine, usable};
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::at_each_step;
+use crate::host::{at_each_step, scaled};
 use crate::migratetype::Migratetype;
 use crate::shrinker::{Shortage, Shrinker};
 use crate::units::{Count, NodeId, Order, Pfn, PhysAddr};
 use crate::zone::{ZoneKind, ZoneReport};
+
+/// Of most machines here.
+const MEMORY: u64 = scaled(64, 16) * MIB;
 
 type Blocks<'a> = Vec<Block<'a, Machine>>;
 
@@ -33,11 +36,12 @@ fn zone(allocator: &PageAllocator<'_, Machine>, kind: ZoneKind) -> ZoneReport {
 
 #[test]
 fn ordinary_requests_stop_at_min_those_that_cannot_wait_at_half_and_others_nowhere() {
-    let machine = machine(64 * MIB, 64 * MIB);
-    let allocator = allocator(&machine, &[usable(0, 64 * MIB)]);
+    let machine = machine(MEMORY, MEMORY);
+    let allocator = allocator(&machine, &[usable(0, MEMORY)]);
     let min = only(&allocator).watermarks.min;
-    // The root of 16 times 64 MiB is 1 MiB.
-    assert!((250..=256).contains(&min), "{min}");
+    // The root of 16 times 64 MiB is 1 MiB, that of 16 times 16 MiB half of it.
+    let most = scaled(256, 128);
+    assert!((most - 6..=most).contains(&min), "{min}");
     let page = Request::new(Order::ZERO);
     let mut held = all(&allocator, page);
     assert_eq!(only(&allocator).free, min);
@@ -60,8 +64,9 @@ fn ordinary_requests_stop_at_min_those_that_cannot_wait_at_half_and_others_nowhe
 
 #[test]
 fn who_could_be_served_from_above_leaves_more_to_those_who_could_not() {
-    let machine = machine(1024 * MIB, 32 * MIB);
-    let allocator = allocator(&machine, &[usable(0, 1024 * MIB)]);
+    let (end, lowmem) = scaled((1024 * MIB, 32 * MIB), (32 * MIB, 8 * MIB));
+    let machine = machine(end, lowmem);
+    let allocator = allocator(&machine, &[usable(0, end)]);
     let low = || zone(&allocator, ZoneKind::Dma32);
     let highmem = zone(&allocator, ZoneKind::Highmem);
     let protection = highmem.managed / 256;
@@ -150,11 +155,11 @@ impl Shrinker for Hoard<'_> {
 
 #[test]
 fn below_low_shrinkers_fill_a_zone_up_to_high_and_what_they_give_back_is_used() {
-    let machine = machine(64 * MIB, 64 * MIB);
-    let allocator = allocator(&machine, &[usable(0, 64 * MIB)]);
+    let machine = machine(MEMORY, MEMORY);
+    let allocator = allocator(&machine, &[usable(0, MEMORY)]);
     let page = Request::new(Order::ZERO);
     let marks = only(&allocator).watermarks;
-    let mut hoard = Hoard::new(&allocator, 3000, Request::new(Order::ZERO));
+    let mut hoard = Hoard::new(&allocator, scaled(3000, 1000), Request::new(Order::ZERO));
     hoard.request = Some(page);
     let held = allocator.with_shrinker(&hoard, || {
         let above = only(&allocator).free - marks.low;
@@ -181,10 +186,10 @@ fn below_low_shrinkers_fill_a_zone_up_to_high_and_what_they_give_back_is_used() 
 
 #[test]
 fn who_cannot_wait_or_is_in_a_handler_or_is_below_reserves_asks_nobody_nor_does_anybody_once_it_is_taken_out() {
-    let machine = machine(64 * MIB, 64 * MIB);
-    let allocator = allocator(&machine, &[usable(0, 64 * MIB)]);
+    let machine = machine(MEMORY, MEMORY);
+    let allocator = allocator(&machine, &[usable(0, MEMORY)]);
     let page = Request::new(Order::ZERO);
-    let hoard = Hoard::new(&allocator, 1000, page);
+    let hoard = Hoard::new(&allocator, scaled(1000, 300), page);
     let mut held = all(&allocator, page.from_reserve());
     allocator
         .with_shrinker(&hoard, || {
@@ -220,8 +225,8 @@ fn a_shrinker_that_gives_nothing_is_asked_again_only_when_the_zone_has_fallen_fu
             Count(0)
         }
     }
-    let machine = machine(64 * MIB, 64 * MIB);
-    let allocator = allocator(&machine, &[usable(0, 64 * MIB)]);
+    let machine = machine(MEMORY, MEMORY);
+    let allocator = allocator(&machine, &[usable(0, MEMORY)]);
     let miser = Miser::default();
     let marks = only(&allocator).watermarks;
     allocator
@@ -240,11 +245,11 @@ fn a_shrinker_that_gives_nothing_is_asked_again_only_when_the_zone_has_fallen_fu
 
 #[test]
 fn a_bound_request_asks_for_memory_of_its_node_and_kind() {
-    let end = 64 * MIB;
+    let end = MEMORY;
     let pfn = |address| Pfn::containing(PhysAddr(address)).expect("low");
     let machine = Machine::new(pfn(end), pfn(end), NonZeroU16::MIN).expect("the host lends memory");
-    let far = Region { node: NodeId(1), ..usable(32 * MIB, 32 * MIB) };
-    let allocator = allocator(&machine, &[usable(0, 32 * MIB), far]);
+    let far = Region { node: NodeId(1), ..usable(end / 2, end / 2) };
+    let allocator = allocator(&machine, &[usable(0, end / 2), far]);
     let bound = Request::movable(Order::ZERO).bound_to(NodeId(1));
     let hoard = Hoard::new(&allocator, 1, Request::new(Order::ZERO));
     allocator
