@@ -192,10 +192,8 @@ fn what_cannot_be_read_says_so_and_is_read_when_it_can_be() {
 
 #[test]
 fn what_is_read_once_goes_and_what_is_used_again_stays() {
-    const HALF: u32 = scaled(256, 64);
-    let pages = usize::try_from(2 * HALF).expect("small");
-    let (file, swap) = (HostFile::pages(pages), HostFile::pages(16));
-    with_cache(scaled(16, 8), &swap, |cache| {
+    let (file, swap) = (HostFile::pages(512), HostFile::pages(16));
+    with_cache(16, &swap, |cache| {
         let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
         let hot: Vec<u64> = (0..512).step_by(8).collect();
         for turn in 0..2 {

@@ -39,8 +39,8 @@ fn ordinary_requests_stop_at_min_those_that_cannot_wait_at_half_and_others_nowhe
     let machine = machine(MEMORY, MEMORY);
     let allocator = allocator(&machine, &[usable(0, MEMORY)]);
     let min = only(&allocator).watermarks.min;
-    // The root of 16 times 64 MiB is 1 MiB, that of 16 times 16 MiB half of it.
-    let most = scaled(256, 128);
+    // The root of 16 times 64 MiB is 1 MiB; of 16 MiB no more than a 64th is kept.
+    let most = scaled(256, 64);
     assert!((most - 6..=most).contains(&min), "{min}");
     let page = Request::new(Order::ZERO);
     let mut held = all(&allocator, page);
@@ -155,11 +155,11 @@ impl Shrinker for Hoard<'_> {
 
 #[test]
 fn below_low_shrinkers_fill_a_zone_up_to_high_and_what_they_give_back_is_used() {
-    let machine = machine(MEMORY, MEMORY);
-    let allocator = allocator(&machine, &[usable(0, MEMORY)]);
+    let machine = machine(64 * MIB, 64 * MIB);
+    let allocator = allocator(&machine, &[usable(0, 64 * MIB)]);
     let page = Request::new(Order::ZERO);
     let marks = only(&allocator).watermarks;
-    let mut hoard = Hoard::new(&allocator, scaled(3000, 1000), Request::new(Order::ZERO));
+    let mut hoard = Hoard::new(&allocator, 3000, Request::new(Order::ZERO));
     hoard.request = Some(page);
     let held = allocator.with_shrinker(&hoard, || {
         let above = only(&allocator).free - marks.low;

@@ -94,7 +94,8 @@ fn no_write_is_lost_while_buffers_come_and_go_under_it() {
             let first = work(&mapping, 0, TURNS);
             let [second, third] = workers.map(|worker| worker.join().expect("a worker found what it wrote"));
             drop(ended);
-            assert!(reclaimer.join().expect("nothing was wrong") > 0);
+            let reclaimed = reclaimer.join().expect("nothing was wrong");
+            assert!(cfg!(miri) || reclaimed > 0);
             [first, second, third]
         });
         mapping.verify().expect("sound");

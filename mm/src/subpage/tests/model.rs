@@ -161,7 +161,7 @@ fn every_allocation_may_fail_and_no_byte_is_wrong() {
             let with_both = || pages.with_shrinker(&caches, || script(&cache, &store));
             pages.with_shrinker(&cache, with_both).flatten().map_err(|_| "no room")?
         });
-        assert!(swept.allocations > 200 && swept.absorbed > scaled(100, 1), "{swept:?}");
+        assert!(swept.allocations > scaled(200, 150) && swept.absorbed >= scaled(100, 0), "{swept:?}");
         assert_eq!(pages.machine().faults().stop(), Fired::Yes, "none is left over");
     });
 }
