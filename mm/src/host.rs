@@ -47,6 +47,8 @@ mod barrier;
 #[cfg(miri)]
 mod heap;
 mod interrupts;
+#[cfg(all(test, not(loom)))]
+mod meeting;
 #[cfg(not(miri))]
 mod memory;
 mod mmu;
@@ -63,6 +65,8 @@ mod topology;
 use heap::{Access, Memory};
 pub use interrupts::InterruptsOff;
 use interrupts::State;
+#[cfg(all(test, not(loom)))]
+pub(crate) use meeting::Meeting;
 #[cfg(not(miri))]
 use memory::{Access, Memory};
 pub use mmu::HostMmu;

@@ -9,6 +9,7 @@
 
 use super::{Buddy, relocate};
 use crate::desc::allocator_word::{AllocatorWord, End, PageState};
+use crate::desc::map::Section;
 use crate::desc::owner_word::OwnerWord;
 use crate::freelist::Freelists;
 use crate::invariant::{Invariant, Violation};
@@ -146,7 +147,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
             if !at.is_aligned(block) || block > M::Geometry::MAX_ORDER {
                 return fault(Invariant::Zone1, "a block is not aligned to its size");
             }
-            if let Some(bad) = self.marked_wrongly(at, word, block) {
+            if let Some(bad) = marked_wrongly(section, at, word, block) {
                 return Err(Violation::of(
                     Invariant::Hwpoison1,
                     Some(bad),
@@ -168,14 +169,14 @@ impl<M: Machine> Buddy<'_, '_, M> {
         }
         Ok(census)
     }
+}
 
-    /// HWPOISON-1: a page of a block whose memory lies though nothing of the block may.
-    fn marked_wrongly(&self, head: Pfn, word: AllocatorWord, order: Order) -> Option<Pfn> {
-        let may = word.has_hwpoisoned()
-            || matches!(word.state(), Some(PageState::Hole | PageState::Reserved | PageState::Offline));
-        let mut pages = PfnRange::new(head, head.plus(order.pages())).frames();
-        if may { None } else { pages.find(|&pfn| self.map.page(pfn).word().is_hwpoison()) }
-    }
+/// HWPOISON-1: a page of a block whose memory lies though nothing of the block may.
+fn marked_wrongly<G: Geometry>(section: &Section<'_, G>, head: Pfn, word: AllocatorWord, order: Order) -> Option<Pfn> {
+    let may = word.has_hwpoisoned()
+        || matches!(word.state(), Some(PageState::Hole | PageState::Reserved | PageState::Offline));
+    let mut pages = PfnRange::new(head, head.plus(order.pages())).frames();
+    if may { None } else { pages.find(|&pfn| section.page(pfn).word().is_hwpoison()) }
 }
 
 fn ensure(holds: bool, invariant: Invariant, pfn: Option<Pfn>, what: &'static str) -> Result<(), Violation> {

@@ -1,6 +1,7 @@
 //! A memory object: what stands at which index, where contents come from, and what it stands in front of.
 
 use core::fmt;
+use core::marker::PhantomPinned;
 
 use super::page_cache::PageCache;
 use super::reverse_map::{Family, Leave};
@@ -25,6 +26,8 @@ pub struct Mapping<'a, M: Machine> {
     pub(crate) largest: Order,
     pub(super) tree: FolioTree<'a, M>,
     pub(super) family: Counted<'a, M, Family<M>>,
+    /// Until it is empty its folios lead to it.
+    pub(super) _looked_at: PhantomPinned,
 }
 
 pub(super) type FolioTree<'a, M> = Tree<'a, Descriptor<Folio>, State<'a, M>>;
@@ -77,7 +80,8 @@ impl<M: Machine> PageCache<'_, M> {
         };
         let state = State { behind, pages: 0, ahead: (PageIndex(0), Order::ZERO) };
         let largest = largest.min(PageCache::<M>::largest_order());
-        let mapping = Mapping { cache: self, contents, largest, tree: self.nodes.tree(state), family };
+        let mapping =
+            Mapping { cache: self, contents, largest, tree: self.nodes.tree(state), family, _looked_at: PhantomPinned };
         Counted::new(caches, mapping).map_err(|(_, error)| error)
     }
 }

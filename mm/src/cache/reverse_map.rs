@@ -62,8 +62,7 @@ pub trait MapsFolios<M: Machine>: Send + Sync {
 pub struct Listed<M: Machine> {
     link: LinkedListAtomicLink,
     region: Mutex<class::Listed, Option<NonNull<dyn MapsFolios<M>>>>,
-    /// Whoever goes through the list looks at the region until it has taken itself off, which it does as it is dropped: to have it
-    /// mutably does not mean to be alone with it.
+    /// Until it is off the list whoever goes through that looks at it.
     _looked_at: PhantomPinned,
 }
 

@@ -22,8 +22,8 @@ use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, PageIndex, Pfn, 
 use crate::zone::ZoneKind;
 
 mod given;
+mod going;
 mod model;
-mod reverse_map;
 mod stress;
 
 type Cache<'a> = PageCache<'a, HostMachine>;

@@ -22,6 +22,10 @@ struct Inside<'a, M: Machine, T> {
 
 /// A counted reference to a value that stands in an object of its own. The last one drops the value.
 ///
+/// What else leads to the value, as long as it stands in some list, must not do so any more once it is dropped. If it takes itself off
+/// as it is dropped, somebody may look at it until then: to have it mutably does not mean to be alone with it, which a field
+/// `_looked_at: PhantomPinned` says.
+///
 /// # Invariants
 /// The object holds the value, and is counted for this reference.
 pub struct Counted<'a, M: Machine, T> {

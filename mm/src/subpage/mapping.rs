@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "follows the tree to descriptors, and answers for its references")]
 
 use core::fmt;
+use core::marker::PhantomPinned;
 use core::ptr::NonNull;
 
 use thiserror::Error;
@@ -48,6 +49,8 @@ pub struct BufferMapping<'a, M: Machine> {
     pub(super) cache: &'a BufferCache<'a, M>,
     pub(super) store: &'a dyn Store,
     pub(super) tree: Tree<'a, Descriptor<Buffer>, Standing>,
+    /// Until it is empty its buffers lead to it.
+    _looked_at: PhantomPinned,
 }
 
 /// What the tree's lock guards besides.
@@ -72,7 +75,8 @@ impl<M: Machine> BufferCache<'_, M> {
     /// # Errors
     /// There is no memory for the mapping.
     pub fn mapping<'s>(&'s self, store: &'s dyn Store) -> Result<BufferMappingRef<'s, M>, NoMemory> {
-        let mapping = BufferMapping { cache: self, store, tree: self.nodes.tree(Standing { buffers: 0 }) };
+        let tree = self.nodes.tree(Standing { buffers: 0 });
+        let mapping = BufferMapping { cache: self, store, tree, _looked_at: PhantomPinned };
         Counted::new(self.caches, mapping).map_err(|(_, error)| error)
     }
 }

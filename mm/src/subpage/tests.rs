@@ -178,7 +178,7 @@ fn what_was_used_once_goes_first_and_in_the_order_in_which_it_came() {
 fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
     with_caches(|caches| {
         const BLOCKS: usize = scaled(1024, 256);
-        const LEFT: usize = scaled(100, 30);
+        const LEFT: u32 = scaled(100, 30);
         let all = patterned(BLOCKS << 10);
         let store = Bytes::new(all.clone());
         let cache = BufferCache::new(caches, BufferSize::Kib1).expect("there is memory");
@@ -188,7 +188,7 @@ fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
         while let Ok(block) = caches.pages.alloc(Request::new(Order::ZERO)) {
             held.push(block);
         }
-        held.truncate(held.len() - LEFT);
+        held.truncate(held.len() - LEFT as usize);
         let scan = || {
             for block in 0..BLOCKS {
                 for hot in [0, BLOCKS / 2 - 1, BLOCKS - 1] {
@@ -202,7 +202,7 @@ fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
             }
         };
         caches.pages.with_shrinker(&cache, scan).expect("there is room");
-        assert!(cache.report().pages.0 <= LEFT as u32);
+        assert!(cache.report().pages.0 <= LEFT);
         mapping.verify().expect("sound");
     });
 }

@@ -1,0 +1,30 @@
+//! Two CPUs that do something to one thing at the same moment.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+/// Two CPUs, of which one looks at something and the other then gives it up.
+pub(crate) struct Meeting {
+    both: Barrier,
+    has_looked: AtomicBool,
+}
+
+impl Meeting {
+    pub(crate) fn new() -> Self {
+        Self { both: Barrier::new(2), has_looked: AtomicBool::new(false) }
+    }
+
+    /// Until the other has come to where it waits, or could have.
+    pub(crate) fn look(&self) {
+        self.both.wait();
+        (0..100).for_each(|_| thread::yield_now());
+        self.has_looked.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn give_up<T>(&self, it: T) {
+        self.both.wait();
+        drop(it);
+        assert!(self.has_looked.load(Ordering::Acquire), "it went while somebody looked");
+    }
+}
