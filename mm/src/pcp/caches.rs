@@ -38,14 +38,13 @@ pub(crate) struct CpuCache<'m> {
 
 impl<'m> CpuCache<'m> {
     /// Lists of a zone, each as large as `capacity` says of its order, in slots from the front of `slots`.
-    fn new<G: Geometry>(zone: ZoneId, capacity: impl Fn(Order) -> u32, slots: &mut &'m [Slot]) -> Self {
+    fn new<G: Geometry>(zone: ZoneId, capacity: impl Fn(Order) -> u32, slots: &mut &'m mut [Slot]) -> Self {
         let list = |number: usize| {
             let (migratetype, order) = (number >> TYPE_SHIFT, number % (1 << TYPE_SHIFT));
             let kept = migratetype < Migratetype::REQUESTED.len() && order <= G::MAX_ORDER.index();
             let order = Order::of(if kept { order } else { 0 });
             let capacity = if kept { capacity(order) } else { 0 };
-            let (ours, rest) = slots.split_at(capacity as usize);
-            *slots = rest;
+            let ours = slots.split_off_mut(..capacity as usize).unwrap_or_default();
             List::new(ours, AllocatorWord::allocated(Migratetype::ALL[migratetype % 4], order, zone))
         };
         Self { served: AtomicU64::new(0), lists: core::array::from_fn(list) }
@@ -216,8 +215,7 @@ impl<'m> CpuCaches<'m> {
             orders().map(|order| of_cpu(pages, order) * u32::from(cpus) + of_shelf(pages, order)).sum::<u32>() as usize
         };
         let of_all = zones.clone().map(of_type).sum::<usize>() * Migratetype::REQUESTED.len();
-        let (slots, slot_bytes) = carve_slice(machine, boot_map, NodeId(0), of_all, |_| Slot::empty())?;
-        let mut slots: &'m [Slot] = slots;
+        let (mut slots, slot_bytes) = carve_slice(machine, boot_map, NodeId(0), of_all, |_| Slot::empty())?;
         let count = zones.len();
         let cache = |index: usize| {
             #[expect(clippy::cast_possible_truncation, reason = "there are at most 256 zones")]
