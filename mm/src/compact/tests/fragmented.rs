@@ -1,7 +1,9 @@
 //! A machine whose free memory is in single pages everywhere gives back large blocks, and every byte is as before.
 
 use super::*;
+use crate::machine::{Geometry, Standard};
 use crate::space::UserPages;
+use crate::zone::ZoneReport;
 
 use PageProtection::ReadWrite;
 use Sharing::{Private, Shared};
@@ -20,8 +22,11 @@ struct World<'w, 'r> {
     rng: fastrand::Rng,
 }
 
+/// The blocks that are to be made, and the areas in which they are.
+const LARGE: Order = scaled(PAGEBLOCK, Order::of(6));
+
 /// Pages of each space's anonymous region, and of each file's.
-const SPAN: u64 = scaled(1500, 400);
+const SPAN: u64 = scaled(1500, 300);
 
 impl<'w, 'r> World<'w, 'r> {
     /// Four spaces with files and anonymous memory, in folios of mixed sizes, that were filled in turn, so that pages of
@@ -142,7 +147,9 @@ fn stores() -> [HostFile; 4] {
 
 /// Areas that are free blocks, of all that there are.
 fn whole_areas(rig: &Rig<'_>) -> u32 {
-    rig.pages.zones().map(|zone| zone.blocks_of(PAGEBLOCK) + 2 * zone.blocks_of(Order::of(10))).sum()
+    let orders = LARGE.index()..=Standard::MAX_ORDER.index();
+    let of = |zone: &ZoneReport, order| zone.blocks_of(Order::of(order)) << (order - LARGE.index());
+    rig.pages.zones().map(|zone| orders.clone().map(|order| of(&zone, order)).sum::<u32>()).sum()
 }
 
 fn compacts(lowmem: u32, seed: u64) {
@@ -160,16 +167,16 @@ fn compacts(lowmem: u32, seed: u64) {
         let mapped = world.mapped();
         let (census, whole) = (rig.census(), whole_areas(rig));
         let mut blocks = Vec::new();
-        let report = rig.compactor.compact(PAGEBLOCK, Count(u32::MAX), |block| blocks.push(block));
+        let report = rig.compactor.compact(LARGE, Count(u32::MAX), |block| blocks.push(block));
         assert_eq!(blocks.len(), report.cleared.0 as usize);
         for block in &mut blocks {
-            assert!(block.order() == PAGEBLOCK && block.group().is_root());
+            assert!(block.order() == LARGE && block.group().is_root());
             let (first, last) = (block.head(), Pfn::new(block.range().end.number() - 1));
             assert!([first, last].into_iter().all(|pfn| block.with_page(pfn, |bytes| bytes.fill(0xee)).is_some()));
         }
         assert_eq!(world.mapped(), mapped, "an entry was lost or made");
         world.check();
-        let free = rig.pages.free_pages() + report.cleared.0 * PAGEBLOCK.pages();
+        let free = rig.pages.free_pages() + report.cleared.0 * LARGE.pages();
         let kinds = |census: &[Count]| {
             let moved = OwnerKind::ALL.iter().zip(census).filter(|(kind, _)| **kind != OwnerKind::Plain);
             moved.map(|(kind, pages)| (*kind, *pages)).collect::<Vec<_>>()
@@ -178,7 +185,7 @@ fn compacts(lowmem: u32, seed: u64) {
         drop(blocks);
         assert_eq!(rig.census(), census);
         world.check();
-        let possible = (report.areas.0 - report.free.0 - unmovable(&report)).min(census.1 / PAGEBLOCK.pages());
+        let possible = (report.areas.0 - report.free.0 - unmovable(&report)).min(census.1 / LARGE.pages());
         std::println!(
             "lowmem {lowmem} MiB, seed {seed}: {whole} large blocks before, {} now, {possible} that free memory and what stays allow\n{report}",
             whole_areas(rig)
@@ -197,21 +204,22 @@ fn unmovable(report: &CompactReport) -> u32 {
 #[test]
 fn a_machine_that_is_full_of_holes_gives_back_large_blocks_and_every_byte_is_as_before() {
     for seed in 0..scaled(3, 1) {
-        compacts(scaled(24, 8), seed);
-        compacts(scaled(10, 4), seed);
+        for &lowmem in scaled(&[24, 10][..], &[4]) {
+            compacts(lowmem, seed);
+        }
     }
 }
 
 #[test]
 fn each_allocation_of_a_compaction_may_fail_once_and_nothing_is_lost() {
     let stores = stores();
-    with_rig(scaled(16, 8), scaled(8, 4), |rig| {
+    with_rig(scaled(16, 6), scaled(8, 3), |rig| {
         let mut world = World::new(rig, &stores, 7);
         world.fill(400);
         world.riddle();
         let faults = rig.pages.machine().faults();
         let (mut failed, mut cleared) = (0, 0);
-        for n in (1..200).step_by(scaled(1, 40)) {
+        for n in (1..200).step_by(scaled(1, 100)) {
             let census = rig.census();
             faults.fail_nth(n);
             let report = rig.compactor.compact(Order::of(6), Count(1), drop);
