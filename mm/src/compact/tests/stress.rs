@@ -11,7 +11,7 @@ use PageProtection::ReadWrite;
 use Sharing::{Private, Shared};
 
 const PAGES: u64 = scaled(600, 60);
-const ROUNDS: u32 = scaled(30_000, 200);
+const ROUNDS: u32 = scaled(30_000, 100);
 
 /// Writes and reads back its own pages, gives some up and gets new ones, and lets a child do the same for a while.
 fn use_memory<'r>(rig: &Rig<'r>, file: &File<'r>, seed: u64, rounds: u32) {
@@ -58,7 +58,8 @@ fn use_memory<'r>(rig: &Rig<'r>, file: &File<'r>, seed: u64, rounds: u32) {
 #[test]
 fn users_find_every_byte_while_memory_is_compacted_under_them() {
     let store = HostFile::pages(64 * 4);
-    with_rig(64, 40, |rig| {
+    let (mib, lowmem) = scaled((64, 40), (16, 10));
+    with_rig(mib, lowmem, |rig| {
         let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
         let (done, cleared, moved) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
         thread::scope(|scope| {

@@ -433,7 +433,7 @@ fn many_cpus_allocate_free_hand_over_drain_and_pull_ranges_at_once_and_no_page_i
             let traders: Vec<_> = (0..CPUS - 1)
                 .map(|cpu| {
                     let market = &market;
-                    threads.spawn(move || on(cpu, || trade(allocator, market, u64::from(cpu) + 7, scaled(20_000, 200))))
+                    threads.spawn(move || on(cpu, || trade(allocator, market, u64::from(cpu) + 7, scaled(20_000, 100))))
                 })
                 .collect();
             // One goes and comes back, and the checker looks.

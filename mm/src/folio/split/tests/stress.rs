@@ -145,7 +145,7 @@ fn walk_on(owners: &Owners<'_, HostMachine>, seed: u64, always: PfnRange, seeing
     let mut kept = Vec::new();
     while !seeing.stop.load(Ordering::Relaxed) {
         let walker = owners.walk();
-        for _ in 0..scaled(500, 50) {
+        for _ in 0..scaled(500, 20) {
             let pfn =
                 if rng.bool() { always.start.plus(rng.u32(0..always.pages())) } else { Pfn::new(rng.u32(1..4096)) };
             let sighting = walker.look(pfn);
@@ -187,10 +187,10 @@ fn no_walker_ever_sees_a_wrong_folio_while_folios_are_split_joined_and_moved() {
                 scope.spawn(move || on_cpu(CpuId(cpu), || walk_on(owners, cpu.into(), always, seeing)));
             }
             let churning = [2, 3].map(|cpu| {
-                let work = move || on_cpu(CpuId(cpu), || churn(owners, cpu.into(), scaled(200_000, 300)));
+                let work = move || on_cpu(CpuId(cpu), || churn(owners, cpu.into(), scaled(200_000, 120)));
                 scope.spawn(work)
             });
-            let seesaw = scope.spawn(move || on_cpu(CpuId(4), || seesaw(owners, whole, scaled(600_000, 300))));
+            let seesaw = scope.spawn(move || on_cpu(CpuId(4), || seesaw(owners, whole, scaled(600_000, 120))));
             let outcomes = churning.map(thread::ScopedJoinHandle::join);
             let whole = seesaw.join();
             seeing.stop.store(true, Ordering::Relaxed);
