@@ -22,6 +22,7 @@ impl Meeting {
         self.has_looked.store(true, Ordering::Release);
     }
 
+    /// Gives something up while the other looks, which must take until it has.
     pub(crate) fn give_up<T>(&self, it: T) {
         self.both.wait();
         drop(it);

@@ -15,7 +15,7 @@ use crate::units::{Count, Order, Pfn, PfnRange, PhysAddr};
 use FailureOutcome::{Delayed, Ignored, Recovered};
 
 /// Of a machine; the last MiB was reserved when it started.
-pub(super) const MEMORY: u64 = scaled(32, 24) * MIB;
+const MEMORY: u64 = scaled(32, 24) * MIB;
 
 /// Ends of lowmem: none is highmem; most is, and so are freelists' nodes; and in the middle of a block.
 const LOWMEM: [u64; 3] = [MEMORY, 4 * MIB, MEMORY / 2 + PAGE_SIZE as u64];

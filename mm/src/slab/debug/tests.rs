@@ -50,15 +50,15 @@ fn construct(bytes: &mut [MaybeUninit<u8>]) {
     bytes.fill(MaybeUninit::new(0x11));
 }
 
-/// Objects of all shapes: odd, small, aligned, constructed.
 /// What a byte is changed by.
 const CHANGES: &[u8] = scaled(&[1, 0x80, 0xff], &[1]);
 
+/// Objects of all shapes: odd, small, aligned, constructed.
 fn shapes() -> Vec<CacheSpec<'static>> {
     let plain = [1, 7, 8, 24, 33, 64, 100].map(|size| watched("shape", size));
     let aligned = [(24, 64), (200, 128)].map(|(size, align)| watched("shape", size).aligned(align));
     let constructed = [5, 40].map(|size| watched("shape", size).constructed(construct));
-    plain.into_iter().chain(aligned).chain(constructed).step_by(scaled(1, 4)).collect()
+    plain.into_iter().chain(aligned).chain(constructed).step_by(scaled(1, 3)).collect()
 }
 
 /// The part that each byte of an object's place is, from its front on; `None` for the object, and its mark.
