@@ -26,7 +26,7 @@ struct World<'w, 'r> {
 const LARGE: Order = scaled(PAGEBLOCK, Order::of(6));
 
 /// Pages of each space's anonymous region, and of each file's.
-const SPAN: u64 = scaled(1500, 300);
+const SPAN: u64 = scaled(1500, 160);
 
 impl<'w, 'r> World<'w, 'r> {
     /// Four spaces with files and anonymous memory, in folios of mixed sizes, that were filled in turn, so that pages of
@@ -154,9 +154,9 @@ fn whole_areas(rig: &Rig<'_>) -> u32 {
 
 fn compacts(lowmem: u32, seed: u64) {
     let stores = stores();
-    with_rig(scaled(24, 8), lowmem, |rig| {
+    with_rig(scaled(24, 5), lowmem, |rig| {
         let mut world = World::new(rig, &stores, seed);
-        world.kernel(3, scaled(300, 60));
+        world.kernel(3, scaled(300, 20));
         world.fill(120);
         world.riddle();
         world.kernel(4, 50);
@@ -204,7 +204,7 @@ fn unmovable(report: &CompactReport) -> u32 {
 #[test]
 fn a_machine_that_is_full_of_holes_gives_back_large_blocks_and_every_byte_is_as_before() {
     for seed in 0..scaled(3, 1) {
-        for &lowmem in scaled(&[24, 10][..], &[4]) {
+        for &lowmem in scaled(&[24, 10][..], &[3]) {
             compacts(lowmem, seed);
         }
     }
@@ -213,7 +213,7 @@ fn a_machine_that_is_full_of_holes_gives_back_large_blocks_and_every_byte_is_as_
 #[test]
 fn each_allocation_of_a_compaction_may_fail_once_and_nothing_is_lost() {
     let stores = stores();
-    with_rig(scaled(16, 6), scaled(8, 3), |rig| {
+    with_rig(scaled(16, 5), scaled(8, 3), |rig| {
         let mut world = World::new(rig, &stores, 7);
         world.fill(400);
         world.riddle();

@@ -288,11 +288,11 @@ fn a_flipped_bit_of_any_page_of_no_list() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "five looks at a gibibyte, of which less sets nothing aside")]
 fn what_is_set_aside_of_another_type_and_what_is_of_the_type_and_not_set_aside() {
-    const END: u64 = scaled(GIB, GIB / 2);
-    let machine = machine(END, END);
-    let allocator = allocator(&machine, &[usable(0, END)]);
-    let heads = || (1..scaled(256, 128)).map(|block| Pfn::new(block << Order::LIMIT.number()));
+    let machine = machine(GIB, GIB);
+    let allocator = allocator(&machine, &[usable(0, GIB)]);
+    let heads = || (1..256).map(|block| Pfn::new(block << Order::LIMIT.number()));
     let of = |migratetype| {
         heads().find(|&head| allocator.map.known_section(head).migratetype(head) == migratetype).expect("there is one")
     };
