@@ -73,12 +73,14 @@ pub(super) fn find(allocator: &PageAllocator<'_, Machine>, state: PageState) -> 
     frames().filter(|&pfn| allocator.page_state(pfn).0 == state).collect()
 }
 
-/// All that can be had, page by page.
+/// All pages that can be had: one by one, or the largest blocks first where an interpreter would take minutes.
 pub(super) fn exhaust(allocator: &PageAllocator<'_, Machine>) -> Vec<Pfn> {
-    let request = Request::movable(Order::ZERO).from_reserve();
-    let pages = core::iter::from_fn(|| allocator.alloc(request).ok());
-    let pages: Vec<_> = pages.collect();
-    pages.iter().map(super::super::Block::head).collect()
+    let mut blocks = Vec::new();
+    for order in (0..=scaled(0, Order::LIMIT.index())).rev().map(Order::of) {
+        let request = Request::movable(order).from_reserve();
+        blocks.extend(core::iter::from_fn(|| allocator.alloc(request).ok()));
+    }
+    blocks.iter().flat_map(|block| block.range().frames()).collect()
 }
 
 const fn failure(page: FailedPage, outcome: FailureOutcome) -> MemoryFailure {
