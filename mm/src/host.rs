@@ -66,7 +66,7 @@ use heap::{Access, Memory};
 pub use interrupts::InterruptsOff;
 use interrupts::State;
 #[cfg(all(test, not(loom)))]
-pub(crate) use meeting::Meeting;
+pub(crate) use meeting::{Meeting, SlowStore};
 #[cfg(not(miri))]
 use memory::{Access, Memory};
 pub use mmu::HostMmu;

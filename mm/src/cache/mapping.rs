@@ -27,7 +27,7 @@ pub struct Mapping<'a, M: Machine> {
     pub(super) tree: FolioTree<'a, M>,
     pub(super) family: Counted<'a, M, Family<M>>,
     /// Until it is empty its folios lead to it.
-    pub(super) _looked_at: PhantomPinned,
+    _looked_at: PhantomPinned,
 }
 
 pub(super) type FolioTree<'a, M> = Tree<'a, Descriptor<Folio>, State<'a, M>>;

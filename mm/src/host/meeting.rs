@@ -4,6 +4,9 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use crate::cache::{Store, StoreError};
+use crate::units::FileOffset;
+
 /// Two CPUs, of which one looks at something and the other then gives it up.
 pub(crate) struct Meeting {
     both: Barrier,
@@ -27,5 +30,32 @@ impl Meeting {
         self.both.wait();
         drop(it);
         assert!(self.has_looked.load(Ordering::Acquire), "it went while somebody looked");
+    }
+}
+
+/// A store that is written to for as long as a meeting takes.
+pub(crate) struct SlowStore<S> {
+    pub(crate) store: S,
+    pub(crate) meeting: Meeting,
+}
+
+impl<S> SlowStore<S> {
+    pub(crate) fn new(store: S) -> Self {
+        Self { store, meeting: Meeting::new() }
+    }
+}
+
+impl<S: Store> Store for SlowStore<S> {
+    fn size(&self) -> FileOffset {
+        self.store.size()
+    }
+
+    fn read(&self, offset: FileOffset, bytes: &mut [u8]) -> Result<(), StoreError> {
+        self.store.read(offset, bytes)
+    }
+
+    fn write(&self, offset: FileOffset, bytes: &[u8]) -> Result<(), StoreError> {
+        self.meeting.look();
+        self.store.write(offset, bytes)
     }
 }

@@ -6,7 +6,7 @@ use std::thread;
 
 use super::*;
 use crate::folio::LockedFolio;
-use crate::host::{Meeting, on_cpu};
+use crate::host::{Meeting, SlowStore, on_cpu};
 use crate::owner::FolioRef;
 use crate::units::CpuId;
 
@@ -59,30 +59,9 @@ fn a_region_is_looked_at_until_it_is_off_the_list_even_while_it_is_dropped() {
     });
 }
 
-/// A file that is written to for as long as a meeting takes.
-struct Slow {
-    file: HostFile,
-    meeting: Meeting,
-}
-
-impl Store for Slow {
-    fn size(&self) -> FileOffset {
-        self.file.size()
-    }
-
-    fn read(&self, offset: FileOffset, bytes: &mut [u8]) -> Result<(), StoreError> {
-        self.file.read(offset, bytes)
-    }
-
-    fn write(&self, offset: FileOffset, bytes: &[u8]) -> Result<(), StoreError> {
-        self.meeting.look();
-        self.file.write(offset, bytes)
-    }
-}
-
 #[test]
 fn a_mapping_is_looked_at_until_its_last_folio_has_gone_even_while_it_is_dropped() {
-    let (swap, file) = (HostFile::pages(1), Slow { file: HostFile::pages(1), meeting: Meeting::new() });
+    let (swap, file) = (HostFile::pages(1), SlowStore::new(HostFile::pages(1)));
     with_cache_of(8, 2, &swap, |cache| {
         let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
         mapping.write(FileOffset(0), &[0xee]).expect("there is memory");
@@ -93,5 +72,5 @@ fn a_mapping_is_looked_at_until_its_last_folio_has_gone_even_while_it_is_dropped
             assert!(reclaiming.join().expect("nothing was wrong") <= Count(1));
         });
     });
-    assert_eq!(file.file.bytes.lock().expect("no test fails with the lock")[0], 0xee);
+    assert_eq!(file.store.bytes.lock().expect("no test fails with the lock")[0], 0xee);
 }

@@ -10,8 +10,7 @@ use fastrand::Rng;
 use super::super::mapping::Contents;
 use super::super::{BlockIndex, BufferCache, BufferMapping, BufferSize};
 use super::{Bytes, CPUS, read, with_caches};
-use crate::cache::{Store, StoreError};
-use crate::host::{HostMachine, Meeting, on_cpu, scaled};
+use crate::host::{HostMachine, SlowStore, on_cpu, scaled};
 use crate::shrinker::{Shortage, Shrinker};
 use crate::units::{Count, CpuId, FileOffset};
 
@@ -65,31 +64,10 @@ fn whoever_waited_for_a_buffer_that_went_meanwhile_finds_what_is_there_now() {
     });
 }
 
-/// A store that is written to for as long as a meeting takes.
-struct Slow {
-    bytes: Bytes,
-    meeting: Meeting,
-}
-
-impl Store for Slow {
-    fn size(&self) -> FileOffset {
-        self.bytes.size()
-    }
-
-    fn read(&self, offset: FileOffset, bytes: &mut [u8]) -> Result<(), StoreError> {
-        self.bytes.read(offset, bytes)
-    }
-
-    fn write(&self, offset: FileOffset, bytes: &[u8]) -> Result<(), StoreError> {
-        self.meeting.look();
-        self.bytes.write(offset, bytes)
-    }
-}
-
 #[test]
 fn a_mapping_is_looked_at_until_its_last_buffer_has_gone_even_while_it_is_dropped() {
     with_caches(|caches| {
-        let store = Slow { bytes: Bytes::new(vec![1; 512]), meeting: Meeting::new() };
+        let store = SlowStore::new(Bytes::new(vec![1; 512]));
         let cache = BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory");
         let mapping = cache.mapping(&store).expect("there is memory");
         mapping.write(FileOffset(7), &[2]).expect("there is memory");
@@ -99,7 +77,7 @@ fn a_mapping_is_looked_at_until_its_last_buffer_has_gone_even_while_it_is_droppe
             // Who drops it may wait for the buffer, to which it refers then.
             assert!(reclaiming.join().expect("nothing was wrong") <= Count(1));
         });
-        assert_eq!(store.bytes.bytes.lock()[7], 2);
+        assert_eq!(store.store.bytes.lock()[7], 2);
     });
 }
 
