@@ -362,13 +362,17 @@ fn a_private_view_of_a_file_leaves_the_file_alone_and_sees_its_changes_until_it_
 
 #[test]
 fn a_folio_of_2_mib_splits_where_it_stands_whole_or_not_at_all() {
-    let swap = HostFile::pages(600);
-    with_cache(32, &swap, |cache| {
-        let mapping = cache.anonymous(Order::of(10)).expect("there is memory");
-        mapping.write(PageIndex(0x1234).start(), &[7]).expect("there is memory");
-        let folio = mapping.lookup(PageIndex(0x1234)).expect("it stands there");
-        assert_eq!((folio.index(), folio.order()), (PageIndex(0x1000), Order::of(10)));
-        let page = folio.head().plus(0x234);
+    const PLACES: usize = scaled(600, 40);
+    let swap = HostFile::pages(PLACES);
+    with_cache(scaled(32, 8), &swap, |cache| {
+        let order = Order::of(scaled(10, 6));
+        let end = 0x1000 + u64::from(order.pages());
+        let at = PageIndex(scaled(0x1234, 0x1034));
+        let mapping = cache.anonymous(order).expect("there is memory");
+        mapping.write(at.start(), &[7]).expect("there is memory");
+        let folio = mapping.lookup(at).expect("it stands there");
+        assert_eq!((folio.index(), folio.order()), (PageIndex(0x1000), order));
+        let page = folio.head().plus(scaled(0x234, 0x34));
         let folio = folio.lock();
         // Somebody else refers to it, or pins it.
         let other = mapping.lookup(PageIndex(0x1000)).expect("it stands there");
@@ -378,7 +382,7 @@ fn a_folio_of_2_mib_splits_where_it_stands_whole_or_not_at_all() {
         let (folio, why) = cache.split(folio, SplitTo::Uniform(Order::ZERO)).expect_err("it is pinned");
         assert_eq!(why, SplitError::Pinned);
         drop(pinned);
-        assert_eq!(mapping.pages(), 1024);
+        assert_eq!(mapping.pages(), u64::from(order.pages()));
         cache
             .split(folio, SplitTo::Around(page, Order::ZERO))
             .map_err(|(_, error)| error)
@@ -386,7 +390,7 @@ fn a_folio_of_2_mib_splits_where_it_stands_whole_or_not_at_all() {
         mapping.verify().expect("all is well");
         let orders = |mapping: &Mapping<'_, _>| {
             let (mut orders, mut at) = (Vec::new(), 0x1000);
-            while at < 0x1400 {
+            while at < end {
                 let folio = mapping.lookup(PageIndex(at)).expect("it stands there");
                 assert_eq!(folio.index(), PageIndex(at));
                 orders.push(folio.order().number());
@@ -394,17 +398,17 @@ fn a_folio_of_2_mib_splits_where_it_stands_whole_or_not_at_all() {
             }
             orders
         };
-        assert_eq!(orders(&mapping), [9, 5, 4, 2, 0, 0, 1, 3, 6, 7, 8]);
+        assert_eq!(orders(&mapping), scaled(&[9, 5, 4, 2, 0, 0, 1, 3, 6, 7, 8][..], &[5, 4, 2, 0, 0, 1, 3]));
         let large = mapping.lookup(PageIndex(0x1000)).expect("it stands there").lock();
         cache.split(large, SplitTo::Uniform(Order::ZERO)).map_err(|(_, error)| error).expect("nobody refers to it");
         mapping.verify().expect("all is well");
-        assert_eq!(orders(&mapping).len(), 512 + 10);
+        assert_eq!(orders(&mapping).len(), scaled(512 + 10, 32 + 6));
         let mut byte = [0];
-        mapping.read(PageIndex(0x1234).start(), &mut byte).expect("it is read");
+        mapping.read(at.start(), &mut byte).expect("it is read");
         assert_eq!(byte, [7]);
-        // The swap store has no place for 256 pages in a row after this, so that folio goes in pages.
-        assert_eq!(cache.reclaim(Count(2000)).0 + cache.reclaim(Count(2000)).0, 600);
-        mapping.read(PageIndex(0x1234).start(), &mut byte).expect("it is read back");
+        // The swap store has no place for the next largest folio in a row after this, so that folio goes in pages.
+        assert_eq!((cache.reclaim(Count(2000)).0 + cache.reclaim(Count(2000)).0) as usize, PLACES);
+        mapping.read(at.start(), &mut byte).expect("it is read back");
         assert_eq!(byte, [7]);
         mapping.verify().expect("all is well");
     });
@@ -473,14 +477,16 @@ fn whoever_wants_pages_gets_those_that_the_cache_can_do_without() {
     with_cache(scaled(16, 8), &swap, |cache| {
         let pages = cache.pages();
         let mapping = cache.file(&file, Order::of(4)).expect("there is memory");
-        for page in 0..FRAMES as u64 {
+        for page in (0..FRAMES as u64).step_by(scaled(1, 8)) {
             drop(mapping.read_folio(PageIndex(page)).expect("it is read, and others go"));
         }
         assert!(mapping.pages() > scaled(2500, 1000), "{} pages are cached", mapping.pages());
         assert!(pages.zones().all(|zone| zone.free >= zone.watermarks.min));
         // Nobody but the cache has given anything up for these.
         let mut held = Vec::new();
-        for (request, wanted) in [(Request::new(Order::ZERO), WANTED), (Request::movable(Order::ZERO), WANTED)] {
+        const PIECE: Order = Order::of(scaled(0, 2));
+        for request in [Request::new(PIECE), Request::movable(PIECE)] {
+            let wanted = WANTED >> PIECE.number();
             let more: Vec<_> = (0..wanted).map_while(|_| pages.alloc(request).ok()).collect();
             let zones: Vec<_> =
                 pages.zones().map(|zone| (zone.kind, zone.managed, zone.free, zone.watermarks)).collect();

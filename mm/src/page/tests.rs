@@ -22,10 +22,10 @@ mod shuffle;
 use core::num::NonZeroU16;
 use std::vec::Vec;
 
-use super::{PageAllocator, Request, SetupError};
+use super::{Block, PageAllocator, Request, SetupError};
 use crate::PageState;
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::HostMachine;
+use crate::host::{HostMachine, scaled};
 use crate::machine::Standard;
 use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use crate::zone::ZoneKind;
@@ -47,6 +47,23 @@ fn usable(start: u64, len: u64) -> Region {
 fn allocator<'m>(machine: &'m Machine, regions: &[Region]) -> PageAllocator<'m, Machine> {
     let mut map: BootMap = BootMap::new(regions).expect("the regions make a map");
     PageAllocator::new(machine, &mut map).expect("the tables fit")
+}
+
+/// Takes blocks that an interpreter does without where single pages are counted, each of which takes milliseconds: what is left is
+/// about so many pages.
+fn ballast<'a>(allocator: &'a PageAllocator<'_, Machine>, block: Request, left: u32) -> Vec<Block<'a, Machine>> {
+    let next = || scaled(false, allocator.free_pages() > left).then(|| allocator.alloc(block).ok()).flatten();
+    core::iter::from_fn(next).collect()
+}
+
+/// Takes all pages that requests like this one get. Interpreted, where each page takes milliseconds, the largest blocks first.
+fn exhaust<'a>(allocator: &'a PageAllocator<'_, Machine>, page: Request) -> Vec<Block<'a, Machine>> {
+    let orders = (0..=scaled(0, Order::LIMIT.index())).rev().map(Order::of);
+    orders.flat_map(|order| core::iter::from_fn(move || allocator.alloc(page.with_order(order)).ok())).collect()
+}
+
+fn pages_in(blocks: &[Block<'_, Machine>]) -> u32 {
+    blocks.iter().map(|block| block.order().pages()).sum()
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::cache::{PageCache, Store, StoreError};
 use crate::faults::{Faults, Fired};
 use crate::host::{HostMachine, scaled};
 use crate::owner::Owners;
-use crate::page::{PageAllocator, Request};
+use crate::page::{Block, PageAllocator, Request};
 use crate::shrinker::{Shortage, Shrinker};
 use crate::slab::{KmemCaches, NoMemory};
 use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr};
@@ -105,31 +105,43 @@ fn present(mapping: &BufferMapping<'_, HostMachine>, indexes: core::ops::Range<u
     indexes.filter(|&index| mapping.lookup(BlockIndex(index)).is_some()).collect()
 }
 
+/// Takes all memory that such requests get, but for some pages of lowmem.
+fn all_but<'c>(caches: &'c Caches<'_>, pages: usize, page: Request) -> Vec<Block<'c, HostMachine>> {
+    let left: Vec<_> = (0..pages).map(|_| caches.pages.alloc(Request::new(Order::ZERO))).collect();
+    // A page takes an interpreter milliseconds, and so does a block.
+    let orders = (0..=scaled(0, 5)).rev().map(Order::of);
+    let blocks = |order| core::iter::from_fn(move || caches.pages.alloc(page.with_order(order)).ok());
+    let held = orders.flat_map(blocks).collect();
+    assert!(left.iter().all(Result::is_ok), "there is memory");
+    held
+}
+
 #[test]
 fn several_buffers_share_a_page_and_the_page_goes_back_with_the_last() {
+    const PAGES: usize = scaled(64, 12);
     for size in BufferSize::ALL {
         with_caches(|caches| {
             let each = PAGE_SIZE / size.bytes();
-            let store = Bytes::new(patterned(64 * PAGE_SIZE));
+            let store = Bytes::new(patterned(PAGES * PAGE_SIZE));
             let cache = BufferCache::new(caches, size).expect("there is memory");
             let mapping = cache.mapping(&store).expect("there is memory");
-            let all = read(&mapping, 0, 64 * PAGE_SIZE).expect("the store gives it");
-            assert_eq!(all, patterned(64 * PAGE_SIZE));
+            let all = read(&mapping, 0, PAGES * PAGE_SIZE).expect("the store gives it");
+            assert_eq!(all, patterned(PAGES * PAGE_SIZE));
             mapping.verify().expect("sound");
-            let count = 64 * each as u64;
-            assert_eq!(mapping.buffers().0 as usize, 64 * each);
+            let count = (PAGES * each) as u64;
+            assert_eq!(mapping.buffers().0 as usize, PAGES * each);
             let buffers: Vec<_> = (0..count).filter_map(|index| mapping.lookup(BlockIndex(index))).collect();
             let pages: BTreeSet<_> = buffers.iter().map(|buffer| buffer.data().addr().get() / PAGE_SIZE).collect();
-            assert_eq!(pages.len(), 64, "{} buffers are to share 64 pages", buffers.len());
+            assert_eq!(pages.len(), PAGES, "{} buffers are to share {PAGES} pages", buffers.len());
             let slabs: BTreeSet<_> = buffers
                 .iter()
                 .map(|buffer| caches.slab_pages(buffer.data()).expect("the bytes lie in a slab").start)
                 .collect();
-            assert!(slabs.len() <= 64);
+            assert!(slabs.len() <= PAGES);
             assert!(buffers.iter().all(|buffer| buffer.data().addr().get() % size.bytes() == 0));
             // Whoever is referred to keeps its page; the others go.
             let held = buffers.into_iter().nth(5).expect("there are more");
-            assert_eq!(cache.reclaim(Count(u32::MAX)).0 as usize, 64 * each);
+            assert_eq!(cache.reclaim(Count(u32::MAX)).0 as usize, PAGES * each);
             assert_eq!(mapping.buffers(), Count(0));
             cache.shrink(&Shortage::of(Count(u32::MAX)));
             let slab = caches.slab_pages(held.data()).expect("still a slab");
@@ -177,18 +189,14 @@ fn what_was_used_once_goes_first_and_in_the_order_in_which_it_came() {
 #[test]
 fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
     with_caches(|caches| {
-        const BLOCKS: usize = scaled(1024, 256);
-        const LEFT: u32 = scaled(100, 30);
+        const BLOCKS: usize = scaled(1024, 128);
+        const LEFT: usize = scaled(100, 22);
         let all = patterned(BLOCKS << 10);
         let store = Bytes::new(all.clone());
         let cache = BufferCache::new(caches, BufferSize::Kib1).expect("there is memory");
         let mapping = cache.mapping(&store).expect("there is memory");
         // All memory but some pages is somebody else's.
-        let mut held = Vec::new();
-        while let Ok(block) = caches.pages.alloc(Request::new(Order::ZERO)) {
-            held.push(block);
-        }
-        held.truncate(held.len() - LEFT as usize);
+        let _held = all_but(caches, LEFT, Request::new(Order::ZERO));
         let scan = || {
             for block in 0..BLOCKS {
                 for hot in [0, BLOCKS / 2 - 1, BLOCKS - 1] {
@@ -202,7 +210,7 @@ fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
             }
         };
         caches.pages.with_shrinker(&cache, scan).expect("there is room");
-        assert!(cache.report().pages.0 <= LEFT);
+        assert!(cache.report().pages.0 as usize <= LEFT);
         mapping.verify().expect("sound");
     });
 }
@@ -267,11 +275,7 @@ fn the_page_cache_gets_memory_that_buffers_can_do_without() {
         let owners = Owners::new(caches).expect("there is memory");
         let cache = PageCache::new(&owners, None).expect("there is memory");
         let folios = cache.file(&file, Order::ZERO).expect("there is memory");
-        let mut held = Vec::new();
-        while let Ok(block) = caches.pages.alloc(Request::movable(Order::ZERO)) {
-            held.push(block);
-        }
-        held.truncate(held.len() - 112);
+        let _held = all_but(caches, 112, Request::movable(Order::ZERO));
         let both = || {
             mapping.write(FileOffset(0), &[7; 512 << 10]).expect("what was written before goes");
             let before = buffers.report().pages;

@@ -126,7 +126,7 @@ fn a_large_block_comes_from_a_lower_kind_when_the_higher_one_has_only_pieces() {
 }
 
 /// What the sizes of nodes are multiples of.
-const UNIT: u64 = scaled(MIB, MIB / 4);
+const UNIT: u64 = scaled(MIB, MIB / 16);
 
 /// Three nodes of unequal size, the middle one with highmem too, the others in lowmem alone.
 const THREE_NODES: [(u64, u64, u8); 4] =

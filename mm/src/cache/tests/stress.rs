@@ -8,7 +8,7 @@ use crate::host::{on_cpu, scaled};
 use crate::units::{Bytes, CpuId};
 
 const PAGES: u64 = scaled(128, 32);
-const TURNS: u32 = scaled(4000, 60);
+const TURNS: u32 = scaled(4000, 25);
 
 fn word(page: u64) -> [u8; 8] {
     (page.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1).to_le_bytes()

@@ -10,8 +10,8 @@ use crate::units::CpuId;
 use PageProtection::ReadWrite;
 use Sharing::{Private, Shared};
 
-const PAGES: u64 = scaled(600, 60);
-const ROUNDS: u32 = scaled(30_000, 100);
+const PAGES: u64 = scaled(600, 30);
+const ROUNDS: u32 = scaled(30_000, 40);
 
 /// Writes and reads back its own pages, gives some up and gets new ones, and lets a child do the same for a while.
 fn use_memory<'r>(rig: &Rig<'r>, file: &File<'r>, seed: u64, rounds: u32) {

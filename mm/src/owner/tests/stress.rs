@@ -123,7 +123,7 @@ fn churn(owners: &Owners<'_, HostMachine>, seed: u64, rounds: u32) {
             }
             _ => {}
         }
-        if round % scaled(997, 97) == 0 {
+        if round % scaled(997, 29) == 0 {
             owners.caches.shrink();
         }
     }
@@ -189,7 +189,7 @@ fn no_walker_ever_sees_a_wrong_owner_while_everything_churns() {
                 scope.spawn(move || on_cpu(CpuId(cpu), || walk_on(owners, cpu.into(), stop, got, lost)));
             }
             let churning: Vec<_> = (3..CPUS)
-                .map(|cpu| scope.spawn(move || on_cpu(CpuId(cpu), || churn(owners, cpu.into(), scaled(500_000, 250)))))
+                .map(|cpu| scope.spawn(move || on_cpu(CpuId(cpu), || churn(owners, cpu.into(), scaled(500_000, 60)))))
                 .collect();
             let outcomes: Vec<_> = churning.into_iter().map(thread::ScopedJoinHandle::join).collect();
             stop.store(true, Ordering::Relaxed);

@@ -140,7 +140,7 @@ fn frames_go_to_the_node_that_they_lie_in_or_next_to() {
 #[test]
 fn what_is_not_reserved_memory_of_one_zone_is_refused_and_changes_nothing() {
     /// The end of memory; half of it is in no section.
-    const END: u64 = scaled(GIB, 64 * MIB);
+    const END: u64 = scaled(GIB, 32 * MIB);
     let machine = machine(END, 8 * MIB);
     let regions = [
         usable(0, 12 * MIB),

@@ -9,10 +9,10 @@ use super::*;
 use crate::charge::GroupId;
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::owner_word::OwnerWord;
-use crate::host::{on_cpu, scaled};
+use crate::host::on_cpu;
 use crate::invariant::Invariant;
 use crate::migratetype::Migratetype;
-use crate::page::{Block, FreeError};
+use crate::page::FreeError;
 use crate::units::{Count, CpuId};
 
 /// From whoever may have the last page.
@@ -97,6 +97,7 @@ fn with_k_pages_free_anywhere_k_allocations_succeed_from_any_cpu() {
             stock(allocator, CPUS);
             let spread: HashSet<_> = (0..CPUS).map(|_| cached(allocator)).collect();
             assert!(spread.iter().all(|&pages| pages > scaled(1000, 0)), "the CPUs have plenty: {spread:?}");
+            let _ballast = ballast(allocator, PAGE.with_order(Order::of(6)), 700);
             let free = allocator.free_pages();
             let held: Vec<_> = on(cpu, || core::iter::from_fn(|| allocator.alloc(PAGE).ok()).collect());
             assert_eq!((held.len(), allocator.free_pages()), (free as usize, 0), "from CPU {cpu}");
@@ -114,6 +115,7 @@ fn with_k_pages_free_anywhere_k_allocations_succeed_from_any_cpu() {
 #[test]
 fn the_last_pages_of_another_cpu_are_found_one_by_one() {
     with_cpus(2, |allocator| {
+        let _ballast = ballast(allocator, PAGE.with_order(Order::of(6)), 700);
         let mut held: Vec<_> = core::iter::from_fn(|| allocator.alloc(PAGE).ok()).collect();
         for _ in 0..scaled(100, 10) {
             let given: Vec<_> = held.drain(..3).map(|page| page.head()).collect();
@@ -132,7 +134,7 @@ fn the_last_pages_of_another_cpu_are_found_one_by_one() {
 fn a_whole_block_is_had_although_its_pages_are_at_hand() {
     with_cpus(2, |allocator| {
         let all: Vec<_> = core::iter::from_fn(|| allocator.alloc(LARGEST).ok()).collect();
-        let rest: Vec<_> = core::iter::from_fn(|| allocator.alloc(PAGE).ok()).collect();
+        let rest = exhaust(allocator, PAGE);
         let mut blocks = all.into_iter();
         let block = blocks.next().expect("there is one");
         let mut pieces = std::vec![block];
@@ -269,8 +271,8 @@ fn a_cpu_that_is_taken_down_leaves_nothing_at_hand_and_keeps_nothing_until_it_is
 #[test]
 fn what_a_cpu_does_not_use_goes_back_with_time() {
     with_memory(2, 256 * MIB, |allocator| {
-        for _ in 0..8 {
-            let pages: Vec<_> = (0..1500).map_while(|_| allocator.alloc(PAGE).ok()).collect();
+        for _ in 0..scaled(8, 2) {
+            let pages: Vec<_> = (0..scaled(1500, 700)).map_while(|_| allocator.alloc(PAGE).ok()).collect();
             drop(pages);
         }
         // What lies on the shelf is no more this CPU's than another's.
@@ -315,6 +317,7 @@ fn a_batch_is_as_many_blocks_as_there_are_and_all_of_them_come_back() {
         assert_eq!(allocator.free_pages(), free - 3, "those that were not taken are free");
         drop(three);
         // All but five pages.
+        let _ballast = ballast(allocator, PAGE.with_order(Order::of(6)), 700);
         let mut batches = std::vec![];
         while allocator.free_pages() >= 64 + 5 {
             batches.push(allocator.alloc_bulk::<64>(PAGE));
@@ -433,7 +436,7 @@ fn many_cpus_allocate_free_hand_over_drain_and_pull_ranges_at_once_and_no_page_i
             let traders: Vec<_> = (0..CPUS - 1)
                 .map(|cpu| {
                     let market = &market;
-                    threads.spawn(move || on(cpu, || trade(allocator, market, u64::from(cpu) + 7, scaled(20_000, 100))))
+                    threads.spawn(move || on(cpu, || trade(allocator, market, u64::from(cpu) + 7, scaled(20_000, 20))))
                 })
                 .collect();
             // One goes and comes back, and the checker looks.

@@ -221,7 +221,7 @@ fn a_block_left_in_flight() {
 
 #[test]
 fn more_than_a_tail_inside_a_block_of_each_page_of_it() {
-    for inside in 1..8 {
+    for inside in (1..8).step_by(scaled(1, 6)) {
         let mut at = None;
         let broken = violation(|a| {
             let head = first(a, PageState::Allocated, Order::of(3));
@@ -271,7 +271,7 @@ fn a_page_whose_memory_fails_in_a_block_that_is_silent_about_it() {
 #[test]
 fn a_flipped_bit_of_any_page_of_no_list() {
     for state in [PageState::Allocated, PageState::Reserved] {
-        for bit in [0, 5, 16, 15, 32, 63] {
+        for &bit in scaled(&[0, 5, 16, 15, 32, 63][..], &[0, 63]) {
             let mut at = None;
             let broken = violation(|a| {
                 let is_there =

@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use super::hwpoison::{census, exhaust, find, fragment, on_machines, verify, where_freed};
+use super::hwpoison::{all_that_is_had, census, find, fragment, on_machines, verify, where_freed};
 use super::{MIB, Machine, PageAllocator, Request, allocator, machine, usable};
 use crate::ContigError;
 use crate::PageState;
@@ -45,7 +45,7 @@ fn a_free_section_goes_and_comes_back_and_all_is_as_before() {
             assert_eq!((during.present, during.span), (zone.present - 1024, zone.span));
             assert!(during.watermarks.high <= zone.watermarks.high);
             assert_eq!(a.page_state(section.start), (PageState::Offline, Order::of(10)));
-            assert!(exhaust(a).iter().all(|&pfn| !section.contains(pfn)), "what is out of use was handed out");
+            assert!(all_that_is_had(a).iter().all(|&pfn| !section.contains(pfn)), "what is out of use was handed out");
             verify(a);
             assert_eq!(a.offline_pages(section.start), Err(ContigError::NotManaged(section.start)));
             assert_eq!(a.alloc_contig(section).map(drop), Err(ContigError::NotManaged(section.start)));
@@ -72,7 +72,7 @@ fn every_whole_section_may_be_out_of_use_at_once() {
             a.offline_pages(section.start).expect("all is free");
             verify(a);
         }
-        let left = exhaust(a);
+        let left = all_that_is_had(a);
         assert!(left.iter().all(|&pfn| all.iter().all(|section| !section.contains(pfn))));
         for section in all.iter().rev() {
             a.online_pages(section.start).expect("it is out of use");
@@ -105,7 +105,7 @@ fn nodes_in_a_section_move_out_and_what_a_cpu_has_at_hand_goes_with_it() {
         assert_eq!(a.offline_pages(in_use), Ok(section));
         verify(a);
         assert!(!find(a, PageState::Node).is_empty());
-        assert!(exhaust(a).iter().all(|&pfn| !section.contains(pfn)));
+        assert!(all_that_is_had(a).iter().all(|&pfn| !section.contains(pfn)));
         a.online_pages(section.start).expect("it is out of use");
         verify(a);
         bad.iter().for_each(|&pfn| a.unpoison_memory(pfn).expect("it was said to fail"));
@@ -153,7 +153,7 @@ fn pages_that_fail_go_with_their_section_and_stay_out_when_it_comes_back() {
         verify(a);
         a.online_pages(section.start).expect("it is out of use");
         verify(a);
-        let all = exhaust(a);
+        let all = all_that_is_had(a);
         assert!(!all.contains(&before) && !all.contains(&during));
         assert_eq!(all.iter().filter(|&&pfn| section.contains(pfn)).count(), 1022);
         for pfn in [before, during] {

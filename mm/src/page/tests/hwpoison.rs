@@ -1,8 +1,9 @@
 //! Pages whose memory fails, in every state that a page can be in.
 
+use std::collections::HashSet;
 use std::vec::Vec;
 
-use super::{MIB, Machine, PAGE_SIZE, PageAllocator, Request, usable};
+use super::{MIB, Machine, PAGE_SIZE, PageAllocator, Request, ballast, exhaust, usable};
 use crate::OwnerKind;
 use crate::PageState;
 use crate::boot_map::{BootMap, Region, RegionKind};
@@ -74,12 +75,8 @@ pub(super) fn find(allocator: &PageAllocator<'_, Machine>, state: PageState) -> 
 }
 
 /// All pages that can be had: one by one, or the largest blocks first where an interpreter would take minutes.
-pub(super) fn exhaust(allocator: &PageAllocator<'_, Machine>) -> Vec<Pfn> {
-    let mut blocks = Vec::new();
-    for order in (0..=scaled(0, Order::LIMIT.index())).rev().map(Order::of) {
-        let request = Request::movable(order).from_reserve();
-        blocks.extend(core::iter::from_fn(|| allocator.alloc(request).ok()));
-    }
+pub(super) fn all_that_is_had(allocator: &PageAllocator<'_, Machine>) -> Vec<Pfn> {
+    let blocks = exhaust(allocator, Request::movable(Order::ZERO).from_reserve());
     blocks.iter().flat_map(|block| block.range().frames()).collect()
 }
 
@@ -103,7 +100,7 @@ fn a_free_page_is_taken_out_of_its_block_and_never_handed_out_until_it_is_taken_
             verify(a);
         }
         assert_eq!((a.free_pages(), a.hwpoisoned_pages()), (free - 4, Count(4)));
-        let all = exhaust(a);
+        let all = all_that_is_had(a);
         assert_eq!(all.len(), free as usize - 4);
         assert!(bad.iter().all(|pfn| !all.contains(pfn)), "a page was handed out that lies");
         for pfn in bad {
@@ -125,7 +122,7 @@ fn a_page_at_hand_of_a_cpu_is_drained_and_taken_out() {
         let page = if at_hand == PageState::Cached { FailedPage::AtHand } else { FailedPage::Free };
         assert_eq!(a.memory_failure(pfn), Ok(failure(page, Recovered)));
         verify(a);
-        assert!(!exhaust(a).contains(&pfn));
+        assert!(!all_that_is_had(a).contains(&pfn));
         a.unpoison_memory(pfn).expect("it is out of use");
     });
 }
@@ -142,6 +139,7 @@ pub(super) fn fragment<'a>(a: &'a PageAllocator<'_, Machine>) -> Vec<crate::page
 #[test]
 fn what_a_freelists_node_holds_moves_to_another_page() {
     on_machines(|a| {
+        let _ballast = ballast(a, Request::movable(Order::LIMIT).from_reserve(), 3000);
         let held = fragment(a);
         let nodes = find(a, PageState::Node);
         assert!(nodes.len() >= 2, "{} nodes", nodes.len());
@@ -155,7 +153,7 @@ fn what_a_freelists_node_holds_moves_to_another_page() {
             assert_eq!(a.free_pages(), free - taken);
             verify(a);
         }
-        assert!(exhaust(a).iter().all(|pfn| !nodes.contains(pfn)));
+        assert!(all_that_is_had(a).iter().all(|pfn| !nodes.contains(pfn)));
         drop(held);
         verify(a);
         nodes.iter().for_each(|&node| a.unpoison_memory(node).expect("it is out of use"));
@@ -178,7 +176,7 @@ fn a_page_in_use_is_kept_back_when_its_block_is_freed_and_the_rest_of_the_block_
                 drop(block);
                 verify(a);
                 assert_eq!(a.free_pages(), free + order.pages() - 1, "{order:?}, page {at}");
-                assert!(!exhaust(a).contains(&pfn), "{order:?}, page {at}");
+                assert!(!all_that_is_had(a).contains(&pfn), "{order:?}, page {at}");
                 a.unpoison_memory(pfn).expect("it is out of use");
                 a.drain();
                 let again = a.alloc_contig(range);
@@ -200,7 +198,7 @@ fn bulk_frees_and_charged_frees_keep_pages_back_too() {
         }
         drop((batch, charged));
         verify(a);
-        assert!(exhaust(a).iter().all(|pfn| !bad.contains(pfn)));
+        assert!(all_that_is_had(a).iter().all(|pfn| !bad.contains(pfn)));
         bad.iter().for_each(|&pfn| a.unpoison_memory(pfn).expect("it is out of use"));
     });
 }
@@ -227,7 +225,7 @@ fn the_half_with_the_page_keeps_the_mark_when_a_block_is_split_and_so_does_the_w
                 drop((high, low));
             }
             verify(a);
-            assert!(!exhaust(a).contains(&pfn), "page {at}");
+            assert!(!all_that_is_had(a).contains(&pfn), "page {at}");
             a.unpoison_memory(pfn).expect("it is out of use");
         }
     });
@@ -289,7 +287,7 @@ fn what_was_reserved_when_it_failed_is_kept_back_once_it_was_adopted_and_freed()
         // SAFETY: nobody uses the memory of this machine but its allocator.
         drop(unsafe { a.adopt(range) }.expect("all of it is reserved"));
         a.verify().expect("every invariant holds");
-        let all = exhaust(&a);
+        let all = all_that_is_had(&a);
         let had: Vec<_> = all.into_iter().filter(|&pfn| range.contains(pfn)).collect();
         assert_eq!(had.len(), 254);
         assert!(![range.start, range.start.plus(77)].iter().any(|pfn| had.contains(pfn)));
@@ -310,13 +308,16 @@ fn what_is_not_known_to_fail_is_not_taken_in() {
 #[test]
 fn every_page_of_a_zone_may_fail() {
     on_machines(|a| {
-        let pages: Vec<_> = frames().filter(|&pfn| a.zone_around(pfn).is_some()).collect();
+        let ballast = ballast(a, Request::movable(Order::of(6)).from_reserve(), 700);
+        let in_use: HashSet<_> = ballast.iter().flat_map(|block| block.range().frames()).collect();
+        let is_free = |pfn| a.zone_around(pfn).is_some() && !in_use.contains(&pfn);
+        let pages: Vec<_> = frames().filter(|&pfn| is_free(pfn)).collect();
         for &pfn in &pages {
             let failed = a.memory_failure(pfn).expect("it is free");
             assert_eq!(failed.outcome, Recovered, "{pfn:?}");
         }
         verify(a);
-        assert_eq!((a.free_pages(), exhaust(a).len()), (0, 0));
+        assert_eq!((a.free_pages(), all_that_is_had(a).len()), (0, 0));
         for &pfn in pages.iter().rev() {
             a.unpoison_memory(pfn).expect("it is out of use");
         }

@@ -4,7 +4,7 @@ use core::num::NonZeroU16;
 use std::vec::Vec;
 
 use super::super::{AllocError, NumaEvents, PageAllocator, Request};
-use super::Machine;
+use super::{Machine, exhaust, pages_in};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::{Topology, on_cpu, scaled};
 use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
@@ -53,13 +53,13 @@ fn free_on(allocator: &PageAllocator<'_, Machine>, node: u8) -> u32 {
 fn served(allocator: &PageAllocator<'_, Machine>, request: Request) -> Vec<(u8, ZoneKind)> {
     // What CPUs have at hand comes last, whoever has it.
     allocator.drain();
+    let zones: Vec<_> = allocator.zones().map(|zone| (zone.node.0, zone.kind)).collect();
     let mut served = Vec::new();
     let mut held = Vec::new();
     while let Ok(block) = allocator.alloc(request) {
-        let zone = allocator.zone_around(block.head()).expect("the page is somewhere");
-        let zone = allocator.zones().nth(zone.index()).expect("the zone is there");
-        if served.last() != Some(&(zone.node.0, zone.kind)) {
-            served.push((zone.node.0, zone.kind));
+        let zone = zones[allocator.zone_around(block.head()).expect("the page is somewhere").index()];
+        if served.last() != Some(&zone) {
+            served.push(zone);
         }
         held.push(block);
     }
@@ -117,8 +117,8 @@ fn a_bound_request_fails_when_its_node_is_exhausted_and_a_preferred_one_goes_els
     with_nodes(&FAR, |allocator| {
         let bound = Request::movable(Order::ZERO).bound_to(NodeId(2)).from_reserve();
         let (there, elsewhere) = (free_on(allocator, 2), allocator.free_pages() - free_on(allocator, 2));
-        let held: Vec<_> = core::iter::from_fn(|| allocator.alloc(bound).ok()).collect();
-        assert_eq!((held.len(), free_on(allocator, 2)), (there as usize, 0));
+        let held = exhaust(allocator, bound);
+        assert_eq!((pages_in(&held), free_on(allocator, 2)), (there, 0));
         assert_eq!(allocator.alloc(bound).err(), Some(AllocError::Exhausted(bound)));
         assert_eq!(allocator.free_pages(), elsewhere);
         let preferred = Request::movable(Order::ZERO).near(NodeId(2));
@@ -150,7 +150,7 @@ fn every_allocation_is_a_hit_or_a_miss_of_the_node_that_served_it_and_local_or_n
 
         let all = on_cpu(CpuId(4), || {
             let bound = Request::movable(Order::ZERO).bound_to(NodeId(3)).from_reserve();
-            core::iter::from_fn(|| allocator.alloc(bound).ok()).collect::<Vec<_>>()
+            exhaust(allocator, bound)
         });
         let count = all.len() as u64;
         let full = NumaEvents { hit: 12 + count, other: 7 + count, ..expected };

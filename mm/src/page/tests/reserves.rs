@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::vec::Vec;
 
 use super::super::{AllocError, Block, PageAllocator, Request};
-use super::{MIB, Machine, allocator, machine, usable};
+use super::{MIB, Machine, allocator, ballast, exhaust, machine, usable};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::{at_each_step, scaled};
 use crate::migratetype::Migratetype;
@@ -15,7 +15,7 @@ use crate::units::{Count, NodeId, Order, Pfn, PhysAddr};
 use crate::zone::{ZoneKind, ZoneReport};
 
 /// Of most machines here.
-const MEMORY: u64 = scaled(64, 16) * MIB;
+const MEMORY: u64 = scaled(64, 8) * MIB;
 
 type Blocks<'a> = Vec<Block<'a, Machine>>;
 
@@ -39,10 +39,11 @@ fn ordinary_requests_stop_at_min_those_that_cannot_wait_at_half_and_others_nowhe
     let machine = machine(MEMORY, MEMORY);
     let allocator = allocator(&machine, &[usable(0, MEMORY)]);
     let min = only(&allocator).watermarks.min;
-    // The root of 16 times 64 MiB is 1 MiB; of 16 MiB no more than a 64th is kept.
-    let most = scaled(256, 64);
+    // The root of 16 times 64 MiB is 1 MiB; of 8 MiB no more than a 64th is kept.
+    let most = scaled(256, 32);
     assert!((most - 6..=most).contains(&min), "{min}");
     let page = Request::new(Order::ZERO);
+    let ballast = ballast(&allocator, page.with_order(Order::of(6)), 700);
     let mut held = all(&allocator, page);
     assert_eq!(only(&allocator).free, min);
     assert_eq!(allocator.alloc(page).err(), Some(AllocError::Exhausted(page)));
@@ -57,7 +58,7 @@ fn ordinary_requests_stop_at_min_those_that_cannot_wait_at_half_and_others_nowhe
     assert!(allocator.alloc(page.nowait()).is_err());
     let reserve = all(&allocator, page.from_reserve());
     assert_eq!((only(&allocator).free, reserve.len() as u32), (0, min / 2));
-    drop((held, atomic, reserve));
+    drop((ballast, held, atomic, reserve));
     assert_eq!(only(&allocator).free, only(&allocator).managed);
     allocator.verify().expect("all is well in the end");
 }
@@ -73,7 +74,7 @@ fn who_could_be_served_from_above_leaves_more_to_those_who_could_not() {
     assert_eq!(low().watermarks.protection, [0, 0, protection]);
     let (min, largest) = (low().watermarks.min, Order::of(10));
     let mut anywhere = all(&allocator, Request::movable(largest));
-    anywhere.extend(all(&allocator, Request::movable(Order::ZERO)));
+    anywhere.extend(exhaust(&allocator, Request::movable(Order::ZERO)));
     assert_eq!(zone(&allocator, ZoneKind::Highmem).free, highmem.watermarks.min);
     assert_eq!(low().free, min + protection);
     let lowmem = all(&allocator, Request::new(Order::ZERO));
@@ -190,6 +191,7 @@ fn who_cannot_wait_or_is_in_a_handler_or_is_below_reserves_asks_nobody_nor_does_
     let allocator = allocator(&machine, &[usable(0, MEMORY)]);
     let page = Request::new(Order::ZERO);
     let hoard = Hoard::new(&allocator, scaled(1000, 300), page);
+    let _ballast = ballast(&allocator, page.with_order(Order::of(6)), 700);
     let mut held = all(&allocator, page.from_reserve());
     allocator
         .with_shrinker(&hoard, || {
@@ -231,6 +233,7 @@ fn a_shrinker_that_gives_nothing_is_asked_again_only_when_the_zone_has_fallen_fu
     let marks = only(&allocator).watermarks;
     allocator
         .with_shrinker(&miser, || {
+            let _ballast = ballast(&allocator, Request::new(Order::of(6)), 700);
             let held = all(&allocator, Request::new(Order::ZERO));
             let asked = miser.0.load(Ordering::Relaxed);
             // Once for every 32 pages between low and min, and once before the error.
@@ -254,7 +257,7 @@ fn a_bound_request_asks_for_memory_of_its_node_and_kind() {
     let hoard = Hoard::new(&allocator, 1, Request::new(Order::ZERO));
     allocator
         .with_shrinker(&hoard, || {
-            let _held = all(&allocator, bound.from_reserve());
+            let _held = exhaust(&allocator, bound.from_reserve());
             assert!(allocator.alloc(bound).is_err());
             let asked = hoard.asked();
             assert!(!asked.is_empty());

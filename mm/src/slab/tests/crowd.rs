@@ -16,7 +16,7 @@ pub(super) struct Sent(pub(super) NonNull<usize>);
 // SAFETY: whoever has it has the object.
 unsafe impl Send for Sent {}
 
-const ROUNDS: usize = scaled(400, 8);
+const ROUNDS: usize = scaled(400, 5);
 
 /// Allocates batches for the next CPU and frees what the one before sends; the first CPU shrinks all caches meanwhile.
 fn trade(

@@ -187,10 +187,10 @@ fn no_walker_ever_sees_a_wrong_folio_while_folios_are_split_joined_and_moved() {
                 scope.spawn(move || on_cpu(CpuId(cpu), || walk_on(owners, cpu.into(), always, seeing)));
             }
             let churning = [2, 3].map(|cpu| {
-                let work = move || on_cpu(CpuId(cpu), || churn(owners, cpu.into(), scaled(200_000, 120)));
+                let work = move || on_cpu(CpuId(cpu), || churn(owners, cpu.into(), scaled(200_000, 40)));
                 scope.spawn(work)
             });
-            let seesaw = scope.spawn(move || on_cpu(CpuId(4), || seesaw(owners, whole, scaled(600_000, 120))));
+            let seesaw = scope.spawn(move || on_cpu(CpuId(4), || seesaw(owners, whole, scaled(600_000, 40))));
             let outcomes = churning.map(thread::ScopedJoinHandle::join);
             let whole = seesaw.join();
             seeing.stop.store(true, Ordering::Relaxed);
