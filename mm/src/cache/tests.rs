@@ -248,8 +248,12 @@ fn a_large_anonymous_folio_is_written_out_and_comes_back_whole_or_in_pages() {
             assert_eq!(cache.reclaim(Count(16)), Count(16));
             assert_eq!((mapping.pages(), cache.report().swapped), (0, Count(16)));
             let pages = cache.owners().pages();
-            let mut held = Vec::new();
+            let (mut held, mut ballast) = (Vec::new(), Vec::new());
             if !whole {
+                // A page takes an interpreter milliseconds, and so does a block.
+                while scaled(false, pages.free_pages() > 500) {
+                    ballast.push(pages.alloc(Request::movable(Order::of(4)).from_reserve()).expect("there is memory"));
+                }
                 while let Ok(page) = pages.alloc(Request::movable(Order::ZERO).from_reserve()) {
                     held.push(page);
                 }
@@ -430,7 +434,10 @@ fn memory_is_taken_from_folios_that_lie_where_it_is_lacking_and_only_from_those(
             |from, to| (from..to).for_each(|page| drop(mapping.read_folio(PageIndex(page)).expect("it is read")));
         read(0, u64::from(HALF));
         let bound = Request::movable(Order::ZERO).from_reserve();
-        let mut held: Vec<_> = core::iter::from_fn(|| (free(true) > 0).then(|| pages.alloc(bound))).collect();
+        // A page takes an interpreter milliseconds, and so does a block.
+        let large = || (scaled(0, free(true)) > 100).then(|| pages.alloc(bound.with_order(Order::of(4))));
+        let single = || (free(true) > 0).then(|| pages.alloc(bound));
+        let mut held: Vec<_> = core::iter::from_fn(large).chain(core::iter::from_fn(single)).collect();
         assert!(held.iter().all(Result::is_ok));
         read(u64::from(HALF), u64::from(2 * HALF));
         let (high, low) = (free(true), free(false));

@@ -233,16 +233,16 @@ fn a_tree_of_the_real_sizes_grows_to_three_levels_has_its_nodes_moved_and_shrink
 #[test]
 fn one_slot_at_a_time_is_enough_and_two_for_moving_a_node() {
     with_stack::<Tiny>(300, 0, |bench| {
-        bench.push_many(scaled(200, 60));
+        bench.push_many(scaled(200, 30));
         bench.check();
         assert_eq!(bench.most_slots(), 1);
-        (0..scaled(100, 30)).for_each(|index| bench.remove(index));
+        (0..scaled(100, 12)).for_each(|index| bench.remove(index));
         assert_eq!(bench.most_slots(), 1);
         move_every_node(bench, |_| true);
         assert_eq!(bench.most_slots(), 2);
     });
     with_stack::<Tiny>(300, 300, |bench| {
-        bench.push_many(scaled(200, 60));
+        bench.push_many(scaled(200, 30));
         move_every_node(bench, |_| true);
         assert_eq!(bench.most_slots(), 0, "lowmem takes no slot");
     });

@@ -148,7 +148,7 @@ fn want_each_run<const MAX_ORDER: usize>(order_of_frees: fn(u32) -> u32) {
     const PAGES: u32 = 10;
     with_memory::<Tiny<MAX_ORDER>>(PAGES, 7, |bench| {
         bench.take_all(Movable);
-        for freed in (0..1u32 << PAGES).step_by(scaled(1, 37)) {
+        for freed in (0..1u32 << PAGES).step_by(scaled(1, 101)) {
             let is_free = |page: &u32| freed >> page & 1 == 1;
             bench.free_each((0..PAGES).map(order_of_frees).filter(is_free));
             for start in 0..PAGES {

@@ -17,7 +17,7 @@ const EVERY_ONE: NonZeroU32 = NonZeroU32::MIN;
 
 /// Ten million in all tests together; `OPERATIONS` says how many in each if it is to be more.
 fn operations() -> u32 {
-    env::var("OPERATIONS").ok().and_then(|number| number.parse().ok()).unwrap_or(scaled(4_000_000, 800))
+    env::var("OPERATIONS").ok().and_then(|number| number.parse().ok()).unwrap_or(scaled(4_000_000, 200))
 }
 
 /// Runs a machine of 64 frames, of which those from `direct_map_end` on are highmem.
@@ -52,6 +52,6 @@ fn millions_of_operations_in_two_zones_are_as_specified() {
 #[test]
 fn operations_are_as_specified_wherever_lowmem_ends() {
     for end in (40..64).step_by(scaled(1, 5)) {
-        run(end, operations() / 40);
+        run(end, operations() / scaled(40, 10));
     }
 }

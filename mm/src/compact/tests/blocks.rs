@@ -19,7 +19,7 @@ fn clear(rig: &Rig<'_>, pfn: Pfn, order: Order) -> Result<Moved, Refusal> {
 
 #[test]
 fn page_tables_move_and_their_spaces_go_on() {
-    const PAGES: u64 = scaled(4000, 800);
+    const PAGES: u64 = scaled(4000, 320);
     with_rig(16, 16, |rig| {
         let space = rig.space();
         space.map_anonymous(pages(0, PAGES), ReadWrite, Private, Order::ZERO).expect("nothing is there");
@@ -117,7 +117,7 @@ fn nodes_of_freelists_move_out_of_an_area() {
 
 #[test]
 fn an_area_with_something_that_stays_is_passed_over_untouched() {
-    const PAGES: u64 = scaled(1024, 256);
+    const PAGES: u64 = scaled(1024, 128);
     with_rig(16, 16, |rig| {
         let space = rig.space();
         space.map_anonymous(pages(0, PAGES), ReadWrite, Private, Order::ZERO).expect("nothing is there");

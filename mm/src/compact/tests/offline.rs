@@ -135,13 +135,15 @@ fn a_page_that_has_failed_is_in_nobodys_way_but_one_that_is_still_used_is() {
 
 #[test]
 fn a_section_stays_in_use_if_there_is_nowhere_to_move_to() {
-    const PAGES: u64 = scaled(4096, 1024);
+    const PAGES: u64 = scaled(4096, 512);
     let (mib, lowmem) = scaled((32, 16), (12, 6));
     with_rig(mib, lowmem, |rig| {
         let space = rig.space();
         fill(rig, &space, PAGES);
-        let rest: Vec<_> =
-            core::iter::from_fn(|| rig.pages.alloc(Request::movable(Order::ZERO).from_reserve()).ok()).collect();
+        // A page takes an interpreter milliseconds, and so does a block.
+        let orders = (0..=scaled(0, Order::LIMIT.index())).rev().map(Order::of);
+        let blocks = |order| core::iter::from_fn(move || rig.pages.alloc(Request::movable(order).from_reserve()).ok());
+        let rest: Vec<_> = orders.flat_map(blocks).collect();
         let section = section_with(rig, OwnerKind::Folio);
         let refused = rig.compactor.offline_pages(section.start);
         assert!(matches!(refused, Err(OfflineError::Stays(..) | OfflineError::InTheWay(_))), "{refused:?}");

@@ -117,7 +117,7 @@ fn nodes_in_a_section_move_out_and_what_a_cpu_has_at_hand_goes_with_it() {
 fn what_is_in_the_way_is_named_and_all_is_as_before() {
     on_machines(|a| {
         let section = whole(a)[0];
-        for at in [0, 1, 512, 1023] {
+        for &at in scaled(&[0, 1, 512, 1023][..], &[0, 1023]) {
             let block = a.alloc_contig(PfnRange::new(section.start.plus(at), section.start.plus(at + 1)));
             let block = block.expect("the frame is free");
             let (before, all) = (census(a), a.fingerprint(section));

@@ -139,7 +139,7 @@ pub(super) fn fragment<'a>(a: &'a PageAllocator<'_, Machine>) -> Vec<crate::page
 #[test]
 fn what_a_freelists_node_holds_moves_to_another_page() {
     on_machines(|a| {
-        let _ballast = ballast(a, Request::movable(Order::LIMIT).from_reserve(), 3000);
+        let _ballast = ballast(a, Request::movable(Order::LIMIT).from_reserve(), 1600);
         let held = fragment(a);
         let nodes = find(a, PageState::Node);
         assert!(nodes.len() >= 2, "{} nodes", nodes.len());

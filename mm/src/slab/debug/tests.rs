@@ -58,7 +58,7 @@ fn shapes() -> Vec<CacheSpec<'static>> {
     let plain = [1, 7, 8, 24, 33, 64, 100].map(|size| watched("shape", size));
     let aligned = [(24, 64), (200, 128)].map(|(size, align)| watched("shape", size).aligned(align));
     let constructed = [5, 40].map(|size| watched("shape", size).constructed(construct));
-    plain.into_iter().chain(aligned).chain(constructed).step_by(scaled(1, 3)).collect()
+    plain.into_iter().chain(aligned).chain(constructed).step_by(scaled(1, 5)).collect()
 }
 
 /// The part that each byte of an object's place is, from its front on; `None` for the object, and its mark.

@@ -6,6 +6,7 @@ use super::rig::{HostFile, with_rig};
 use super::*;
 use crate::cache::{CacheError, Store};
 use crate::host::sweep::fail_each_once;
+use crate::host::{at_each_step, scaled};
 use crate::owner::{FolioFlags, TableLevel};
 use crate::space::mmu::Access;
 use crate::space::{FaultError, RegionError, Sharing};
@@ -214,25 +215,27 @@ fn protection_changes_at_once_for_a_part_and_back() {
 
 #[test]
 fn what_is_reclaimed_comes_back_as_it_was() {
-    let store = HostFile::pages(100);
+    const PART: u8 = scaled(100, 21);
+    let part = u64::from(PART);
+    let store = HostFile::pages(PART);
     with_rig(|rig| {
         let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
         let space = rig.space();
-        space.map_anonymous(pages(0, 200), ReadWrite, Private, LARGE).expect("nothing is there");
-        space.map_file(pages(200, 100), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
-        space.map_file(pages(300, 100), &file, PageIndex(0), ReadWrite, Private).expect("nothing is there");
+        space.map_anonymous(pages(0, 2 * part), ReadWrite, Private, LARGE).expect("nothing is there");
+        space.map_file(pages(2 * part, part), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
+        space.map_file(pages(3 * part, part), &file, PageIndex(0), ReadWrite, Private).expect("nothing is there");
         let written = |page: u64| u8::try_from(page % 251).expect("small");
-        (0..400).step_by(3).for_each(|page| rig.set(&space, page, written(page)));
+        (0..4 * part).step_by(3).for_each(|page| rig.set(&space, page, written(page)));
         let child = space.fork().expect("there is memory");
-        (0..400).step_by(7).for_each(|page| rig.set(&child, page, 0xfe));
+        (0..4 * part).step_by(7).for_each(|page| rig.set(&child, page, 0xfe));
         let mut reclaimed = 0;
-        for _ in 0..8 {
+        for _ in 0..scaled(8, 3) {
             reclaimed += rig.cache.reclaim(Count(200)).0;
-            rig.verify([&space, &child]);
+            at_each_step(|| rig.verify([&space, &child]));
         }
-        assert!(reclaimed >= 300, "{reclaimed}");
+        assert!(reclaimed >= 3 * u32::from(PART), "{reclaimed}");
         assert!(rig.cache.report().swapped > Count(0));
-        for page in (0..200).step_by(3).chain((300..400).step_by(3)) {
+        for page in (0..2 * part).step_by(3).chain((3 * part..4 * part).step_by(3)) {
             assert_eq!(rig.byte(&space, page), written(page), "{page}");
             assert_eq!(rig.byte(&child, page), if page % 7 == 0 { 0xfe } else { written(page) }, "{page}");
         }
@@ -327,7 +330,7 @@ fn every_allocation_fails_once_and_nothing_is_lost() {
         let file = rig.cache.file(store, Order::of(3)).map_err(|error| text(&error))?;
         let space = rig.spaces.create().map_err(|error| text(&error))?;
         let checked = |outcome: Result<(), std::string::String>| {
-            rig.verify([&space]);
+            at_each_step(|| rig.verify([&space]));
             outcome
         };
         let anonymous = space.map_anonymous(pages(0, 40), ReadWrite, Private, LARGE);
@@ -339,15 +342,15 @@ fn every_allocation_fails_once_and_nothing_is_lost() {
         }
         checked(rig.load(&space, at(60), 1).map(|_| ()).map_err(|error| text(&error)))?;
         let child = space.fork().map_err(|error| text(&error));
-        rig.verify([&space]);
+        at_each_step(|| rig.verify([&space]));
         let child = child?;
         for (page, side) in [(3, &space), (20, &child), (41, &child), (60, &space)] {
             let stored = rig.store(side, at(page), &[2]).map_err(|error| text(&error));
-            rig.verify([&space, &child]);
+            at_each_step(|| rig.verify([&space, &child]));
             stored?;
         }
         let unmapped = space.unmap(pages(18, 5)).map_err(|error| text(&error));
-        rig.verify([&space, &child]);
+        at_each_step(|| rig.verify([&space, &child]));
         unmapped?;
         let protected = child.protect(pages(18, 30), Read).map_err(|error| text(&error));
         rig.verify([&space, &child]);

@@ -300,7 +300,7 @@ fn the_mapcount_of_a_folio_is_exact_in_sum_and_exclusive_is_never_said_wrongly()
             orders.map(|order| rig.folio(order, u8::try_from(order).expect("small")).expect("there is memory"));
         let mut oracle = Oracle::new();
         let (mut precise, mut shared_but_single) = (0, 0);
-        for _ in 0..scaled(4000, 100) {
+        for _ in 0..scaled(4000, 40) {
             let (space, folio) = (random.usize(..3), random.usize(..4));
             let pages_of = 1_u32 << orders[folio];
             match random.u8(..8) {

@@ -280,7 +280,7 @@ fn splits_and_joins_are_what_sets_of_pages_are() {
             let rng = fastrand::Rng::with_seed(seed);
             let (held, known, contents) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
             let mut model = Model { owners, groups, rng, held, known, contents };
-            for round in 0..scaled(400, 20) {
+            for round in 0..scaled(400, 12) {
                 model.step();
                 model.check();
                 if round % 32 == 0 {
