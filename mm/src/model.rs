@@ -450,7 +450,7 @@ proptest! {
     #[test]
     fn the_real_sizes_agree_with_the_naive_allocator(
         memory in memory(scaled(6000, 1500), 6),
-        steps in prop::collection::vec(step(10), 0..scaled(60, 10)),
+        steps in prop::collection::vec(step(10), 0..scaled(60, 5)),
     ) {
         let machine = HostMachine::<Real>::new(Pfn::new(memory.frames), Pfn::new(memory.lowmem), CPU);
         run(&machine.expect("the host has memory for a test").specified(), &memory, &steps);

@@ -10,7 +10,7 @@ use super::*;
 use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::cache::{MappingRef, PageCache, Store, StoreError};
-use crate::host::{HostMachine, HostMmu, at_each_step, scaled};
+use crate::host::{HostMachine, HostMmu, at_each_step, orders_that_take_all, scaled};
 use crate::machine::Standard;
 use crate::owner::{Folio, FolioRef, PageTypes, Reference};
 use crate::page::Request;

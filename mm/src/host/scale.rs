@@ -1,6 +1,9 @@
 //! How much a test does. An interpreter takes some thousand times as long, and finds undefined behaviour wherever it is
 //! done once: there a test does less of the same.
 
+#[cfg(all(test, not(loom)))]
+use crate::units::Order;
+
 /// The first, or the second where an interpreter runs the test.
 pub const fn scaled<T: Copy>(native: T, interpreted: T) -> T {
     if cfg!(miri) { interpreted } else { native }
@@ -13,4 +16,11 @@ pub(crate) fn at_each_step(look: impl FnOnce()) {
     if scaled(true, false) {
         look();
     }
+}
+
+/// The orders of the blocks in which a test takes all memory, one after the other: single pages; where each block takes an
+/// interpreter milliseconds, the largest first.
+#[cfg(all(test, not(loom)))]
+pub(crate) fn orders_that_take_all() -> impl Iterator<Item = Order> {
+    (0..=scaled(0, Order::LIMIT.index())).rev().map(Order::of)
 }

@@ -25,7 +25,7 @@ use std::vec::Vec;
 use super::{Block, PageAllocator, Request, SetupError};
 use crate::PageState;
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::{HostMachine, scaled};
+use crate::host::{HostMachine, orders_that_take_all, scaled};
 use crate::machine::Standard;
 use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use crate::zone::ZoneKind;
@@ -56,10 +56,10 @@ fn ballast<'a>(allocator: &'a PageAllocator<'_, Machine>, block: Request, left: 
     core::iter::from_fn(next).collect()
 }
 
-/// Takes all pages that requests like this one get. Interpreted, where each page takes milliseconds, the largest blocks first.
+/// Takes all pages that requests like this one get.
 fn exhaust<'a>(allocator: &'a PageAllocator<'_, Machine>, page: Request) -> Vec<Block<'a, Machine>> {
-    let orders = (0..=scaled(0, Order::LIMIT.index())).rev().map(Order::of);
-    orders.flat_map(|order| core::iter::from_fn(move || allocator.alloc(page.with_order(order)).ok())).collect()
+    let blocks = |order| core::iter::from_fn(move || allocator.alloc(page.with_order(order)).ok());
+    orders_that_take_all().flat_map(blocks).collect()
 }
 
 fn pages_in(blocks: &[Block<'_, Machine>]) -> u32 {

@@ -11,7 +11,7 @@ use super::{BlockIndex, BufferCache, BufferError, BufferFlags, BufferMapping, Bu
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::cache::{PageCache, Store, StoreError};
 use crate::faults::{Faults, Fired};
-use crate::host::{HostMachine, scaled};
+use crate::host::{HostMachine, orders_that_take_all, scaled};
 use crate::owner::Owners;
 use crate::page::{Block, PageAllocator, Request};
 use crate::shrinker::{Shortage, Shrinker};
@@ -108,10 +108,8 @@ fn present(mapping: &BufferMapping<'_, HostMachine>, indexes: core::ops::Range<u
 /// Takes all memory that such requests get, but for some pages of lowmem.
 fn all_but<'c>(caches: &'c Caches<'_>, pages: usize, page: Request) -> Vec<Block<'c, HostMachine>> {
     let left: Vec<_> = (0..pages).map(|_| caches.pages.alloc(Request::new(Order::ZERO))).collect();
-    // A page takes an interpreter milliseconds, and so does a block.
-    let orders = (0..=scaled(0, 5)).rev().map(Order::of);
     let blocks = |order| core::iter::from_fn(move || caches.pages.alloc(page.with_order(order)).ok());
-    let held = orders.flat_map(blocks).collect();
+    let held = orders_that_take_all().flat_map(blocks).collect();
     assert!(left.iter().all(Result::is_ok), "there is memory");
     held
 }

@@ -140,10 +140,8 @@ fn a_section_stays_in_use_if_there_is_nowhere_to_move_to() {
     with_rig(mib, lowmem, |rig| {
         let space = rig.space();
         fill(rig, &space, PAGES);
-        // A page takes an interpreter milliseconds, and so does a block.
-        let orders = (0..=scaled(0, Order::LIMIT.index())).rev().map(Order::of);
         let blocks = |order| core::iter::from_fn(move || rig.pages.alloc(Request::movable(order).from_reserve()).ok());
-        let rest: Vec<_> = orders.flat_map(blocks).collect();
+        let rest: Vec<_> = orders_that_take_all().flat_map(blocks).collect();
         let section = section_with(rig, OwnerKind::Folio);
         let refused = rig.compactor.offline_pages(section.start);
         assert!(matches!(refused, Err(OfflineError::Stays(..) | OfflineError::InTheWay(_))), "{refused:?}");

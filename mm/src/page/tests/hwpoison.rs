@@ -74,7 +74,7 @@ pub(super) fn find(allocator: &PageAllocator<'_, Machine>, state: PageState) -> 
     frames().filter(|&pfn| allocator.page_state(pfn).0 == state).collect()
 }
 
-/// All pages that can be had: one by one, or the largest blocks first where an interpreter would take minutes.
+/// All pages that can be had.
 pub(super) fn all_that_is_had(allocator: &PageAllocator<'_, Machine>) -> Vec<Pfn> {
     let blocks = exhaust(allocator, Request::movable(Order::ZERO).from_reserve());
     blocks.iter().flat_map(|block| block.range().frames()).collect()

@@ -11,7 +11,7 @@ use crate::units::{CpuId, Distance, NodeId, Order, Pfn, PhysAddr};
 use crate::zone::ZoneKind;
 
 /// Pages of a node.
-const NODE: u32 = scaled(8 << 8, 2 << 8);
+const NODE: u32 = scaled(8 << 8, 1 << 8);
 
 /// In what pieces memory is used up.
 const PIECE: Order = Order::of(scaled(0, 4));

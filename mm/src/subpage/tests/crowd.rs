@@ -1,6 +1,6 @@
 //! Threads that share every buffer, while others reclaim and write back.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 use std::vec;
@@ -16,15 +16,19 @@ use crate::units::{Count, CpuId, FileOffset};
 
 const TURNS: u32 = scaled(30_000, 200);
 
+/// As long as nothing has gone, everybody goes on, but not for ever.
+const MOST_TURNS: u32 = scaled(1000 * TURNS, TURNS);
+
 /// Few, so that everybody is always at the same ones.
 const BLOCKS: usize = 5;
 const OWN: usize = 64;
 
 /// Writes its own bytes of every buffer, again and again, and finds there what it wrote. Says what it wrote last.
-fn work(mapping: &BufferMapping<'_, HostMachine>, who: u64, turns: u32) -> [u8; BLOCKS] {
+fn work(mapping: &BufferMapping<'_, HostMachine>, who: u64, gone: &AtomicU32) -> [u8; BLOCKS] {
     let mut rng = Rng::with_seed(who);
     let mut last = [0_u8; BLOCKS];
-    for _ in 0..turns {
+    let goes_on = |turn: &u32| *turn < TURNS || gone.load(Ordering::Relaxed) == 0;
+    for _ in (0..MOST_TURNS).take_while(goes_on) {
         let slot = rng.usize(..BLOCKS);
         let at = FileOffset(slot as u64 * 512 + who * OWN as u64);
         let mut seen = [0; OWN];
@@ -87,32 +91,31 @@ fn no_write_is_lost_while_buffers_come_and_go_under_it() {
         let store = Bytes::new(vec![0; 512 * BLOCKS]);
         let cache = BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory");
         let mapping = cache.mapping(&store).expect("there is memory");
-        let over = AtomicBool::new(false);
+        let (over, gone) = (AtomicBool::new(false), AtomicU32::new(0));
         let last = thread::scope(|scope| {
             let ended = Over(&over);
             let workers = [1, 2].map(|who: u16| {
-                let mapping = &*mapping;
-                scope.spawn(move || on_cpu(CpuId(who), || work(mapping, u64::from(who), TURNS)))
+                let (mapping, gone) = (&*mapping, &gone);
+                scope.spawn(move || on_cpu(CpuId(who), || work(mapping, u64::from(who), gone)))
             });
             let reclaimer = scope.spawn(|| {
                 on_cpu(CpuId(CPUS - 1), || {
-                    let (mut rng, mut reclaimed) = (Rng::with_seed(3), 0);
+                    let mut rng = Rng::with_seed(3);
                     while !over.load(Ordering::Relaxed) {
-                        reclaimed += cache.reclaim(Count(rng.u32(1..6))).0;
+                        gone.fetch_add(cache.reclaim(Count(rng.u32(1..6))).0, Ordering::Relaxed);
                         match rng.u8(..8) {
                             0 => drop(cache.shrink(&Shortage::of(Count(1)))),
                             1 => drop(mapping.write_back().expect("the store takes it")),
                             _ => {}
                         }
                     }
-                    reclaimed
-                })
+                });
             });
-            let first = work(&mapping, 0, TURNS);
+            let first = work(&mapping, 0, &gone);
             let [second, third] = workers.map(|worker| worker.join().expect("a worker found what it wrote"));
             drop(ended);
-            let reclaimed = reclaimer.join().expect("nothing was wrong");
-            assert!(cfg!(miri) || reclaimed > 0);
+            reclaimer.join().expect("nothing was wrong");
+            assert!(cfg!(miri) || gone.load(Ordering::Relaxed) > 0);
             [first, second, third]
         });
         mapping.verify().expect("sound");
