@@ -49,7 +49,7 @@ pub(super) const KEPT: &[Kept] = &[
     ),
     unmet("slab/counted.rs", "is_only", "self.inside().references.load(Ordering::Acquire) == 1", COUNTED),
     unmet("slab/counted.rs", "drop", "if self.inside().references.fetch_sub(1, Ordering::Release) != 1 {", COUNTED),
-    unmet("slab/counted.rs", "drop", "fence(Ordering::Acquire);", COUNTED),
+    unmet("slab/counted.rs", "drop", "self.inside().references.load(Ordering::Acquire);", COUNTED),
     unmet(
         "space/registry.rs",
         "set_tables",
