@@ -72,7 +72,7 @@ use memory::{Access, Memory};
 pub use mmu::HostMmu;
 pub use scale::scaled;
 #[cfg(all(test, not(loom)))]
-pub(crate) use scale::{at_each_step, orders_that_take_all};
+pub(crate) use scale::{at_each_step, ballast, orders_that_take_all};
 pub use topology::Topology;
 
 /// Slots that a CPU may have live at once: there are no interrupt handlers, which would have as many again.

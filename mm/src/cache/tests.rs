@@ -13,7 +13,7 @@ use super::*;
 use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::folio::{SplitError, SplitTo};
-use crate::host::{HostMachine, scaled};
+use crate::host::{HostMachine, ballast, scaled};
 use crate::owner::{FolioFlags, Owners};
 use crate::page::{Block, PageAllocator, Request};
 use crate::shrinker::{Shortage, Shrinker};
@@ -248,12 +248,10 @@ fn a_large_anonymous_folio_is_written_out_and_comes_back_whole_or_in_pages() {
             assert_eq!(cache.reclaim(Count(16)), Count(16));
             assert_eq!((mapping.pages(), cache.report().swapped), (0, Count(16)));
             let pages = cache.owners().pages();
-            let (mut held, mut ballast) = (Vec::new(), Vec::new());
+            let mut held = Vec::new();
+            let left = if whole { u32::MAX } else { 500 };
+            let _ballast = ballast(pages, Request::movable(Order::of(4)).from_reserve(), left);
             if !whole {
-                // A page takes an interpreter milliseconds, and so does a block.
-                while scaled(false, pages.free_pages() > 500) {
-                    ballast.push(pages.alloc(Request::movable(Order::of(4)).from_reserve()).expect("there is memory"));
-                }
                 while let Ok(page) = pages.alloc(Request::movable(Order::ZERO).from_reserve()) {
                     held.push(page);
                 }

@@ -25,7 +25,7 @@ use std::vec::Vec;
 use super::{Block, PageAllocator, Request, SetupError};
 use crate::PageState;
 use crate::boot_map::{BootMap, Region, RegionKind};
-use crate::host::{HostMachine, orders_that_take_all, scaled};
+use crate::host::{HostMachine, ballast, orders_that_take_all, scaled};
 use crate::machine::Standard;
 use crate::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use crate::zone::ZoneKind;
@@ -47,13 +47,6 @@ fn usable(start: u64, len: u64) -> Region {
 fn allocator<'m>(machine: &'m Machine, regions: &[Region]) -> PageAllocator<'m, Machine> {
     let mut map: BootMap = BootMap::new(regions).expect("the regions make a map");
     PageAllocator::new(machine, &mut map).expect("the tables fit")
-}
-
-/// Takes blocks that an interpreter does without where single pages are counted, each of which takes milliseconds: what is left is
-/// about so many pages.
-fn ballast<'a>(allocator: &'a PageAllocator<'_, Machine>, block: Request, left: u32) -> Vec<Block<'a, Machine>> {
-    let next = || scaled(false, allocator.free_pages() > left).then(|| allocator.alloc(block).ok()).flatten();
-    core::iter::from_fn(next).collect()
 }
 
 /// Takes all pages that requests like this one get.
