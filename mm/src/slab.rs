@@ -8,8 +8,8 @@
 //! `layout` is how objects lie in a slab, `descriptor` a slab, `lists` a cache's slabs, `sheaf` and `cpu` what stands in
 //! front of them, `cache` one cache, `spec` what it is to be, `caches` all of them, `roster` their list, `bootstrap` the
 //! first ones, `refill` and `grow` the long ways, `free` the way back by an address, `kmalloc` the classes of sizes,
-//! `shrink` the way back to pages, `object` owned memory, `counted` a counted value in it, `verify` the checker, `debug` caches that are watched,
-//! `init` caches whose objects are zeroed.
+//! `sides` all CPUs' of a cache, `shrink` the way back to pages, `object` owned memory, `counted` a counted value in it,
+//! `verify` the checker, `debug` caches that are watched, `init` caches whose objects are zeroed.
 //!
 //! Invariants: SLAB-1 (an object is in one place: its slab, a sheaf, or a user's hands), SLAB-2 (a slab's counts are
 //! right), SLAB-3 (a slab is on the list of its place, and it and its pages name each other), SLAB-4 (`debug`),
@@ -49,6 +49,7 @@ mod report;
 mod roster;
 mod sheaf;
 mod shrink;
+mod sides;
 mod spec;
 #[cfg(all(test, not(loom)))]
 #[expect(unsafe_code, reason = "frees what must not be freed, and reads what was written")]

@@ -5,17 +5,16 @@
 //! are slabs as any other, and nothing is left that is not an object in a slab.
 #![expect(unsafe_code, reason = "writes the first objects where slabs will find them")]
 
-use core::ptr::NonNull;
-
 use super::cache::{Cache, mark};
 use super::caches::{First, KmemCaches, NoMemory, live, unborn};
 use super::cpu::CpuSheaf;
 use super::debug::SlabDebug;
 use super::descriptor::Slab;
-use super::kmalloc::{self, LargeBlocks};
+use super::kmalloc::{self, CLASSES, Class, LargeBlocks};
 use super::lists::Slabs;
 use super::roster::AllCaches;
 use super::sheaf::Sheaf;
+use super::sides::Sides;
 use super::spec::{CacheSpec, CreateError};
 use crate::descriptor::{Descriptor, Life};
 use crate::lock::Mutex;
@@ -57,13 +56,15 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
         let [caches_head, slabs_head, cpus_head] =
             [caches_block, slabs_block, cpus_block].map(crate::page::Block::into_raw);
 
-        let sides = machine.direct_map(cpus_head).cast::<CpuSheaf>();
+        let first_side = machine.direct_map(cpus_head).cast::<CpuSheaf>();
         for cpu in 0..usize::from(cpus.get()) {
             // SAFETY: the block's first object has room for a side of each CPU.
-            let place = unsafe { sides.add(cpu) };
+            let place = unsafe { first_side.add(cpu) };
             // SAFETY: the block was just allocated.
             unsafe { place.write(CpuSheaf::closed(usize::MAX)) };
         }
+        // SAFETY: just written, for each CPU.
+        let sides = unsafe { Sides::new(first_side) };
         let mut places = [machine.direct_map(caches_head).cast::<Cache>(); 4];
         let stride = of_caches.layout.stride as usize;
         let mut all = AllCaches { youngest: None };
@@ -71,7 +72,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
             // SAFETY: a block of caches has room for sixteen.
             *place = unsafe { place.byte_add(slot * stride) };
             // SAFETY: the block was just allocated, and is cut into places for caches.
-            unsafe { place.write(Cache { cpus: sides, ..cache }) };
+            unsafe { place.write(Cache { sides, ..cache }) };
             all.push(*place);
         }
         let [of_caches, of_slabs, of_cpus, of_sheaves] = places;
@@ -80,7 +81,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
             pages,
             cpus,
             first,
-            kmalloc: [NonNull::dangling(); kmalloc::CLASSES],
+            kmalloc: [Class::NONE; CLASSES],
             large: LargeBlocks::none(),
             all: Mutex::new(all),
             debug,
@@ -93,7 +94,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
         let made = [
             (of_slabs, slabs_head, first_slot, 1..3),
             (of_caches, caches_head, first.caches.cast(), 0..4),
-            (of_cpus, cpus_head, sides.cast(), 0..1),
+            (of_cpus, cpus_head, first_side.cast(), 0..1),
         ];
         for (index, (cache, head, first_slot, used)) in made.into_iter().enumerate() {
             // SAFETY: a block of descriptors has room for sixteen.

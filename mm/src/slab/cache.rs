@@ -2,9 +2,10 @@
 //!
 //! Every cache, the first ones too, is itself an object of the cache of caches.
 //!
-//! A *mark* in a free object makes a double free show on the spot: it is written when the object is freed and cleared
-//! when it is allocated. An object that is freed with the mark on is looked for wherever free objects can be, so an
-//! owner that happens to store the mark's value loses time and nothing else.
+//! A *mark* in a free object is written when the object is freed and cleared when it is allocated. What does not bear it is never
+//! handed out, whatever a sheaf or a slab says: so a bit that flips there, or a write to what is free, gives nothing to two
+//! owners. An object that is freed with the mark on is looked for wherever free objects can be: so a double free shows on the
+//! spot, and an owner that happens to store the mark's value loses time and nothing else.
 //!
 //! Where a machine [fences](Machine::fence_object) memory off, so much of an object is open as its owner asked for; of a free
 //! one nothing, but what walkers look at, and nothing of what is between objects and behind the last one. In a debugged cache,
@@ -15,7 +16,6 @@
 #![expect(unsafe_code, reason = "objects are bare memory until somebody owns them")]
 
 use core::mem::MaybeUninit;
-use core::num::NonZeroU16;
 use core::ptr::NonNull;
 use core::slice;
 use core::sync::atomic::AtomicPtr;
@@ -26,12 +26,13 @@ use super::cpu::{CpuSheaf, Slot};
 use super::debug::Watch;
 use super::layout::{MARK, SlabLayout, order_bytes};
 use super::lists::Slabs;
+use super::sides::Sides;
 use crate::image::{self, Note, NoteFull, layout};
 use crate::lock::Mutex;
 use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::page::Request;
-use crate::units::{Bytes, CpuId};
+use crate::units::Bytes;
 
 /// A cache's name: as much of it as fits.
 pub type CacheName = ArrayString<32>;
@@ -51,8 +52,7 @@ pub(crate) enum Stability {
 /// A cache.
 #[derive(Debug)]
 pub(super) struct Cache {
-    /// One for each CPU.
-    pub(super) cpus: NonNull<CpuSheaf>,
+    pub(super) sides: Sides,
     pub(super) layout: SlabLayout,
     pub(super) name: CacheName,
     pub(super) constructor: Option<Constructor>,
@@ -80,22 +80,13 @@ impl Cache {
     pub(super) fn write_note(note: &mut Note) -> Result<(), NoteFull> {
         let name = CacheName::new_const();
         note.place("Cache.name.bytes", image::distance(&name, name.as_bytes().as_ptr()))?;
-        layout!(note, Self as "Cache": cpus, layout, name, sheaf_objects, slabs, closing, next)?;
+        layout!(note, Self as "Cache": sides, layout, name, sheaf_objects, slabs, closing, next)?;
         let slabs = Mutex::<class::Slabs, _>::new(Slabs::new(0)).places();
         note.place("Cache.slabs.value", slabs.value)?;
         note.place("Cache.slabs.held", slabs.held)?;
         SlabLayout::write_note(note)?;
         Slabs::write_note(note)?;
         CpuSheaf::write_note(note)
-    }
-
-    /// This CPU's side.
-    #[inline(always)]
-    pub(super) fn cpu(&self, CpuId(cpu): CpuId) -> &CpuSheaf {
-        // SAFETY: there is one for each CPU, and MACHINE-CPU says that this is one.
-        let place = unsafe { self.cpus.add(usize::from(cpu)) };
-        // SAFETY: it was written when the cache was made, and is shared.
-        unsafe { place.as_ref() }
     }
 
     /// The lowest slot of a slab whose object is in it, or the first.
@@ -106,12 +97,6 @@ impl Cache {
         let slot = (0..self.layout.objects).find(|&slot| state.has(slot)).unwrap_or(0);
         // SAFETY: the slot is below the slab's objects.
         unsafe { slab.first().add((slot * self.layout.stride) as usize) }
-    }
-
-    /// Every CPU's side.
-    pub(super) const fn all_cpus(&self, cpus: NonZeroU16) -> &[CpuSheaf] {
-        // SAFETY: there is one for each CPU, written when the cache was made.
-        unsafe { slice::from_raw_parts(self.cpus.as_ptr(), cpus.get() as usize) }
     }
 
     /// The object of a slot.
@@ -173,31 +158,43 @@ impl Cache {
     }
 }
 
-/// What stands in the slot of a free object: nothing that an owner is likely to store there.
-#[inline(always)]
-fn mark_of(slot: Slot) -> u64 {
-    slot.addr().get() as u64 + 1
-}
-
 /// Opens the mark of a slot to whoever is about to look at it or change it, and fences the object next.
 #[inline(always)]
 fn open_mark<M: Machine>(machine: &M, slot: Slot) {
     machine.fence_object(NonNull::slice_from_raw_parts(slot, MARK as usize), Bytes(MARK as usize));
 }
 
+/// What stands in the upper half of a free object's mark: the lower half of its address, which no owner is likely to store there,
+/// and which is at hand without being computed.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+pub(super) fn mark_of(slot: Slot) -> u32 {
+    slot.addr().get() as u32
+}
+
+/// Where that stands.
+#[inline(always)]
+fn place_of_mark(slot: Slot) -> NonNull<u32> {
+    // SAFETY: a slot has room for its mark, and is aligned to it.
+    unsafe { slot.cast::<u32>().add(1) }
+}
+
 /// Marks the slot of an object that nobody owns as free.
 #[inline(always)]
 pub(super) fn mark<M: Machine>(machine: &M, slot: Slot) {
     open_mark(machine, slot);
-    // SAFETY: a slot has room for its mark, is aligned to it, and the object is nobody's.
-    unsafe { slot.cast::<u64>().write(mark_of(slot)) };
+    // SAFETY: the object is nobody's.
+    unsafe { place_of_mark(slot).write(mark_of(slot)) };
 }
 
 /// Makes an object of nobody one that can be given away.
+///
+/// # Panics
+/// SLAB-1 is broken: it does not bear the mark, so it is somebody's, or was written to since it was freed.
 #[inline(always)]
 pub(super) fn unmark<M: Machine>(machine: &M, slot: Slot) {
-    open_mark(machine, slot);
-    // SAFETY: as above.
+    check_free(machine, slot);
+    // SAFETY: a slot has room for its mark, is aligned to it, and the object is nobody's.
     unsafe { slot.cast::<u64>().write(0) };
 }
 
@@ -205,8 +202,24 @@ pub(super) fn unmark<M: Machine>(machine: &M, slot: Slot) {
 #[inline(always)]
 pub(super) fn is_marked<M: Machine>(machine: &M, slot: Slot) -> bool {
     open_mark(machine, slot);
-    // SAFETY: as above, but that the object may be somebody's: then it is whoever's is freeing it, and says that this much of it
-    // is initialised.
-    let found = unsafe { slot.cast::<u64>().read() };
+    // SAFETY: the object is nobody's, or whoever's is freeing it, and says that this much of it is initialised.
+    let found = unsafe { place_of_mark(slot).read() };
     found == mark_of(slot)
+}
+
+/// Looks whether an object that is about to be handed out is free.
+///
+/// # Panics
+/// SLAB-1 is broken.
+#[inline(always)]
+pub(super) fn check_free<M: Machine>(machine: &M, slot: Slot) {
+    if !is_marked(machine, slot) {
+        panic_not_free(slot);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn panic_not_free(slot: Slot) -> ! {
+    panic!("invariant SLAB-1 broken: {slot:p} is to be handed out, and does not bear the mark of what is free");
 }

@@ -9,11 +9,11 @@ use core::ptr::NonNull;
 
 use thiserror::Error;
 
-use super::cache::{Cache, is_marked, mark, unmark};
+use super::cache::{Cache, mark, unmark};
 use super::cpu::{CpuSheaf, Slot};
 use super::debug::SlabDebug;
 use super::descriptor::{Slab, SlabPointer};
-use super::kmalloc::{CLASSES, LargeBlocks};
+use super::kmalloc::{CLASSES, Class, LargeBlocks};
 use super::roster::AllCaches;
 use super::sheaf::Sheaf;
 use super::spec::{CacheSpec, CreateError};
@@ -38,7 +38,7 @@ pub struct KmemCaches<'a, M: Machine> {
     pub(crate) pages: &'a PageAllocator<'a, M>,
     pub(super) cpus: NonZeroU16,
     pub(super) first: First,
-    pub(super) kmalloc: [NonNull<Cache>; CLASSES],
+    pub(super) kmalloc: [Class; CLASSES],
     pub(super) large: LargeBlocks,
     pub(super) all: Mutex<class::AllCaches, AllCaches>,
     /// Which caches are debugged.
@@ -87,8 +87,8 @@ impl<M: Machine> KmemCaches<'_, M> {
     pub(super) fn new_cache(&self, spec: &CacheSpec<'_>) -> Result<NonNull<Cache>, CreateError> {
         let mut cache = self.hardened(self.plan_debugged(spec)?);
         let place = self.alloc_for(self.first.caches)?.cast::<Cache>();
-        match self.cpu_sides(&cache) {
-            Ok(cpus) => cache.cpus = cpus,
+        match self.new_sides(&cache) {
+            Ok(sides) => cache.sides = sides,
             Err(error) => {
                 self.free_for(self.first.caches, place.cast());
                 return Err(error.into());
@@ -98,43 +98,6 @@ impl<M: Machine> KmemCaches<'_, M> {
         unsafe { place.write(cache) };
         self.all.lock(self.pages.machine()).push(place);
         Ok(place)
-    }
-
-    /// Every CPU's side of a cache, with a sheaf each if sheaves have room for any object.
-    fn cpu_sides(&self, cache: &Cache) -> Result<NonNull<CpuSheaf>, NoMemory> {
-        let sheaf_objects = cache.sheaf_objects;
-        let sides = self.alloc_for(self.first.cpus)?.cast::<CpuSheaf>();
-        for cpu in 0..usize::from(self.cpus.get()) {
-            // Addresses in a debugged cache are all looked at closely.
-            let mask = if cache.watch.is_some() { usize::MAX } else { cache.layout.address_mask() };
-            let mut side = CpuSheaf::closed(mask);
-            if sheaf_objects > 0 {
-                let Ok(sheaf) = self.new_sheaf() else {
-                    self.free_cpu_sides(sides, cpu);
-                    return Err(NoMemory);
-                };
-                side.start(sheaf, sheaf_objects);
-            }
-            // SAFETY: the object has room for a side of each CPU.
-            let place = unsafe { sides.add(cpu) };
-            // SAFETY: the place is the new cache's alone.
-            unsafe { place.write(side) };
-        }
-        Ok(sides)
-    }
-
-    /// Takes back the sides of the first `made` CPUs, which are closed or were never used.
-    pub(super) fn free_cpu_sides(&self, sides: NonNull<CpuSheaf>, made: usize) {
-        for cpu in 0..made {
-            // SAFETY: the object has room for a side of each CPU.
-            let place = unsafe { sides.add(cpu) };
-            // SAFETY: this one was written, and nobody uses it any more.
-            let mut side = unsafe { place.read() };
-            for sheaf in side.dismantle().into_iter().flatten() {
-                self.free_for(self.first.sheaves, sheaf.cast());
-            }
-        }
-        self.free_for(self.first.cpus, sides.cast());
     }
 
     /// An empty sheaf that is nobody's.
@@ -161,28 +124,26 @@ impl<M: Machine> KmemCaches<'_, M> {
     #[inline(always)]
     #[track_caller]
     pub(super) fn alloc_from(&self, cache: &Cache) -> Result<NonNull<u8>, NoMemory> {
-        Ok(cache.object(self.alloc_slot(cache)?))
+        Ok(cache.object(self.alloc_slot(cache.sides.of(self.pages.machine().cpu()), || cache)?))
     }
 
-    /// Allocates an object of a cache, and gives its slot.
+    /// Allocates an object of the cache that this is a side of, and gives its slot.
     #[inline(always)]
     #[track_caller]
-    pub(super) fn alloc_slot(&self, cache: &Cache) -> Result<Slot, NoMemory> {
+    pub(super) fn alloc_slot<'c>(&self, cpu: &CpuSheaf, cache: impl Fn() -> &'c Cache) -> Result<Slot, NoMemory> {
         let machine = self.pages.machine();
         if let Some(faults) = machine.injected_faults()
-            && faults.should_failslab(Bytes(cache.layout.size as usize)).is_some()
+            && faults.should_failslab(Bytes(cache().layout.size as usize)).is_some()
         {
             return Err(NoMemory);
         }
-        match cache.cpu(machine.cpu()).take(machine) {
+        match cpu.take(machine) {
             Some(slot) => {
-                // Where it costs nothing that matters, what comes out of a sheaf is looked at as what comes out of a slab is.
-                debug_assert!(is_marked(machine, slot), "invariant SLAB-1 broken: {slot:p} is at hand, and not free");
                 unmark(machine, slot);
-                cache.fence_allocated(machine, slot);
+                cache().fence_allocated(machine, slot);
                 Ok(slot)
             }
-            None => self.alloc_slowly(cache),
+            None => self.alloc_slowly(cache()),
         }
     }
 
@@ -190,7 +151,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     #[inline(always)]
     #[track_caller]
     pub(super) fn free_to(&self, cache: &Cache, object: NonNull<u8>) {
-        self.free_slot(cache.slot(object), cache.cpu(self.pages.machine().cpu()), || cache);
+        self.free_slot(cache.slot(object), cache.sides.of(self.pages.machine().cpu()), || cache);
     }
 
     /// Takes back a slot of the cache that this is a side of.
@@ -235,7 +196,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         // SAFETY: it has the reference of its cache.
         let slab = unsafe { descriptor.owner() };
         // SAFETY: as above: it is in an object.
-        is_object(slab.cache().cast()) && unsafe { live(slab.cache()) }.cpus == slab.cpus()
+        is_object(slab.cache().cast()) && unsafe { live(slab.cache()) }.sides == slab.sides()
     }
 
     /// The pages of the slab that an address lies in, at this moment; `None` if it is in none.

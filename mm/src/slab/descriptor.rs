@@ -11,12 +11,12 @@ use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 
 use super::cache::Cache;
-use super::cpu::{CpuSheaf, Slot};
+use super::cpu::Slot;
 use super::layout::MAX_OBJECTS;
+use super::sides::Sides;
 use crate::descriptor::Descriptor;
 use crate::image::{Note, NoteFull, layout};
 use crate::random::Random;
-use crate::units::CpuId;
 
 const WORDS: usize = MAX_OBJECTS as usize / u64::BITS as usize;
 
@@ -28,8 +28,8 @@ pub(super) type SlabPointer = NonNull<Descriptor<Slab>>;
 #[derive(Debug)]
 pub struct Slab {
     cache: NonNull<Cache>,
-    /// The cache's side for each CPU, at hand.
-    cpus: NonNull<CpuSheaf>,
+    /// The cache's, at hand.
+    sides: Sides,
     /// The first slot.
     first: Slot,
     state: UnsafeCell<SlabState>,
@@ -62,7 +62,7 @@ impl Slab {
             *bits = if slots == 0 { 0 } else { u64::MAX >> (u64::BITS - slots) };
         }
         let state = SlabState { previous: None, next: None, taken: 0, free };
-        Self { cache: NonNull::from(cache), cpus: cache.cpus, first, state: UnsafeCell::new(state) }
+        Self { cache: NonNull::from(cache), sides: cache.sides, first, state: UnsafeCell::new(state) }
     }
 
     /// For who reads an image of memory.
@@ -77,18 +77,9 @@ impl Slab {
         self.cache
     }
 
-    /// The sides of all CPUs.
-    pub(super) const fn cpus(&self) -> NonNull<CpuSheaf> {
-        self.cpus
-    }
-
-    /// The side of this CPU.
-    #[inline(always)]
-    pub(super) fn cpu(&self, CpuId(cpu): CpuId) -> &CpuSheaf {
-        // SAFETY: there is one for each CPU, and MACHINE-CPU says that this is one.
-        let place = unsafe { self.cpus.add(usize::from(cpu)) };
-        // SAFETY: it was written when the cache was made, and is shared.
-        unsafe { place.as_ref() }
+    /// The cache's sides.
+    pub(super) const fn sides(&self) -> Sides {
+        self.sides
     }
 
     /// The first slot.
@@ -100,7 +91,7 @@ impl Slab {
     #[cfg(all(test, not(loom), not(miri)))]
     pub(super) fn each_part(&self, mut see: impl FnMut(&'static str, NonNull<u8>, usize)) {
         see("slab: cache", NonNull::from(&self.cache).cast(), 8);
-        see("slab: sides", NonNull::from(&self.cpus).cast(), 8);
+        see("slab: sides", NonNull::from(&self.sides).cast(), 8);
         see("slab: first slot", NonNull::from(&self.first).cast(), 8);
         // SAFETY: nobody changes it meanwhile.
         let state = unsafe { self.state() };

@@ -100,7 +100,8 @@ impl<M: Machine> KmemCaches<'_, M> {
         let slab = unsafe { slab.as_ref() };
         // SAFETY: as above.
         let slab = unsafe { slab.owner() };
-        let cpu = slab.cpu(self.pages.machine().cpu());
+        let sides = slab.sides();
+        let cpu = sides.of(self.pages.machine().cpu());
         let exact = address.addr().get() & cpu.address_mask == 0;
         // With its last object the slab may go, and what a function is given by reference has to outlive it.
         let slab = NonNull::from(slab);
@@ -162,7 +163,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             cache.fence_free(machine, slot);
             return Err(FreeObjectError::DoubleFree { address, cache: cache.name, history: History::default() });
         }
-        self.free_slot(slot, cache.cpu(machine.cpu()), || cache);
+        self.free_slot(slot, cache.sides.of(machine.cpu()), || cache);
         Ok(())
     }
 }

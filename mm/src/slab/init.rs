@@ -8,10 +8,9 @@
 //! Source: Linux, `slab_want_init_on_alloc` and `slab_want_init_on_free` of `mm/slab.h`.
 #![expect(unsafe_code, reason = "reaches objects by bare pointers")]
 
-use super::cache::Cache;
+use super::cache::{Cache, mark};
 use super::caches::KmemCaches;
 use super::cpu::Slot;
-use super::layout::MARK;
 use super::lists::Slabs;
 use crate::hardening::Hardening;
 use crate::lock::Mutex;
@@ -40,29 +39,28 @@ impl<M: Machine> KmemCaches<'_, M> {
         if self.initializes(cache) {
             let on_alloc = self.pages.machine().hardening().contains(Hardening::INIT_ON_ALLOC);
             if on_alloc || cache.watch.is_some() {
-                zero(cache, slot, 0);
+                zero(cache, slot);
             }
         }
     }
 
-    /// Zeroes an object that is about to be free and bears the mark, if nothing is to be left in it.
+    /// Zeroes an object that is about to be free, but for its mark, if nothing is to be left in it.
     #[inline(always)]
     pub(super) fn init_on_free(&self, cache: &Cache, slot: Slot) {
         if self.initializes(cache) && self.pages.machine().hardening().contains(Hardening::INIT_ON_FREE) {
             cache.fence_allocated(self.pages.machine(), slot);
-            // The mark itself goes when the object is allocated.
-            zero(cache, slot, if cache.layout.mark == 0 { MARK.min(cache.layout.size) } else { 0 });
+            zero(cache, slot);
+            // That may have stood in the object.
+            mark(self.pages.machine(), slot);
             cache.fence_free(self.pages.machine(), slot);
         }
     }
 }
 
-/// Zeroes an object of nobody's from an offset on.
+/// Zeroes an object of nobody's.
 #[cold]
 #[inline(never)]
-fn zero(cache: &Cache, slot: Slot, from: u32) {
-    // SAFETY: the offset is inside the object, or just behind it.
-    let start = unsafe { cache.object(slot).add(from as usize) };
-    // SAFETY: so many bytes are left of the object, which is not yet known to who gets it, or no longer to who had it.
-    unsafe { start.write_bytes(0, (cache.layout.size - from) as usize) };
+fn zero(cache: &Cache, slot: Slot) {
+    // SAFETY: an object is that large, and not yet known to who gets it, or no longer to who had it.
+    unsafe { cache.object(slot).write_bytes(0, cache.layout.size as usize) };
 }

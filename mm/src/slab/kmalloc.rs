@@ -11,6 +11,7 @@ use core::ptr::{self, NonNull};
 use super::cache::Cache;
 use super::caches::{KmemCaches, NoMemory, live};
 use super::free::{Address, FreeObjectError};
+use super::sides::Sides;
 use super::spec::{CacheSpec, CreateError};
 use crate::OwnerKind;
 use crate::desc::owner_word::OwnerWord;
@@ -89,6 +90,18 @@ const fn alignment(class: usize) -> usize {
     1 << SIZES[class].0.trailing_zeros()
 }
 
+/// The cache of a class, and its sides at hand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Class {
+    cache: NonNull<Cache>,
+    sides: Sides,
+}
+
+impl Class {
+    /// Stands where there is none yet.
+    pub(super) const NONE: Self = Self { cache: NonNull::dangling(), sides: Sides::NONE };
+}
+
 /// How many large blocks are allocated by size.
 #[derive(Debug)]
 pub(super) struct LargeBlocks {
@@ -122,11 +135,13 @@ impl LargeBlocks {
 }
 
 /// Makes the classes.
-pub(super) fn create<M: Machine>(caches: &KmemCaches<'_, M>) -> Result<[NonNull<Cache>; CLASSES], CreateError> {
-    let mut made = [NonNull::dangling(); CLASSES];
-    for ((size, name), cache) in SIZES.iter().zip(&mut made) {
+pub(super) fn create<M: Machine>(caches: &KmemCaches<'_, M>) -> Result<[Class; CLASSES], CreateError> {
+    let mut made = [Class::NONE; CLASSES];
+    for ((size, name), class) in SIZES.iter().zip(&mut made) {
         // Aligned to the largest power of two in the size.
-        *cache = caches.new_cache(&CacheSpec::new(name, *size).aligned(1 << size.trailing_zeros()))?;
+        let cache = caches.new_cache(&CacheSpec::new(name, *size).aligned(1 << size.trailing_zeros()))?;
+        // SAFETY: it was just made, and lives as long as `caches`.
+        *class = Class { cache, sides: unsafe { live(cache) }.sides };
     }
     Ok(made)
 }
@@ -142,11 +157,12 @@ impl<M: Machine> KmemCaches<'_, M> {
     pub fn kmalloc(&self, Bytes(size): Bytes) -> Result<NonNull<u8>, NoMemory> {
         match class(size) {
             Some(class) => {
+                let class = &self.kmalloc[class];
                 // SAFETY: the classes live as long as `self`.
-                let cache = unsafe { live(self.kmalloc[class]) };
+                let cache = || unsafe { live(class.cache) };
                 // Their objects have no constructor, so a slot is an object.
-                let slot = self.alloc_slot(cache)?;
-                cache.fence(self.pages.machine(), slot, Bytes(size));
+                let slot = self.alloc_slot(class.sides.of(self.pages.machine().cpu()), cache)?;
+                cache().fence(self.pages.machine(), slot, Bytes(size));
                 Ok(slot)
             }
             None => self.alloc_large(size),

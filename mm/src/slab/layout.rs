@@ -1,9 +1,9 @@
 //! How objects lie in a slab: slots of one stride, as many as fit, and from an address back to its slot without a
 //! division.
 //!
-//! A slot is named by the address of its *mark*, eight bytes that say that its object is free. The mark of an object that
-//! may be overwritten while it is free is its first eight bytes. A constructed object keeps what it is, so its mark
-//! stands behind it; or behind the part that it keeps, if that is not all.
+//! A slot is named by the address of its *mark*, eight bytes of which the upper four say whether its object is free. The mark
+//! of an object that may be overwritten while it is free is its first eight bytes. A constructed object keeps what it is, so
+//! its mark stands behind it; or behind the part that it keeps, if that is not all.
 //!
 //! A debugged cache has bytes of its own around each object (`debug`): a red zone in front, and more behind.
 //!

@@ -36,12 +36,12 @@ impl<M: Machine> KmemCaches<'_, M> {
                 }
             }
         });
-        for cpu in cache.all_cpus(self.cpus) {
+        for cpu in cache.sides.all(self.cpus) {
             cpu.each_part(|what, at, bytes| parts.push(name(what, at, bytes)));
         }
         let machine = self.pages.machine();
         let _one_at_a_time = cache.closing.lock(machine);
-        let closed = ClosedCpus::close(cache.all_cpus(self.cpus), cache.sheaf_objects, || machine.heavy_barrier());
+        let closed = ClosedCpus::close(cache.sides.all(self.cpus), cache.sheaf_objects, || machine.heavy_barrier());
         if let Some(mut closed) = closed {
             closed.each(|held| {
                 let objects = held.at_hand();

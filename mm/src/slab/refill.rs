@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 
 use arrayvec::ArrayVec;
 
-use super::cache::{Cache, is_marked, unmark};
+use super::cache::{Cache, check_free, unmark};
 use super::caches::{KmemCaches, NoMemory};
 use super::cpu::{ClosedCpus, Held, Slot};
 use super::descriptor::SlabPointer;
@@ -67,7 +67,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     fn find(&self, cache: &Cache) -> Option<Slot> {
         let machine = self.pages.machine();
         let _interrupts = machine.disable_interrupts();
-        match cache.cpu(machine.cpu()).with(machine, cache.sheaf_objects, |held| self.refill(cache, held)) {
+        match cache.sides.of(machine.cpu()).with(machine, cache.sheaf_objects, |held| self.refill(cache, held)) {
             Some(found) => found,
             None => self.take_one(cache),
         }
@@ -92,7 +92,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         loop {
             let _interrupts = machine.disable_interrupts();
             let stow = |held: &mut Held<'_>| self.stow(cache, held, slot, &mut sheaf, &mut discarded);
-            match cache.cpu(machine.cpu()).with(machine, cache.sheaf_objects, stow) {
+            match cache.sides.of(machine.cpu()).with(machine, cache.sheaf_objects, stow) {
                 Some(Stowed::Done) => break,
                 Some(Stowed::SheafWanted) => {}
                 None => {
@@ -212,12 +212,12 @@ impl<M: Machine> KmemCaches<'_, M> {
         let holds = |held: &mut Held<'_>| held.at_hand().contains(&slot) || held.spare_objects().contains(&slot);
         if machine.context().work == Work::Handler {
             let _interrupts = machine.disable_interrupts();
-            let here = cache.cpu(machine.cpu()).with(machine, cache.sheaf_objects, holds);
+            let here = cache.sides.of(machine.cpu()).with(machine, cache.sheaf_objects, holds);
             let elsewhere = cache.sheaf_objects > 0 && (here.is_none() || self.cpus > NonZeroU16::MIN);
             return here == Some(true) || elsewhere || self.is_with_all(cache, slot);
         }
         let _one_at_a_time = cache.closing.lock(machine);
-        let closed = ClosedCpus::close(cache.all_cpus(self.cpus), cache.sheaf_objects, || machine.heavy_barrier());
+        let closed = ClosedCpus::close(cache.sides.all(self.cpus), cache.sheaf_objects, || machine.heavy_barrier());
         let mut found = false;
         let closed = closed.map(|mut closed| {
             closed.each(|held| found |= holds(held));
@@ -253,7 +253,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         let mut discarded = SlabList::new();
         if machine.context().work == Work::Task {
             let _one_at_a_time = cache.closing.lock(machine);
-            let closed = ClosedCpus::close(cache.all_cpus(self.cpus), cache.sheaf_objects, || machine.heavy_barrier());
+            let closed = ClosedCpus::close(cache.sides.all(self.cpus), cache.sheaf_objects, || machine.heavy_barrier());
             if let Some(mut closed) = closed {
                 closed.each(|held| {
                     let _interrupts = machine.disable_interrupts();
@@ -305,22 +305,12 @@ impl<M: Machine> KmemCaches<'_, M> {
     }
 }
 
-/// SLAB-1: an object that comes out of its slab bears the mark of a free one, or else it is somebody's, or was written to since it
-/// was freed.
+/// What comes out of its slab.
 #[inline(always)]
 fn free_in_slab<M: Machine>(machine: &M, cache: &Cache, slot: Slot) -> Slot {
-    if !is_marked(machine, slot) {
-        panic_not_free(slot);
-    }
+    check_free(machine, slot);
     cache.fence_free(machine, slot);
     slot
-}
-
-/// SLAB-1 is broken.
-#[cold]
-#[inline(never)]
-fn panic_not_free(slot: Slot) -> ! {
-    panic!("invariant SLAB-1 broken: {slot:p} is in its slab, and does not bear the mark of what is free");
 }
 
 /// A sheaf that freeing may need, had before the CPU is busy: under that nothing is allocated.

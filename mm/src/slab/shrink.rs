@@ -75,7 +75,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             crate::sync::spin_loop();
         }
         self.all.lock(self.pages.machine()).remove(place);
-        self.free_cpu_sides(cache.cpus, usize::from(self.cpus.get()));
+        self.free_sides(cache.sides);
         self.free_for(self.first.caches, place.cast());
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! What a cache is to be, and what comes of it.
 
-use core::ptr::NonNull;
 use core::sync::atomic::AtomicPtr;
 
 use thiserror::Error;
@@ -11,6 +10,7 @@ use super::debug::{Anatomy, DebugFlags, Growth, Watch};
 use super::layout::{Around, MARK, SlabLayout, WhileFree};
 use super::lists::Slabs;
 use super::sheaf;
+use super::sides::Sides;
 use crate::lock::Mutex;
 use crate::machine::{Geometry, Machine};
 use crate::page::Request;
@@ -122,7 +122,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             short
         });
         Ok(Cache {
-            cpus: NonNull::dangling(),
+            sides: Sides::NONE,
             layout,
             name,
             constructor,

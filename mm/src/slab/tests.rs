@@ -7,6 +7,7 @@ use std::thread;
 use std::vec::Vec;
 
 use self::crowd::Sent;
+use super::cache::mark_of;
 use super::{CacheReport, CacheSpec, Census, FreeObjectError, KmemCache, KmemCaches, SlabDebug};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::sweep::fail_each_once;
@@ -40,6 +41,11 @@ mod shuffle;
 /// One past the last frame, and where highmem begins.
 const END: Pfn = Pfn::new(scaled(0x2000, 0x400));
 const LOWMEM_END: Pfn = Pfn::new(scaled(0x1000, 0x300));
+
+/// The first eight bytes of an object that looks free, whoever has it.
+fn as_if_free(object: NonNull<u8>) -> u64 {
+    u64::from(mark_of(object)) << 32
+}
 
 /// A machine with lowmem and highmem.
 pub(super) fn with_pages<R>(test: impl FnOnce(&Pages<'_>) -> R) -> R {
@@ -228,11 +234,24 @@ fn every_wrong_free_is_named_and_changes_nothing() {
 }
 
 #[test]
+#[should_panic(expected = "invariant SLAB-1 broken")]
+fn an_object_at_hand_that_somebody_wrote_to_since_it_was_freed_is_not_handed_out() {
+    with_caches(|caches| {
+        let object = caches.kmalloc(Bytes(64)).expect("there is memory");
+        // SAFETY: the test uses it only once more, which is the bug that it is about.
+        assert_eq!(unsafe { caches.kfree(object) }, Ok(()));
+        // SAFETY: its slab stays.
+        unsafe { object.cast::<u64>().write(0) };
+        let _ = caches.kmalloc(Bytes(64));
+    });
+}
+
+#[test]
 fn an_owner_that_stores_the_mark_itself_is_not_taken_for_free() {
     with_caches(|caches| {
         let object = caches.kmalloc(Bytes(64)).expect("there is memory");
         // SAFETY: the object is this test's, and has room.
-        unsafe { object.cast::<u64>().write(object.addr().get() as u64 + 1) };
+        unsafe { object.cast::<u64>().write(as_if_free(object)) };
         // SAFETY: nobody uses it any more.
         assert_eq!(unsafe { caches.kfree(object) }, Ok(()));
     });
@@ -382,11 +401,11 @@ fn threads_that_free_each_others_objects_lose_none_and_share_none() {
                 let next = senders[usize::from(cpu + 1) % senders.len()].clone();
                 scope.spawn(move || {
                     on_cpu(CpuId(cpu), || {
-                        let tag = usize::from(cpu) << 32;
+                        let tag = u64::from(cpu) << 32;
                         for round in 0..rounds {
                             let batch: Vec<_> = (0..scaled(90, 20))
                                 .map(|_| {
-                                    let object = cache_ref.alloc_raw().expect("there is memory").cast::<usize>();
+                                    let object = cache_ref.alloc_raw().expect("there is memory").cast::<u64>();
                                     // SAFETY: the object is this thread's.
                                     unsafe { object.write(tag | round) };
                                     Sent(object)

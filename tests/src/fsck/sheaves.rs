@@ -105,7 +105,7 @@ impl<'i> Sheaves<'_, 'i> {
             self.report.skip("sheaves of CPUs that somebody has closed");
             return Ok(());
         }
-        let sides = place.field("Cache.cpus")?.target()?;
+        let sides = place.field("Cache.sides")?.target()?;
         for cpu in 0..place.image.said("cpus.count")?.min(1 << 16) {
             let side = sides.element(cpu, "CpuSheaf")?;
             if side.field("CpuSheaf.busy")?.u32()? != 0 {

@@ -7,7 +7,7 @@ use crate::image::Note;
 
 /// What is read in images of memory (`tests/src/fsck`).
 const READ: &str = "
-    Cache.closing Cache.cpus Cache.layout Cache.name Cache.name.bytes Cache.next Cache.sheaf_objects Cache.slabs
+    Cache.closing Cache.layout Cache.name Cache.name.bytes Cache.next Cache.sheaf_objects Cache.sides Cache.slabs
     Cache.slabs.held Cache.slabs.value CpuCache.lists CpuSheaf.busy CpuSheaf.lower CpuSheaf.sheaves CpuSheaf.top
     CpuSheaf.upper Descriptor.folio.state Descriptor.page_table.block Descriptor.page_table.owner Descriptor.slab.block
     Descriptor.slab.owner Descriptor.slab.state Freelists.occupied Freelists.stacks Gate.busy Group.balance List.bottom

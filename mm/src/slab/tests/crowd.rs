@@ -5,13 +5,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::vec::Vec;
 
-use super::{taken, with_pages_of};
+use super::{as_if_free, taken, with_pages_of};
 use crate::host::{HostMachine, on_cpu, scaled};
 use crate::slab::{CacheSpec, Census, KmemCache, KmemCaches};
 use crate::units::{Bytes, Count, CpuId};
 
 /// An object on its way to another thread.
-pub(super) struct Sent(pub(super) NonNull<usize>);
+pub(super) struct Sent(pub(super) NonNull<u64>);
 
 // SAFETY: whoever has it has the object.
 unsafe impl Send for Sent {}
@@ -29,9 +29,10 @@ fn trade(
     for round in 0..ROUNDS {
         let alloc = |number: usize| {
             let object = if number.is_multiple_of(3) { caches.kmalloc(Bytes(200)) } else { cache.alloc_raw() };
-            let object = object.expect("there is memory").cast::<usize>();
+            let object = object.expect("there is memory").cast::<u64>();
             // Now and then the very value that says that it is free.
-            let value = if number == 7 { object.addr().get() + 1 } else { object.addr().get() ^ usize::from(cpu) };
+            let value =
+                if number == 7 { as_if_free(object.cast()) } else { object.addr().get() as u64 ^ u64::from(cpu) };
             // SAFETY: the object is as large as that, and this thread's.
             unsafe { object.write(value) };
             Sent(object)
@@ -48,8 +49,8 @@ fn trade(
         for (number, Sent(object)) in batch.into_iter().enumerate() {
             // SAFETY: the object is this thread's.
             let found = unsafe { object.read() };
-            let address = object.addr().get();
-            let intact = if number == 7 { found == address + 1 } else { found ^ address < 16 };
+            let address = object.addr().get() as u64;
+            let intact = if number == 7 { found == as_if_free(object.cast()) } else { found ^ address < 16 };
             assert!(intact, "an object is two threads': {found:#x} at {address:#x}");
             // SAFETY: nobody uses it any more.
             assert_eq!(unsafe { caches.kfree(object.cast()) }, Ok(()));

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use super::with_pages_of;
+use super::{as_if_free, with_pages_of};
 use crate::hardening::Hardening;
 use crate::host::HostMachine;
 use crate::slab::tests::init::with_machine;
@@ -21,14 +21,14 @@ fn is_double_free(freed: Result<(), FreeObjectError>) -> bool {
     matches!(freed, Err(FreeObjectError::DoubleFree { .. }))
 }
 
-fn write(object: NonNull<u8>, value: usize) {
+fn write(object: NonNull<u8>, value: u64) {
     // SAFETY: every caller's object is as large as that.
-    unsafe { object.cast::<usize>().write(value) };
+    unsafe { object.cast::<u64>().write(value) };
 }
 
 /// Makes an object look like a free one, which bears a mark of its own.
 fn disguise(object: NonNull<u8>) {
-    write(object, object.addr().get() + 1);
+    write(object, as_if_free(object));
 }
 
 fn alloc(cache: &KmemCache<'_, HostMachine>) -> NonNull<u8> {
@@ -43,11 +43,11 @@ fn a_handler_frees_an_object_whatever_is_in_it_but_its_mark() {
         for size in [8, 24, 64, 96, 192, 1024] {
             let alloc = || caches.kmalloc(Bytes(size)).expect("there is memory");
             let [object, neighbour] = [(); 2].map(|()| alloc());
-            let (address, other) = (object.addr().get(), neighbour.addr().get());
+            let address = object.addr().get() as u64;
             assert_eq!(free_in_handler(&caches, object), Ok(()), "{size}: untouched");
-            for value in [0, 1, usize::MAX, address, address - 1, other, other + 1] {
+            for value in [0, 1, u64::MAX, address, address - 1, address + 1, as_if_free(neighbour)] {
                 let object = alloc();
-                assert_eq!(object.addr().get(), address, "what was freed last comes first");
+                assert_eq!(object.addr().get() as u64, address, "what was freed last comes first");
                 write(object, value);
                 assert_eq!(free_in_handler(&caches, object), Ok(()), "{size}: {value:#x} in {address:#x}");
                 assert!(is_double_free(free_in_handler(&caches, object)), "{size}: it is free");

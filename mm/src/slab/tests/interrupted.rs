@@ -5,7 +5,7 @@
 use core::num::NonZeroU64;
 use core::ptr::NonNull;
 
-use super::{Pages, with_pages_of};
+use super::{Pages, as_if_free, with_pages_of};
 use crate::host::HostMachine;
 use crate::host::stepping::{Came, When, interrupted};
 use crate::page::Request;
@@ -147,7 +147,7 @@ fn store_marks(_: &KmemCaches<'_, HostMachine>, cache: &KmemCache<'_, HostMachin
     for _ in 0..4 {
         let object = cache.alloc_raw().expect("there is memory");
         // SAFETY: the object is as large as that.
-        unsafe { object.cast::<usize>().write(object.addr().get() + 1) };
+        unsafe { object.cast::<u64>().write(as_if_free(object)) };
         // SAFETY: nobody uses it any more.
         assert_eq!(unsafe { cache.free_raw(object) }, Ok(()));
     }
