@@ -425,6 +425,8 @@ impl<G: Geometry> Stack<G> {
     pub(super) fn is_well_formed<M: Machine>(&self, nodes: Nodes<'_, M>) -> bool {
         let ring = self.len - self.stored;
         let path_may_be_open = self.stored.is_multiple_of(Self::LEAF);
+        // With the leaf, the last that is missing, the path is no longer open.
+        let path_fits = self.prepared == 0 || (path_may_be_open && self.prepared < self.highest_missing());
         let height_fits = if self.stored == 0 {
             self.height == 0 && self.root.is_none()
         } else {
@@ -437,7 +439,7 @@ impl<G: Geometry> Stack<G> {
         let tail_fits = || self.stored == 0 || self.tail == Some(self.node(nodes, 1, self.stored - 1));
         let ring_fits = ring <= G::INLINE && (ring > 0 || self.len == 0);
         let tree_is_needed = self.stored == 0 || self.len > Self::HALF;
-        height_fits && tail_fits() && ring_fits && tree_is_needed && (self.prepared == 0 || path_may_be_open)
+        height_fits && tail_fits() && ring_fits && tree_is_needed && path_fits
     }
 }
 

@@ -128,7 +128,9 @@ impl Walk<'_, '_> {
                     && (!self.covers(lower, stored) || (open && !self.covers(lower, stored + 1)))
             }
         };
-        if !fits || (prepared > 0 && !open) || prepared > HIGHEST || (stored > 0 && len <= inline / 2) {
+        // With the leaf, the last that is missing, the path is no longer open.
+        let path_fits = prepared == 0 || (open && prepared < self.highest_missing());
+        if !fits || !path_fits || (stored > 0 && len <= inline / 2) {
             let what = format!("{stored} entries of {len} are in a tree of height {height} with {prepared} nodes more");
             self.find("FREE-4", None, &what);
             return Ok(());
@@ -153,11 +155,16 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
+    /// The level of the highest node that is missing on the path to the leaf that comes next.
+    fn highest_missing(&self) -> u64 {
+        let begins = |level: &u64| self.stored.is_multiple_of(1 << self.shift(*level));
+        (1..self.height).take_while(begins).last().unwrap_or(1)
+    }
+
     /// Whether there is a node of a level that begins at a position: because entries are under it, or because it stands on
     /// the path to the leaf that is still missing.
     fn is_due(&self, level: u64, first: u64) -> bool {
-        let begins = |level: &u64| self.stored.is_multiple_of(1 << self.shift(*level));
-        let highest_missing = (1..self.height).take_while(begins).last().unwrap_or(1);
+        let highest_missing = self.highest_missing();
         let on_path = self.prepared > 0 && level < self.height && level + self.prepared > highest_missing;
         first < self.stored || (on_path && first == self.stored && level <= highest_missing)
     }
