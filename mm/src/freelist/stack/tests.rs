@@ -73,9 +73,13 @@ fn nodes_that_came_ahead_are_in_place_only_where_a_leaf_is_missing() {
     let machine = machine();
     let nodes = Nodes::new(&machine);
     for len in 5..60 {
-        let mut ahead = stack(nodes, len);
-        ahead.prepared = 1;
-        assert_eq!(ahead.is_well_formed(nodes), ahead.stored.is_multiple_of(2), "{ahead:?}");
+        for prepared in 1..4 {
+            let mut ahead = stack(nodes, len);
+            ahead.prepared = prepared;
+            // A node of each level of which one begins there, up to the root; the leaf is the last that comes.
+            let missing = ahead.stored.trailing_zeros().min(u32::from(ahead.height) - 1);
+            assert_eq!(ahead.is_well_formed(nodes), u32::from(prepared) < missing, "{ahead:?}");
+        }
     }
 }
 
