@@ -57,7 +57,7 @@ pub(super) struct Cache {
     pub(super) name: CacheName,
     pub(super) constructor: Option<Constructor>,
     pub(super) stability: Stability,
-    /// How slabs are allocated.
+    /// How slabs are allocated: in the direct map.
     pub(super) request: Request,
     /// Objects in a sheaf; none if no CPU has one, since objects are checked one by one.
     pub(super) sheaf_objects: u32,

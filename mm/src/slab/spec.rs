@@ -15,6 +15,7 @@ use crate::lock::Mutex;
 use crate::machine::{Geometry, Machine};
 use crate::page::Request;
 use crate::units::Order;
+use crate::zone::ZoneKind;
 
 /// What a cache is to be.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +51,8 @@ impl<'s> CacheSpec<'s> {
         Self { constructor: Some(constructor), ..self }
     }
 
-    /// The same, with slabs allocated by this request, whose order does not matter.
+    /// The same, with slabs allocated by this request, whose order does not matter. They are never highmem: objects have
+    /// addresses.
     #[must_use]
     pub const fn from(self, request: Request) -> Self {
         Self { request, ..self }
@@ -127,7 +129,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             name,
             constructor,
             stability,
-            request: request.with_order(layout.order),
+            request: request.with_order(layout.order).up_to(request.highest.min(ZoneKind::Normal)),
             sheaf_objects: if debug.is_empty() { sheaf::capacity(layout.stride) } else { 0 },
             watch: (!debug.is_empty()).then(|| Watch::new(&layout, debug, constructor)),
             slabs: Mutex::new(Slabs::new(0)),

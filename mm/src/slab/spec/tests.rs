@@ -6,6 +6,8 @@ use super::*;
 use crate::host::HostMachine;
 use crate::slab::SlabDebug;
 use crate::slab::tests::with_pages;
+use crate::units::Pfn;
+use crate::zone::ZoneKind;
 
 fn construct(_: &mut [MaybeUninit<u8>]) {}
 
@@ -55,4 +57,22 @@ fn slabs_grow_for_what_is_around_objects_only_if_they_may() {
     // Where the slab need not grow for it, there is all that was asked for.
     let (order, stride, flags) = shape("FZPUO", 64);
     assert!(order == 0 && stride > 64 && flags == usual, "{order} {stride} {flags:?}");
+}
+
+#[test]
+fn objects_lie_where_they_can_be_reached_whatever_request_their_slabs_are_allocated_by() {
+    with_pages(|pages| {
+        let caches = KmemCaches::new(pages).expect("there is memory");
+        for flags in [DebugFlags::empty(), DebugFlags::USUAL] {
+            let spec = CacheSpec::new("movable", 64).from(Request::movable(Order::ZERO)).debugged(flags);
+            let cache = caches.create(spec).expect("it fits");
+            let object = cache.alloc().expect("there is memory");
+            let frame = Pfn::containing(pages.machine().physical(object.address()));
+            assert!(frame.is_some_and(|frame| frame < pages.machine().direct_map_end()), "{frame:?}");
+        }
+        // What serves fewer requests than lowmem does is still what was asked for.
+        let spec = CacheSpec::new("dma", 64).from(Request::new(Order::ZERO).up_to(ZoneKind::Dma32));
+        let plan = KmemCaches::<HostMachine>::plan(&spec).expect("it fits");
+        assert_eq!(plan.request.highest, ZoneKind::Dma32);
+    });
 }
