@@ -2,7 +2,9 @@
 //!
 //! A region never changes. Whoever wants another one makes it, puts it in the old one's place, and drops that: so those who
 //! come by the reverse map, which know nothing of the space's lock, always see one that is whole. While both are there both
-//! lead to the same entries, which does no harm.
+//! lead to the same entries. The old one is listed first, and a large entry that is not cut yet may reach beyond the new one:
+//! so what is done to a folio's entries is done by the old one, and the new one finds nothing left to do. Only that an entry
+//! was used may be said again in between, and the new one leaves that as it is (`rewrite`).
 //!
 //! Invariants: SPACE-2 (every entry for a page lies in a region, and leads to what the region shows there; one that lets
 //! users write leads to a folio of the region's own mapping). MAP-1 needs every region listed from before its first entry

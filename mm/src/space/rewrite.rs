@@ -116,15 +116,16 @@ impl<'a, M: Machine, U: Mmu> Locked<'_, 'a, M, U> {
     }
 
     /// Whether any of a folio's pages in a range was used since this was last asked. Processors that still know a
-    /// translation may use it without saying so again.
+    /// translation may use it without saying so again. Of a large entry that reaches beyond the range, which is to be cut
+    /// there, this is said, and not forgotten: it may be used at any time, also since the region was asked that shows all
+    /// of it.
     pub(super) fn take_accessed(&mut self, range: AddressRange, folio: PfnRange) -> Accessed {
         let mut accessed = Accessed::No;
-        self.rewrite(range, Entries::OfFolios, |entry, _| match entry {
-            TableEntry::Page(page) if folio.contains(page.frame) => {
-                if page.accessed == Accessed::Yes {
-                    accessed = Accessed::Yes;
-                }
-                TableEntry::Page(PageEntry { accessed: Accessed::No, ..page })
+        self.rewrite(range, Entries::OfFolios, |entry, whole| match entry {
+            TableEntry::Page(page) if folio.contains(page.frame) && page.accessed == Accessed::Yes => {
+                accessed = Accessed::Yes;
+                let left = if range.covers(whole) { Accessed::No } else { Accessed::Yes };
+                TableEntry::Page(PageEntry { accessed: left, ..page })
             }
             other => other,
         });

@@ -12,6 +12,7 @@ use crate::page::{PageAllocator, Request};
 use crate::slab::KmemCaches;
 use crate::units::{Count, NodeId, Order, Pfn, PhysAddr, SpaceId, VirtualAddress};
 
+mod cut;
 mod failures;
 mod faults;
 mod model;
