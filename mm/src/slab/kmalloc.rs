@@ -190,17 +190,24 @@ impl<M: Machine> KmemCaches<'_, M> {
     ///
     /// # Errors
     /// Nothing that can be freed starts there.
-    pub fn ksize(&self, address: NonNull<u8>) -> Result<Bytes, FreeObjectError> {
-        Ok(self.room_at(address)?.0)
+    ///
+    /// # Safety
+    /// If that is in a slab, an object of the slab is the caller's: the one at `address`, if one starts there.
+    pub unsafe fn ksize(&self, address: NonNull<u8>) -> Result<Bytes, FreeObjectError> {
+        // SAFETY: the caller's promise.
+        Ok(unsafe { self.room_at(address) }?.0)
     }
 
     /// The same, and the cache that it is of, if it is no block by itself.
-    fn room_at(&self, address: NonNull<u8>) -> Result<(Bytes, Option<&Cache>), FreeObjectError> {
+    ///
+    /// # Safety
+    /// As for [`ksize`](Self::ksize), for as long as the cache is used.
+    unsafe fn room_at(&self, address: NonNull<u8>) -> Result<(Bytes, Option<&Cache>), FreeObjectError> {
         if let Some(range) = self.large_at(address) {
             return Ok((Bytes((range.pages() as usize) << PAGE_SHIFT), None));
         }
         let slab = self.slab_of(address).ok_or(FreeObjectError::Foreign(Address::of(address)))?;
-        // SAFETY: if the caller owns an object there, its slab stays.
+        // SAFETY: the caller's promise: an object of the slab is its own, so the slab stays.
         let slab = unsafe { slab.as_ref() };
         // SAFETY: as above.
         let slab = unsafe { slab.owner() };
@@ -222,7 +229,8 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// any more.
     #[track_caller]
     pub unsafe fn krealloc(&self, address: NonNull<u8>, size: Bytes) -> Result<NonNull<u8>, ReallocError> {
-        let (old, cache) = self.room_at(address)?;
+        // SAFETY: the caller's promise.
+        let (old, cache) = unsafe { self.room_at(address) }?;
         let open = |bytes| match cache {
             Some(cache) => cache.fence(self.pages.machine(), cache.slot(address), bytes),
             None => self.fence_large(address, old, bytes),

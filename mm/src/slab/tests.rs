@@ -180,8 +180,9 @@ fn an_object_that_was_never_allocated_is_free_already() {
                 ]
             });
             let slab = caches.slab_pages(object);
-            let others: Vec<_> =
-                others.filter(|&at| caches.slab_pages(at) == slab && caches.ksize(at).is_ok()).collect();
+            // SAFETY: an object of that slab is allocated.
+            let is_object = |at| unsafe { caches.ksize(at) }.is_ok();
+            let others: Vec<_> = others.filter(|&at| caches.slab_pages(at) == slab && is_object(at)).collect();
             assert_eq!(others.len() + 1, report.objects_per_slab.0 as usize);
             for other in others {
                 let wrong = free(&cache, other);
@@ -269,7 +270,8 @@ fn memory_by_size_has_that_size_and_can_change_it() {
             (1..300).step_by(scaled(1, 61)).chain([4095, 4096, 4097, 8192, 8193, 20_000, scaled(1 << 20, 1 << 15)])
         {
             let object = caches.kmalloc(Bytes(size)).expect("there is memory");
-            assert!(caches.ksize(object).expect("it was just allocated") >= Bytes(size));
+            // SAFETY: it was just allocated.
+            assert!(unsafe { caches.ksize(object) }.expect("it was just allocated") >= Bytes(size));
             // SAFETY: it is that large.
             unsafe { object.write_bytes(size.to_le_bytes()[0], size) };
             held.push((object, size));
@@ -289,7 +291,9 @@ fn memory_by_size_has_that_size_and_can_change_it() {
             }
         }
         let census = caches.census();
-        let really = held.iter().map(|&(object, _)| caches.ksize(object).expect("it is allocated").0).sum();
+        // SAFETY: it is allocated.
+        let room = |object| unsafe { caches.ksize(object) }.expect("it is allocated").0;
+        let really = held.iter().map(|&(object, _)| room(object)).sum();
         assert_eq!((census.objects.0 as usize, census.bytes), (held.len(), Bytes(really)));
         for (object, _) in held {
             // SAFETY: nobody uses it any more.

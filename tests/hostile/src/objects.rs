@@ -103,7 +103,8 @@ impl Held<'_, '_> {
 
     /// Notes what was given, and fills it.
     fn take(&mut self, address: NonNull<u8>, size: usize) {
-        let usable = self.caches.ksize(address).expect("what was given is an object").0;
+        // SAFETY: it was just given, and is nobody else's.
+        let usable = unsafe { self.caches.ksize(address) }.expect("what was given is an object").0;
         assert!(usable >= size && address.addr().get().is_multiple_of(8), "{size} bytes at {address:?} are {usable}");
         let at = address.addr().get();
         let below = self.objects.range(..at + usable.max(1)).next_back();
