@@ -47,7 +47,7 @@ benchmark!("cache", fn insert(sampler) {
     with_file(|_, file| {
         for index in (0..u64::from(PAGES)).map(PageIndex) {
             let folio = owners()?.alloc(Request::movable(Order::ZERO), Folio::new()).map_err(|(_, error)| error)?;
-            sampler.sample(|| file.give(folio, index))?;
+            sampler.sample(|| file.give(folio, index)).map_err(|(_, error)| error)?;
         }
         Ok(())
     })

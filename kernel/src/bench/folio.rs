@@ -122,7 +122,7 @@ fn descriptor_bytes(sampler: &mut Sampler, order: Order) -> Outcome {
     check!(pages > 0, "there is no memory for one");
     let mapping = memory::page_cache().ok_or("the page cache is not up")?.anonymous(Order::ZERO)?;
     for (index, folio) in (0..).step_by(order.pages() as usize).map(PageIndex).zip(folios.drain(..)) {
-        mapping.give(folio, index)?;
+        mapping.give(folio, index).map_err(|(_, error)| error)?;
     }
     caches.shrink();
     let tree = Millibytes::spread(caches.pages_held().0 - before - taken, pages);

@@ -90,12 +90,10 @@ impl<'a, M: Machine, T: Owner> Owned<'a, M, T> {
     /// # Errors
     /// Somebody does; it comes back.
     pub(crate) fn freeze(self) -> Result<Frozen<'a, M, T>, Self> {
-        let head = self.head();
         // SAFETY: there are no others.
-        unsafe { self.into_shared().freeze(Count(0)) }.map_err(|shared| {
-            let block = shared.owners().pages().own_described(head);
-            Self::new(shared, block)
-        })
+        let frozen = unsafe { self.into_shared().freeze(Count(0)) };
+        // SAFETY: it was just shared.
+        frozen.map_err(|shared| unsafe { Self::from_shared(shared) })
     }
 }
 

@@ -29,6 +29,15 @@ impl<'a, M: Machine, T: Owner> Owned<'a, M, T> {
         Self { base, block: ManuallyDrop::new(block) }
     }
 
+    /// Takes back what was [shared](Self::into_shared).
+    ///
+    /// # Safety
+    /// It was, by the caller, and this is the reference that it was born with.
+    pub(crate) unsafe fn from_shared(base: Shared<'a, M, T>) -> Self {
+        let block = base.owners().pages().own_described(base.head());
+        Self::new(base, block)
+    }
+
     pub(crate) const fn owners(&self) -> &'a Owners<'a, M> {
         self.base.owners()
     }

@@ -43,6 +43,9 @@ impl From<GiveError> for Stopped {
     fn from(error: GiveError) -> Self {
         match error {
             GiveError::NoMemory(error) => error.into(),
+            GiveError::Foreign | GiveError::Referred => {
+                Self::Wrong("a folio that is to be given is somebody else's too")
+            }
             GiveError::NoPlace(_) | GiveError::Occupied(_) => Self::Wrong("a folio finds no place in a mapping"),
         }
     }
@@ -100,10 +103,10 @@ pub(super) fn folios_in_mappings(memory: Memory, rest: Rest<'_>) -> Result<(), S
     let joined = row.join().map_err(|_| Stopped::Wrong("what was split is not joined"))?;
     let cache = PageCache::new(memory.owners, None)?;
     let mapping = cache.anonymous(Order::of(2))?;
-    mapping.give(joined, PageIndex(8))?;
+    mapping.give(joined, PageIndex(8)).map_err(|(_, error)| error)?;
     // Dirty, it is not reclaimed.
     mapping.write(offset(8), &[0])?;
-    mapping.give(folio(0)?, PageIndex(1 << 20))?;
+    mapping.give(folio(0)?, PageIndex(1 << 20)).map_err(|(_, error)| error)?;
     for page in 0..70 {
         mapping.write(offset(page), &[0x5a; 100])?;
     }

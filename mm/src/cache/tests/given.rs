@@ -1,9 +1,9 @@
 //! Folios that were made elsewhere, and contents that are taken away.
 
 use super::*;
-use crate::owner::Folio;
+use crate::owner::{Folio, Reference};
 
-fn folio<'a>(cache: &Cache<'a>, order: usize) -> crate::owner::Owned<'a, HostMachine, Folio> {
+pub(super) fn folio<'a>(cache: &Cache<'a>, order: usize) -> crate::owner::Owned<'a, HostMachine, Folio> {
     let folio = cache.owners().alloc(Request::movable(Order::of(order)), Folio::new());
     folio.unwrap_or_else(|(_, error)| panic!("{error}"))
 }
@@ -19,20 +19,59 @@ fn a_folio_stands_where_it_was_given_to_and_shows_what_the_file_does_there() {
         mapping.read(FileOffset(5 * PAGE_SIZE as u64 + 7), &mut bytes).expect("it can be read");
         assert!(bytes.iter().eq(&file.bytes.lock().expect("as above")[5 * PAGE_SIZE + 7..7 * PAGE_SIZE + 7]));
 
+        let refused = |order, index| {
+            let given = folio(cache, order);
+            let head = given.head();
+            let (back, why) = mapping.give(given, PageIndex(index)).expect_err("it cannot stand there");
+            assert_eq!(back.into_block().map(|(block, _)| block.head()).ok(), Some(head), "another came back");
+            why
+        };
         for index in [1, 2, 6] {
-            assert_eq!(mapping.give(folio(cache, 2), PageIndex(index)), Err(GiveError::NoPlace(PageIndex(index))));
+            assert_eq!(refused(2, index), GiveError::NoPlace(PageIndex(index)));
         }
-        assert_eq!(
-            mapping.give(folio(cache, 2), PageIndex(8)),
-            Err(GiveError::NoPlace(PageIndex(8))),
-            "behind the end"
-        );
+        assert_eq!(refused(2, 8), GiveError::NoPlace(PageIndex(8)), "behind the end");
         for (order, index) in [(0, 6), (2, 4), (3, 0)] {
-            assert_eq!(mapping.give(folio(cache, order), PageIndex(index)), Err(GiveError::Occupied(PageIndex(index))));
+            assert_eq!(refused(order, index), GiveError::Occupied(PageIndex(index)));
         }
         mapping.give(folio(cache, 2), PageIndex(0)).expect("nothing is there");
         assert_eq!(mapping.pages(), 8);
         mapping.verify().unwrap_or_else(|error| panic!("{error}"));
+    });
+}
+
+#[test]
+fn a_folio_that_somebody_else_refers_to_comes_back_and_who_has_it_locked_has_it_alone() {
+    let swap = HostFile::pages(16);
+    with_cache(4, &swap, |cache| {
+        let mapping = cache.anonymous(Order::ZERO).expect("there is memory");
+        let given = folio(cache, 0);
+        // As compaction does, or who is told that its memory has failed.
+        let found = cache.owners().walk().look(given.head()).get();
+        let Some(Reference::Folio(found)) = found else { panic!("{found:?}") };
+        let locked = found.lock();
+        let (given, why) = mapping.give(given, PageIndex(0)).expect_err("somebody has it locked");
+        assert_eq!((why, locked.flags()), (GiveError::Referred, FolioFlags::LOCKED));
+        let referred = locked.unlock();
+        let (given, why) = mapping.give(given, PageIndex(0)).expect_err("somebody refers to it");
+        assert_eq!((why, referred.flags()), (GiveError::Referred, FolioFlags::empty()));
+        drop(referred);
+        mapping.give(given, PageIndex(0)).expect("it is the giver's alone");
+        let stands = mapping.lookup(PageIndex(0)).expect("it was just given");
+        assert!(!stands.flags().contains(FolioFlags::LOCKED));
+    });
+}
+
+#[test]
+fn a_folio_of_other_owners_comes_back() {
+    let swap = HostFile::pages(16);
+    with_cache(4, &swap, |cache| {
+        let others = Owners::new(cache.owners().caches).expect("there is memory");
+        let mapping = cache.anonymous(Order::ZERO).expect("there is memory");
+        let folio = others.alloc(Request::movable(Order::ZERO), Folio::new());
+        let folio = folio.unwrap_or_else(|(_, error)| panic!("{error}"));
+        let (folio, why) = mapping.give(folio, PageIndex(0)).expect_err("its descriptor is in another cache");
+        assert_eq!((why, mapping.pages()), (GiveError::Foreign, 0));
+        assert!(folio.into_block().is_ok());
     });
 }
 

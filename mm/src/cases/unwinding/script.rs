@@ -228,7 +228,7 @@ fn contents<M: Machine>(owners: &Owners<'_, M>, inner: Inner<'_, M>) -> Result<(
     private.write(offset(6), &[1; 2 * PAGE_SIZE])?;
     let mapping = cache.anonymous(Order::of(2))?;
     let folio = owners.alloc(Request::movable(Order::of(3)), Folio::new()).map_err(|(_, error)| error)?;
-    mapping.give(folio, PageIndex(8))?;
+    mapping.give(folio, PageIndex(8)).map_err(|(_, error)| error)?;
     // Dirty, it is not reclaimed.
     mapping.write(offset(8), &[0])?;
     for page in 0..PAGES {

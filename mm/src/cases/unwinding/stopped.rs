@@ -126,6 +126,7 @@ impl From<GiveError> for Stopped {
     fn from(error: GiveError) -> Self {
         match error {
             GiveError::NoMemory(error) => error.into(),
+            GiveError::Foreign | GiveError::Referred => Self::Wrong("a folio is the giver's alone"),
             GiveError::NoPlace(_) | GiveError::Occupied(_) => Self::Wrong("a folio has a place in a mapping"),
         }
     }
