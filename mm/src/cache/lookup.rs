@@ -87,8 +87,12 @@ impl<'a, M: Machine> Mapping<'a, M> {
         self.standing(index).is_some()
     }
 
-    /// Says that a folio was used: twice makes it active.
+    /// Says that a folio that stands here was used: twice makes it active. Of any other nothing is said.
     pub fn mark_accessed(&self, folio: &FolioRef<'a, M>) {
+        // INVARIANT: LRU-1, what stands here comes to no other cache's lists as long as it is referred to.
+        if folio.place().0 != self.address() {
+            return;
+        }
         let before = folio.set(FolioFlags::REFERENCED);
         if before.contains(FolioFlags::REFERENCED) && !before.contains(FolioFlags::ACTIVE) {
             folio.clear(FolioFlags::REFERENCED);

@@ -19,12 +19,13 @@ use crate::tree::{Entry, Extent, NodeReserve, NodesLacking};
 use crate::units::Count;
 
 impl<'a, M: Machine> PageCache<'a, M> {
-    /// Splits a folio that stands in a mapping. The pieces stand where it stood, in the state that it had.
+    /// Splits a folio that stands in a mapping of this cache. The pieces stand where it stood, in the state that it had.
     ///
     /// # Errors
     /// Says why not; the folio comes back as it was, but perhaps unmapped.
     pub fn split(&self, folio: LockedFolio<'a, M>, to: SplitTo) -> Result<(), (LockedFolio<'a, M>, SplitError)> {
-        let Some(mapping) = Self::mapping_of(&folio) else { return Err((folio, SplitError::Nowhere)) };
+        let ours = Self::mapping_of(&folio).filter(|mapping| core::ptr::eq(mapping.cache, self));
+        let Some(mapping) = ours else { return Err((folio, SplitError::Nowhere)) };
         // SAFETY: FOLIO-1, the folio stays in its mapping as long as it is locked, and no mapping goes before its folios.
         let mapping: &Mapping<'a, M> = unsafe { &*core::ptr::from_ref(mapping) };
         let Some(Count(pieces)) = to.pieces(folio.head(), folio.order()) else {

@@ -14,13 +14,14 @@ use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::folio::{SplitError, SplitTo};
 use crate::host::{HostMachine, ballast, scaled};
-use crate::owner::{FolioFlags, Owners};
+use crate::owner::{FolioFlags, FolioRef, Owners};
 use crate::page::{Block, PageAllocator, Request};
 use crate::shrinker::{Shortage, Shrinker};
 use crate::slab::{Counted, KmemCaches};
 use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, PageIndex, Pfn, PhysAddr};
 use crate::zone::ZoneKind;
 
+mod foreign;
 mod given;
 mod going;
 mod model;

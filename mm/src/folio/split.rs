@@ -48,8 +48,8 @@ pub enum SplitError {
     /// Its pages must stay what they are.
     #[error("the folio is pinned")]
     Pinned,
-    /// It stands in no mapping, and was to be split in one.
-    #[error("the folio stands in no mapping")]
+    /// It stands in no mapping of the cache that was to split it.
+    #[error("the folio stands in no mapping of the cache")]
     Nowhere,
     /// There is no memory for the pieces' descriptors, or for their places in a tree.
     #[error(transparent)]

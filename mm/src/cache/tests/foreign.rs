@@ -1,0 +1,37 @@
+//! Folios that stand in another cache over the same owners.
+
+use super::given::folio;
+use super::*;
+
+/// Does something with another cache than the one that a folio of four pages stands in, and a mapping of that other one.
+fn with_other(work: impl for<'a> FnOnce(&Cache<'a>, &Mapping<'a, HostMachine>, FolioRef<'a, HostMachine>)) {
+    let swap = HostFile::pages(16);
+    with_cache(4, &swap, |cache| {
+        let other = PageCache::new(cache.owners(), None).expect("there is memory");
+        let others = other.anonymous(Order::ZERO).expect("there is memory");
+        let mapping = cache.anonymous(Order::of(2)).expect("there is memory");
+        assert!(mapping.give(folio(cache, 2), PageIndex(0)).is_ok());
+        let folio = mapping.lookup(PageIndex(0)).expect("it was just given");
+        let state = || (folio.order(), folio.flags());
+        let before = state();
+        work(&other, &others, folio.get());
+        assert_eq!(state(), before);
+        let lists = |cache: &Cache<'_>| (cache.report().inactive, cache.report().active);
+        assert_eq!((lists(cache), lists(&other)), ((Count(4), Count(0)), (Count(0), Count(0))));
+        mapping.verify().unwrap_or_else(|error| panic!("{error}"));
+    });
+}
+
+#[test]
+fn a_folio_that_stands_elsewhere_is_not_called_used() {
+    with_other(|_, others, folio| (0..3).for_each(|_| others.mark_accessed(&folio)));
+}
+
+#[test]
+fn a_folio_that_stands_in_another_cache_is_not_split() {
+    with_other(|other, _, folio| {
+        let split = other.split(folio.lock(), SplitTo::Uniform(Order::ZERO));
+        let (_, why) = split.expect_err("it stands elsewhere");
+        assert_eq!(why, SplitError::Nowhere);
+    });
+}
