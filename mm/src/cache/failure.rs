@@ -58,13 +58,14 @@ impl<M: Machine> PageCache<'_, M> {
             if !folio.range().contains(pfn) {
                 continue;
             }
-            let folio = if folio.order() == Order::ZERO || Self::mapping_of(&folio).is_none() {
-                folio
-            } else {
-                match self.split(folio, SplitTo::Around(pfn, Order::ZERO)) {
+            // Which may be another one over the same owners.
+            let cache = Self::mapping_of(&folio).map(|mapping| mapping.cache);
+            let folio = match cache.filter(|_| folio.order() > Order::ZERO) {
+                None => folio,
+                Some(cache) => match cache.split(folio, SplitTo::Around(pfn, Order::ZERO)) {
                     Ok(()) => continue,
                     Err((folio, _)) => folio,
-                }
+                },
             };
             let Some(mapping) = Self::mapping_of(&folio) else { break };
             let (kept, lost) = mapping.take_out_failed(&folio);

@@ -2,6 +2,7 @@
 
 use super::given::folio;
 use super::*;
+use crate::page::FailureOutcome;
 
 /// Does something with another cache than the one that a folio of four pages stands in, and a mapping of that other one.
 fn with_other(work: impl for<'a> FnOnce(&Cache<'a>, &Mapping<'a, HostMachine>, FolioRef<'a, HostMachine>)) {
@@ -33,5 +34,20 @@ fn a_folio_that_stands_in_another_cache_is_not_split() {
         let split = other.split(folio.lock(), SplitTo::Uniform(Order::ZERO));
         let (_, why) = split.expect_err("it stands elsewhere");
         assert_eq!(why, SplitError::Nowhere);
+    });
+}
+
+#[test]
+fn of_a_folio_in_another_cache_only_the_page_goes_whose_memory_fails() {
+    let swap = HostFile::pages(16);
+    with_cache(4, &swap, |cache| {
+        let other = PageCache::new(cache.owners(), None).expect("there is memory");
+        let mapping = cache.anonymous(Order::of(2)).expect("there is memory");
+        assert!(mapping.give(folio(cache, 2), PageIndex(0)).is_ok());
+        let bad = mapping.lookup(PageIndex(0)).map(|folio| folio.head().plus(1)).expect("it was just given");
+        let failure = other.memory_failure(bad).expect("it is memory");
+        assert_eq!((failure.outcome, mapping.pages()), (FailureOutcome::Recovered, 3));
+        mapping.verify().unwrap_or_else(|error| panic!("{error}"));
+        cache.pages().unpoison_memory(bad).expect("it was said to fail");
     });
 }
