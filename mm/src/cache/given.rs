@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::fill::CacheError;
 use super::mapping::Mapping;
-use super::standing::NotInserted;
+use super::standing::{Forgotten, NotInserted};
 use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, Owned};
 use crate::slab::NoMemory;
@@ -85,7 +85,11 @@ impl<'a, M: Machine> Mapping<'a, M> {
             let found = self.tree.lock(self.machine()).next(index).filter(|found| found.first <= index);
             match found {
                 None => return,
-                Some(Found { entry: Entry::Stored(_) | Entry::Lost, .. }) => return self.forget_absent(index),
+                Some(Found { entry: Entry::Stored(_) | Entry::Lost, .. }) => {
+                    if self.forget_absent(index) == Forgotten::Done {
+                        return;
+                    }
+                }
                 Some(Found { entry: Entry::Item(_), .. }) => {
                     let Some(folio) = self.lookup(index) else { continue };
                     let folio = folio.lock();

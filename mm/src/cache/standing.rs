@@ -27,6 +27,16 @@ pub(super) enum PutBack {
     Gone,
 }
 
+/// Whether what is not in memory was forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "what stands there by now is still there"]
+pub(super) enum Forgotten {
+    /// It was.
+    Done,
+    /// Something in memory stands there by now, or nothing.
+    Gone,
+}
+
 /// Why a folio was not inserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NotInserted {
@@ -153,21 +163,27 @@ impl<'a, M: Machine> Mapping<'a, M> {
         while let Some(index) = next {
             let found = self.tree.lock(self.machine()).next(index);
             let Some(Found { first, last, entry }) = found else { return Ok(()) };
-            next = last.0.checked_add(1).map(PageIndex);
+            let behind = last.0.checked_add(1).map(PageIndex);
+            let at = first.max(index);
+            // Where something else stands by the time that it is to go, it is looked for again.
+            next = Some(at);
             match entry {
-                Entry::Stored(_) if first < from => {
-                    self.read_back(index)?;
-                    next = Some(index);
-                }
+                Entry::Stored(_) if first < from => self.read_back(at)?,
                 // What was lost with something that stays is still lost.
-                Entry::Lost if first < from => {}
-                Entry::Stored(_) | Entry::Lost => self.forget_absent(index),
+                Entry::Lost if first < from => next = behind,
+                Entry::Stored(_) | Entry::Lost => {
+                    if self.forget_absent(at) == Forgotten::Done {
+                        next = behind;
+                    }
+                }
                 Entry::Item(_) => {
-                    let Some(folio) = self.lookup(first.max(index)) else { continue };
-                    let folio = folio.lock();
-                    if !self.holds(&folio, first.max(index)) {
-                        next = Some(index);
-                    } else if folio.index() < from {
+                    let Some(folio) = self.lookup(at).map(FolioRef::lock) else { continue };
+                    if !self.holds(&folio, at) {
+                        continue;
+                    }
+                    // It may have been split since it was found.
+                    next = Some(folio.index().plus(u64::from(folio.order().pages())));
+                    if folio.index() < from {
                         self.unmap_folio(&folio, Leave::Nothing);
                         let pages = from.0 - folio.index().0;
                         (pages..u64::from(folio.order().pages())).for_each(|page| {
@@ -190,19 +206,22 @@ impl<'a, M: Machine> Mapping<'a, M> {
         while let Some(index) = next {
             let found = self.tree.lock(self.machine()).next(index);
             let Some(Found { first, last, entry }) = found.filter(|found| found.last < end) else { return };
-            next = last.0.checked_add(1).map(PageIndex);
-            if first < from {
-                continue;
-            }
+            let behind = last.0.checked_add(1).map(PageIndex);
+            // As in `truncate`.
+            next = Some(first.max(index));
             match entry {
-                Entry::Stored(_) | Entry::Lost => self.forget_absent(first),
+                _ if first < from => next = behind,
+                Entry::Stored(_) | Entry::Lost => {
+                    if self.forget_absent(first) == Forgotten::Done {
+                        next = behind;
+                    }
+                }
                 Entry::Item(_) => {
-                    let Some(folio) = self.lookup(first) else { continue };
-                    let folio = folio.lock();
-                    if self.holds(&folio, first) {
+                    let Some(folio) = self.lookup(first).map(FolioRef::lock) else { continue };
+                    let extent = Extent::around(folio.index(), folio.order());
+                    if self.holds(&folio, first) && (extent.first(), extent.last()) == (first, last) {
+                        next = behind;
                         self.discard(folio);
-                    } else {
-                        next = Some(first);
                     }
                 }
             }
@@ -220,18 +239,20 @@ impl<'a, M: Machine> Mapping<'a, M> {
         (kept, Count(if lost { folio.order().pages() } else { 0 }))
     }
 
-    /// Gives up what is not in memory, from an index on to the end of the entry, and what is before: the place where it was
-    /// written out, or that it was lost.
-    pub(super) fn forget_absent(&self, index: PageIndex) {
+    /// Gives up what is not in memory and covers an index, all of it: the place where it was written out, or that it was lost.
+    pub(super) fn forget_absent(&self, index: PageIndex) -> Forgotten {
         let mut reserve = self.cache.nodes.no_reserve();
         let mut tree = self.tree.lock(self.machine());
-        let Some(Found { first, last, entry: entry @ (Entry::Stored(_) | Entry::Lost) }) = tree.next(index) else {
-            return;
+        let found = tree.next(index).filter(|found| found.first <= index);
+        let Some(Found { first, last, entry: entry @ (Entry::Stored(_) | Entry::Lost) }) = found else {
+            return Forgotten::Gone;
         };
-        let Some(extent) = extent_of(first, last) else { return };
-        if tree.remove(extent, &mut reserve).is_ok() {
+        if let Some(extent) = extent_of(first, last)
+            && tree.remove(extent, &mut reserve).is_ok()
+        {
             drop(tree);
             self.release_entry(entry, extent.order());
         }
+        Forgotten::Done
     }
 }

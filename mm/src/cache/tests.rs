@@ -24,6 +24,7 @@ use crate::zone::ZoneKind;
 mod foreign;
 mod given;
 mod going;
+mod meanwhile;
 mod model;
 mod stress;
 
@@ -80,12 +81,12 @@ impl Store for HostFile {
 }
 
 /// A machine of so many MiB, the upper half of them highmem, with a cache that swaps to `swap`. Afterwards nothing is left.
-fn with_cache<R>(mib: u32, swap: &HostFile, test: impl FnOnce(&Cache<'_>) -> R) -> R {
+fn with_cache<R>(mib: u32, swap: &dyn Store, test: impl FnOnce(&Cache<'_>) -> R) -> R {
     with_cache_of(mib, 1, swap, test)
 }
 
 /// The same with so many CPUs.
-fn with_cache_of<R>(mib: u32, cpus: u16, swap: &HostFile, test: impl FnOnce(&Cache<'_>) -> R) -> R {
+fn with_cache_of<R>(mib: u32, cpus: u16, swap: &dyn Store, test: impl FnOnce(&Cache<'_>) -> R) -> R {
     let cpus = NonZeroU16::new(cpus).expect("a machine has a CPU");
     let (end, direct_map_end) = (Pfn::new(mib << 8), Pfn::new(mib << 7));
     let machine = HostMachine::new(end, direct_map_end, cpus).expect("the host lends memory");
