@@ -11,6 +11,7 @@
 use super::fill::{CacheError, NotMade};
 use super::mapping::{Mapping, MappingRef};
 use super::page_cache::count;
+use super::shadow::Behind;
 use crate::folio::LockedFolio;
 use crate::machine::Machine;
 use crate::owner::{FolioFlags, FolioRef};
@@ -71,10 +72,14 @@ impl<'a, M: Machine> Mapping<'a, M> {
                 continue;
             }
             self.absorb();
-            if self.standing(index).is_some() {
-                continue;
-            }
-            let behind = self.behind();
+            let behind = match self.behind_at(index) {
+                Behind::Mapping(behind) => Some(behind),
+                Behind::Nothing => None,
+                Behind::Again => {
+                    crate::sync::spin_loop();
+                    continue;
+                }
+            };
             let seen = match &behind {
                 Some(behind) => seen(behind.get(), index)?,
                 None => None,
@@ -152,10 +157,11 @@ fn seen<'a, M: Machine>(mapping: MappingRef<'a, M>, index: PageIndex) -> Result<
         if let Some(folio) = mapping.uptodate(index)? {
             return Ok(Some(Seen { folio, mapping }));
         }
-        match mapping.behind() {
-            Some(behind) => mapping = behind,
-            None if mapping.is_anonymous() => return Ok(None),
-            None => {
+        match mapping.behind_at(index) {
+            Behind::Again => crate::sync::spin_loop(),
+            Behind::Mapping(behind) => mapping = behind,
+            Behind::Nothing if mapping.is_anonymous() => return Ok(None),
+            Behind::Nothing => {
                 let folio = mapping.read_folio(index)?;
                 return Ok(Some(Seen { folio, mapping }));
             }

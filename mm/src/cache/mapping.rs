@@ -44,6 +44,8 @@ pub(super) enum Contents<'a> {
 pub(super) struct State<'a, M: Machine> {
     /// What is seen where nothing stands.
     pub(super) behind: Option<MappingRef<'a, M>>,
+    /// Whether that is being taken over, so that nobody else may look at it.
+    pub(super) absorbing: bool,
     /// Pages in folios that stand here.
     pub(super) pages: u64,
     /// Where the next read begins, if reads go on in order, and how large a folio it is to get.
@@ -78,7 +80,7 @@ impl<M: Machine> PageCache<'_, M> {
             Some(behind) if behind.is_anonymous() => behind.family.get(),
             _ => Counted::new(caches, Family::new()).map_err(|(_, error)| error)?,
         };
-        let state = State { behind, pages: 0, ahead: (PageIndex(0), Order::ZERO) };
+        let state = State { behind, absorbing: false, pages: 0, ahead: (PageIndex(0), Order::ZERO) };
         let largest = largest.min(PageCache::<M>::largest_order());
         let mapping =
             Mapping { cache: self, contents, largest, tree: self.nodes.tree(state), family, _looked_at: PhantomPinned };
@@ -119,7 +121,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
         self.family.get()
     }
 
-    /// What is seen where nothing stands.
+    /// What is seen where nothing stands. Who looks for a page asks [for it](Self::behind_at).
     pub(super) fn behind(&self) -> Option<MappingRef<'a, M>> {
         self.tree.lock(self.machine()).behind.as_ref().map(Counted::get)
     }

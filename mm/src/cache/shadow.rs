@@ -4,6 +4,9 @@
 //! from then on nobody writes that: each copies what it changes. Once all but one of those in front have gone, what is
 //! behind is that one's alone, and it absorbs it: folios change their mapping, and page-table entries stay as they are.
 //!
+//! Who looks for a page finds that a mapping has nothing there and what is behind it in one step, and keeps that from being
+//! absorbed by referring to it; who comes while it is absorbed waits. So nobody misses a page that goes from one to the other.
+//!
 //! Source: R. Rashid et al., "Machine-Independent Virtual Memory Management", ASPLOS 1987; FreeBSD's `vm_object_collapse`.
 #![expect(unsafe_code, reason = "a folio's reference goes from one tree to the other")]
 
@@ -49,22 +52,38 @@ impl<'a, M: Machine> Mapping<'a, M> {
         }
     }
 
+    /// What is seen at an index at which nothing stands here. Nobody takes over what that is for as long as the reference lives.
+    pub(super) fn behind_at(&self, index: PageIndex) -> Behind<'a, M> {
+        let tree = self.tree.lock(self.machine());
+        match &tree.behind {
+            _ if tree.absorbing || tree.look(index).is_some() => Behind::Again,
+            Some(behind) => Behind::Mapping(behind.get()),
+            None => Behind::Nothing,
+        }
+    }
+
     /// Takes over what stands behind, if that is nobody else's and anonymous, as far as it is not busy.
     pub(super) fn absorb(&self) {
         loop {
-            let tree = self.tree.lock(self.machine());
+            let mut tree = self.tree.lock(self.machine());
             let Some(behind) = tree.behind.as_ref().filter(|behind| behind.is_anonymous() && behind.is_only()) else {
                 return;
             };
-            // What stands behind is reached only through here, so nobody comes to refer to it meanwhile.
+            // What stands behind is reached only through here, and whoever comes meanwhile waits: nobody reads it back while it
+            // changes its place, or looks past both.
             let behind = behind.get();
+            tree.absorbing = true;
             drop(tree);
-            if self.absorb_from(&behind) == Absorbed::Part {
-                return;
-            }
+            let absorbed = self.absorb_from(&behind);
             // Who looks through the one that is empty now still finds what is behind it.
             let next = behind.behind();
-            let empty = core::mem::replace(&mut self.tree.lock(self.machine()).behind, next);
+            let mut tree = self.tree.lock(self.machine());
+            tree.absorbing = false;
+            if absorbed == Absorbed::Part {
+                return;
+            }
+            let empty = core::mem::replace(&mut tree.behind, next);
+            drop(tree);
             drop(empty);
         }
     }
@@ -82,7 +101,10 @@ impl<'a, M: Machine> Mapping<'a, M> {
             };
             let moved = match entry {
                 Entry::Item(_) => match behind.lookup(first).map(FolioRef::try_lock) {
-                    Some(Ok(folio)) if behind.holds(&folio, first) => self.absorb_folio(behind, folio),
+                    // It may have been split since it was found.
+                    Some(Ok(folio)) if behind.holds(&folio, first) && folio.order() == extent.order() => {
+                        self.absorb_folio(behind, folio)
+                    }
                     _ => Absorbed::Part,
                 },
                 Entry::Stored(_) | Entry::Lost => self.absorb_absent(behind, extent, entry),
@@ -179,6 +201,16 @@ impl<'a, M: Machine> Mapping<'a, M> {
             _ => Covers::Some,
         }
     }
+}
+
+/// What is behind a mapping at an index.
+pub(super) enum Behind<'a, M: Machine> {
+    /// This.
+    Mapping(MappingRef<'a, M>),
+    /// Nothing: the mapping is the last one.
+    Nothing,
+    /// Something stands in the mapping by now, or will in a moment: to be looked at again.
+    Again,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,8 +1,10 @@
 //! Others come between a look at what stands somewhere and what comes of it.
 //!
-//! Where it only has to be long enough, a test waits; too short, and it sees less, but fails for nothing else.
-#![expect(unsafe_code, reason = "freezes a folio")]
+//! Whoever is to be between holds a lock that one of the two needs next, or is a store that one reads from. Where it only has to
+//! be long enough, a test waits; too short, and it sees less, but fails for nothing else.
+#![expect(unsafe_code, reason = "freezes a folio, and refers to a mapping that another keeps")]
 
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +13,47 @@ use crate::host::on_cpu;
 use crate::units::CpuId;
 
 const CPUS: u16 = 4;
+
+/// A store that holds up who has read from it.
+struct HeldStore {
+    store: HostFile,
+    /// How many more are held up.
+    holds: AtomicU32,
+    let_go: AtomicBool,
+}
+
+impl HeldStore {
+    fn new(pages: usize) -> Self {
+        Self { store: HostFile::pages(pages), holds: AtomicU32::new(0), let_go: AtomicBool::new(false) }
+    }
+
+    fn hold_the_next(&self) {
+        self.holds.store(1, Ordering::Release);
+    }
+
+    fn let_go(&self) {
+        self.let_go.store(true, Ordering::Release);
+    }
+}
+
+impl Store for HeldStore {
+    fn size(&self) -> FileOffset {
+        self.store.size()
+    }
+
+    fn read(&self, offset: FileOffset, bytes: &mut [u8]) -> Result<(), StoreError> {
+        self.store.read(offset, bytes)?;
+        let held = self.holds.fetch_update(Ordering::AcqRel, Ordering::Acquire, |holds| holds.checked_sub(1));
+        while held.is_ok() && !self.let_go.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: FileOffset, bytes: &[u8]) -> Result<(), StoreError> {
+        self.store.write(offset, bytes)
+    }
+}
 
 /// Until others have come to where they wait, or could have.
 fn others_come() {
@@ -70,4 +113,65 @@ fn what_is_evicted_while_it_is_given_up_is_given_up_all_the_same() {
             assert_eq!(read(&mapping, 5), 0);
         });
     }
+}
+
+#[test]
+fn what_is_read_while_it_is_taken_over_from_behind_is_taken_over_once() {
+    let swap = HeldStore::new(4);
+    with_cache_of(8, CPUS, &swap, |cache| {
+        let machine = cache.pages().machine();
+        let behind = cache.anonymous(Order::ZERO).expect("there is memory");
+        write(&behind, 1, 7);
+        assert_eq!(cache.reclaim(Count(1)), Count(1));
+        let shadow = Mapping::shadow(&behind).expect("there is memory");
+        let address: *const Mapping<'_, HostMachine> = &raw const *behind;
+        drop(behind);
+        swap.hold_the_next();
+        thread::scope(|scope| {
+            // SAFETY: it stands behind the shadow, and so stays, as long as it cannot be looked at.
+            let held_behind = unsafe { &*address }.tree.lock(machine);
+            scope.spawn(|| on_cpu(CpuId(1), || write(&shadow, 9, 1)));
+            others_come();
+            scope.spawn(|| on_cpu(CpuId(2), || assert_eq!(read(&shadow, 1), 7)));
+            others_come();
+            let held = on_cpu(CpuId(3), || shadow.tree.lock(machine));
+            drop(held_behind);
+            others_come();
+            swap.let_go();
+            others_come();
+            drop(held);
+        });
+        assert_eq!((read(&shadow, 1), read(&shadow, 9)), (7, 1));
+        shadow.verify().expect("all is well");
+    });
+}
+
+#[test]
+fn who_reads_while_a_page_is_taken_over_never_sees_what_it_hides() {
+    let swap = HeldStore::new(4);
+    with_cache_of(8, CPUS, &swap, |cache| {
+        let machine = cache.pages().machine();
+        let oldest = cache.anonymous(Order::ZERO).expect("there is memory");
+        write(&oldest, 1, 1);
+        let behind = Mapping::shadow(&oldest).expect("there is memory");
+        write(&behind, 1, 2);
+        assert_eq!(cache.reclaim(Count(2)), Count(2));
+        let shadow = Mapping::shadow(&behind).expect("there is memory");
+        let address: *const Mapping<'_, HostMachine> = &raw const *behind;
+        drop((oldest, behind));
+        swap.hold_the_next();
+        thread::scope(|scope| {
+            // SAFETY: as above.
+            let held = unsafe { &*address }.tree.lock(machine);
+            let taking_over = scope.spawn(|| on_cpu(CpuId(1), || write(&shadow, 9, 1)));
+            others_come();
+            let reading = scope.spawn(|| on_cpu(CpuId(2), || read(&shadow, 1)));
+            others_come();
+            drop(held);
+            taking_over.join().expect("nothing was wrong");
+            swap.let_go();
+            assert_eq!(reading.join().expect("nothing was wrong"), 2);
+        });
+        shadow.verify().expect("all is well");
+    });
 }
