@@ -4,7 +4,9 @@
 //! mapping allows; so a file that is read from its start is read ahead. If memory is not there in such a piece, or
 //! something stands in the way, a smaller one is made, down to a page; only for that is anything reclaimed.
 //!
-//! What was written out is read back as the folio that it was, or page by page if there is no block that large.
+//! What was written out is read back as the folio that it was, or page by page if there is no block that large. The folio stands
+//! in the mapping while it is read, locked and not up to date, and keeps its place in the swap store until it was (CACHE-4). So what
+//! is read is never older than what somebody else has read back, changed and written out since.
 //!
 //! Source: Linux's `page_cache_ra_order`.
 
@@ -13,7 +15,7 @@ use thiserror::Error;
 use super::lookup::Standing;
 use super::mapping::{Contents, Mapping, extent_of};
 use super::page_cache::count;
-use super::standing::{NotInserted, PutBack};
+use super::standing::{NotInserted, PutBack, is_stored};
 use super::store::{Store, StoreError};
 use super::swap::Swap;
 use crate::folio::LockedFolio;
@@ -195,12 +197,17 @@ impl<'a, M: Machine> Mapping<'a, M> {
         };
         // It belongs to nobody yet, and nobody else waits for the lock.
         let folio = folio.lock();
-        self.read_pages(swap, &folio, slot)?;
-        folio.set(FolioFlags::UPTODATE | FolioFlags::DIRTY);
-        if self.put_back(&folio, extent, slot) == PutBack::Done {
-            swap.release(slot, Count(extent.order().pages()));
-            count(&self.cache.events.swapped_in, extent.order().pages());
+        // It stands there before it is read, so that its place stays taken until it was, and whoever wants it waits.
+        if self.put_back(&folio, extent, slot) == PutBack::Gone {
+            return Ok(());
         }
+        if let Err(error) = self.read_pages(swap, &folio, slot) {
+            self.take_out_unread(folio, slot);
+            return Err(error.into());
+        }
+        folio.set(FolioFlags::UPTODATE);
+        swap.release(slot, Count(extent.order().pages()));
+        count(&self.cache.events.swapped_in, extent.order().pages());
         Ok(())
     }
 
@@ -212,7 +219,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     }
 
     /// The run of places that an index was written out to, and what of the mapping it is.
-    fn stored_at(&self, index: PageIndex) -> Option<(Extent, StoreSlot)> {
+    pub(super) fn stored_at(&self, index: PageIndex) -> Option<(Extent, StoreSlot)> {
         let Found { first, last, entry } = self.tree.lock(self.machine()).next(index)?;
         match entry {
             Entry::Stored(slot) if first <= index => Some((extent_of(first, last)?, slot)),
@@ -221,11 +228,11 @@ impl<'a, M: Machine> Mapping<'a, M> {
     }
 
     /// Makes each page of what was written out as one an entry of its own.
-    fn divide_stored(&self, extent: Extent, slot: StoreSlot) -> Result<(), CacheError> {
+    pub(super) fn divide_stored(&self, extent: Extent, slot: StoreSlot) -> Result<(), CacheError> {
         let mut reserve = self.reserve();
         loop {
             let mut tree = self.tree.lock(self.machine());
-            if tree.look(extent.first()) != Some(Entry::Stored(slot)) {
+            if !is_stored(&tree, extent, slot) {
                 return Ok(());
             }
             if let Err(NodesLacking(lacking)) = tree.expand(extent, Order::ZERO, &mut reserve) {

@@ -16,7 +16,7 @@ use crate::folio::{FrozenFolio, LockedFolio};
 use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef};
 use crate::slab::NoMemory;
-use crate::tree::{Entry, Extent, Found, InsertError};
+use crate::tree::{Entry, Extent, Found, InsertError, TreeGuard};
 use crate::units::{Bytes, Count, Order, PAGE_SIZE, PageIndex, StoreSlot};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,15 +86,14 @@ impl<'a, M: Machine> Mapping<'a, M> {
         }
     }
 
-    /// Puts a folio, with its contents, where they were written out. Says whether they still were there.
+    /// Puts a folio where its contents were written out, to be read. Says whether they still were there.
     pub(super) fn put_back(&self, folio: &LockedFolio<'a, M>, extent: Extent, slot: StoreSlot) -> PutBack {
         let mut tree = self.tree.lock(self.machine());
-        let there = tree.next(extent.first()).is_some_and(|found| {
-            found.entry == Entry::Stored(slot) && (found.first, found.last) == (extent.first(), extent.last())
-        });
-        if !there {
+        if !is_stored(&tree, extent, slot) {
             return PutBack::Gone;
         }
+        // INVARIANT: CACHE-2, they are nowhere else once they have been read.
+        folio.set(FolioFlags::DIRTY);
         folio.set_place(self.address(), extent.first());
         let replaced = tree.replace(extent, Entry::Item(folio.get().into_kept()));
         assert!(replaced.is_ok(), "invariant TREE-1 broken: an entry was found and is none");
@@ -102,6 +101,13 @@ impl<'a, M: Machine> Mapping<'a, M> {
         tree.pages += u64::from(folio.order().pages());
         self.cache.lru.add(folio);
         PutBack::Done
+    }
+
+    /// Takes a folio out that was [put back](Self::put_back), and could not be read: its contents are where they were.
+    pub(super) fn take_out_unread(&self, folio: LockedFolio<'a, M>, slot: StoreSlot) {
+        self.cache.lru.remove(&folio);
+        let kept = self.vacate(&folio, folio.order(), Some(Entry::Stored(slot)));
+        self.drop_taken_out(folio, kept);
     }
 
     /// Takes a folio out that stands here. Gives the reference that the tree had, for which no value stands.
@@ -147,6 +153,11 @@ impl<'a, M: Machine> Mapping<'a, M> {
     pub(super) fn discard(&self, folio: LockedFolio<'a, M>) {
         self.unmap_folio(&folio, Leave::Nothing);
         let kept = self.take_out(&folio);
+        self.drop_taken_out(folio, kept);
+    }
+
+    /// Lets a folio go that was taken out, and the reference that the tree had.
+    fn drop_taken_out(&self, folio: LockedFolio<'a, M>, kept: NonNull<Descriptor<Folio>>) {
         folio.clear(FolioFlags::DIRTY);
         drop(folio.unlock());
         // SAFETY: the tree's reference, which it has just given up.
@@ -255,4 +266,11 @@ impl<'a, M: Machine> Mapping<'a, M> {
         }
         Forgotten::Done
     }
+}
+
+/// Whether all of an extent, and nothing else, is what was written out to a run of places.
+pub(super) fn is_stored<G>(tree: &TreeGuard<'_, '_, Descriptor<Folio>, G>, extent: Extent, slot: StoreSlot) -> bool {
+    tree.next(extent.first()).is_some_and(|found| {
+        found.entry == Entry::Stored(slot) && (found.first, found.last) == (extent.first(), extent.last())
+    })
 }

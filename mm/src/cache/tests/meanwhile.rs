@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::host::on_cpu;
+use crate::tree::Extent;
 use crate::units::CpuId;
 
 const CPUS: u16 = 4;
@@ -29,6 +30,12 @@ impl HeldStore {
 
     fn hold_the_next(&self) {
         self.holds.store(1, Ordering::Release);
+    }
+
+    fn until_it_is_held(&self) {
+        while self.holds.load(Ordering::Acquire) > 0 {
+            thread::yield_now();
+        }
     }
 
     fn let_go(&self) {
@@ -173,5 +180,50 @@ fn who_reads_while_a_page_is_taken_over_never_sees_what_it_hides() {
             assert_eq!(reading.join().expect("nothing was wrong"), 2);
         });
         shadow.verify().expect("all is well");
+    });
+}
+
+#[test]
+fn what_was_written_while_the_page_was_read_back_by_another_stays() {
+    let swap = HeldStore::new(1);
+    with_cache_of(8, CPUS, &swap, |cache| {
+        let mapping = cache.anonymous(Order::ZERO).expect("there is memory");
+        write(&mapping, 0, 1);
+        assert_eq!(cache.reclaim(Count(1)), Count(1));
+        swap.hold_the_next();
+        thread::scope(|scope| {
+            scope.spawn(|| on_cpu(CpuId(1), || read(&mapping, 0)));
+            swap.until_it_is_held();
+            // The page comes back, changes, and goes to the only place that there is.
+            let writing = scope.spawn(|| {
+                on_cpu(CpuId(2), || {
+                    write(&mapping, 0, 2);
+                    cache.reclaim(Count(1));
+                });
+            });
+            others_come();
+            swap.let_go();
+            writing.join().expect("nothing was wrong");
+        });
+        assert_eq!(read(&mapping, 0), 2);
+        mapping.verify().expect("all is well");
+    });
+}
+
+#[test]
+fn what_is_divided_where_another_has_divided_it_leaves_what_was_read_back_since() {
+    let swap = HostFile::pages(4);
+    with_cache(8, &swap, |cache| {
+        let mapping = cache.anonymous(Order::of(2)).expect("there is memory");
+        (0..4).for_each(|page| write(&mapping, page, 7));
+        assert_eq!(cache.reclaim(Count(4)), Count(4));
+        let (extent, slot) = mapping.stored_at(PageIndex(0)).expect("it was written out");
+        assert_eq!(extent, Extent::around(PageIndex(0), Order::of(2)));
+        mapping.divide_stored(extent, slot).expect("there is memory");
+        write(&mapping, 1, 8);
+        // The other had seen it whole, too.
+        mapping.divide_stored(extent, slot).expect("there is memory");
+        assert_eq!([0, 1, 2, 3].map(|page| read(&mapping, page)), [7, 8, 7, 7]);
+        mapping.verify().expect("all is well");
     });
 }
