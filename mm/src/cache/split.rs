@@ -18,6 +18,9 @@ use crate::slab::NoMemory;
 use crate::tree::{Entry, Extent, NodeReserve, NodesLacking};
 use crate::units::Count;
 
+/// Nodes that it takes to put a folio's slots together again: the root, if it has been lowered below them.
+const TO_COLLAPSE: u32 = 1;
+
 impl<'a, M: Machine> PageCache<'a, M> {
     /// Splits a folio that stands in a mapping of this cache. The pieces stand where it stood, in the state that it had.
     ///
@@ -48,8 +51,11 @@ impl<'a, M: Machine> PageCache<'a, M> {
         let frozen = match unsafe { folio.freeze(Count(1)) } {
             Ok(frozen) => frozen,
             Err(folio) => {
-                // As it was; if nodes lack for that, it stands in more slots than it must.
-                let _ = mapping.tree.lock(mapping.machine()).collapse(whole, &mut reserve);
+                let collapsed = mapping.tree.lock(mapping.machine()).collapse(whole, &mut reserve);
+                assert!(
+                    collapsed.is_ok(),
+                    "invariant CACHE-1 broken: a folio that was not split cannot stand as it stood"
+                );
                 return Err((folio, SplitError::Referred));
             }
         };
@@ -69,7 +75,8 @@ impl<'a, M: Machine> PageCache<'a, M> {
 }
 
 impl<'a, M: Machine> Mapping<'a, M> {
-    /// Gives each piece of a folio slots of its own, which still lead to the whole.
+    /// Gives each piece of a folio slots of its own, which still lead to the whole. What it wants to stand as it stood is left in
+    /// the reserve, however the tree shrinks meanwhile.
     fn make_slots(
         &self,
         folio: &LockedFolio<'a, M>,
@@ -88,7 +95,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
             let expanded = self.tree.lock(self.machine()).expand(extent, order, reserve);
             match expanded {
                 Ok(()) => return Ok(()),
-                Err(NodesLacking(lacking)) => reserve.refill(lacking)?,
+                Err(NodesLacking(Count(lacking))) => reserve.refill(Count(lacking + TO_COLLAPSE))?,
             }
         }
     }

@@ -2,18 +2,22 @@
 //!
 //! Whoever is to be between holds a lock that one of the two needs next, or is a store that one reads from. Where it only has to
 //! be long enough, a test waits; too short, and it sees less, but fails for nothing else.
-#![expect(unsafe_code, reason = "freezes a folio, and refers to a mapping that another keeps")]
+#![expect(unsafe_code, reason = "lists a region, freezes a folio, and refers to a mapping that another keeps")]
 
+use core::ptr::NonNull;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 use super::*;
+use crate::folio::LockedFolio;
 use crate::host::on_cpu;
+use crate::owner::FolioRef;
 use crate::tree::Extent;
-use crate::units::CpuId;
+use crate::units::{CpuId, SpaceId};
 
 const CPUS: u16 = 4;
+const SPACE: SpaceId = SpaceId(NonZeroU16::MIN);
 
 /// A store that holds up who has read from it.
 struct HeldStore {
@@ -225,5 +229,52 @@ fn what_is_divided_where_another_has_divided_it_leaves_what_was_read_back_since(
         mapping.divide_stored(extent, slot).expect("there is memory");
         assert_eq!([0, 1, 2, 3].map(|page| read(&mapping, page)), [7, 8, 7, 7]);
         mapping.verify().expect("all is well");
+    });
+}
+
+/// A region in which, while a folio is unmapped, another loses a page of the same mapping.
+struct Losing<'g, 'c> {
+    place: Listed<HostMachine>,
+    mapping: &'g Mapping<'c, HostMachine>,
+    page: PageIndex,
+}
+
+impl MapsFolios<HostMachine> for Losing<'_, '_> {
+    fn unmap(&self, folio: &LockedFolio<'_, HostMachine>, _: Leave) {
+        on_cpu(CpuId(1), || self.mapping.forget(self.page));
+        folio.remove_mappings(SPACE, Count(1));
+    }
+
+    fn put_back(&self, _: &FolioRef<'_, HostMachine>, _: Pfn) {}
+
+    fn write_protect(&self, _: &LockedFolio<'_, HostMachine>) {}
+
+    fn take_accessed(&self, _: &LockedFolio<'_, HostMachine>) -> Accessed {
+        Accessed::No
+    }
+}
+
+#[test]
+fn a_folio_that_does_not_split_stands_as_it_stood_though_the_tree_has_shrunk_meanwhile() {
+    let swap = HostFile::pages(1);
+    with_cache_of(8, CPUS, &swap, |cache| {
+        let machine = cache.pages().machine();
+        let mapping = cache.anonymous(Order::of(6)).expect("there is memory");
+        (0..2).for_each(|folio| write(&mapping, 64 * folio, 7));
+        let region = Losing { place: Listed::new(), mapping: &mapping, page: PageIndex(64) };
+        let address: NonNull<dyn MapsFolios<HostMachine> + '_> = NonNull::from(&region);
+        // SAFETY: the place is a part of the region, which does not move, and is taken off before that goes.
+        unsafe { mapping.family.list(machine, &region.place, address) };
+        let other = mapping.lookup(PageIndex(0)).expect("it stands there");
+        other.add_mappings(SPACE, Count(1)).expect("it is the first");
+        let folio = mapping.lookup(PageIndex(0)).expect("it stands there").lock();
+        let (folio, why) = cache.split(folio, SplitTo::Uniform(Order::ZERO)).expect_err("it is referred to");
+        assert_eq!((why, mapping.pages()), (SplitError::Referred, 64));
+        drop((folio, other));
+        // SAFETY: as above.
+        unsafe { mapping.family.unlist(machine, &region.place) };
+        mapping.verify().expect("all is well");
+        mapping.forget(PageIndex(0));
+        assert_eq!(mapping.pages(), 0);
     });
 }
