@@ -146,10 +146,10 @@ fn readers_find_what_stays_and_nothing_that_was_never_there() {
                 let world = &world;
                 scope.spawn(move || on_cpu(CpuId(cpu), || world.read(nodes, u64::from(cpu))))
             });
-            let other = scope.spawn(|| on_cpu(CpuId(1), || world.write(nodes, 1, scaled(40_000, 800))));
-            world.write(nodes, 0, scaled(20_000, 400));
+            let other = scope.spawn(|| on_cpu(CpuId(1), || world.write(nodes, 1, scaled(40_000, 120))));
+            world.write(nodes, 0, scaled(20_000, 60));
             nodes.shrink();
-            world.write(nodes, 0, scaled(20_000, 400));
+            world.write(nodes, 0, scaled(20_000, 60));
             other.join().expect("the other writer saw nothing wrong");
             drop(ended);
             for reader in readers {
