@@ -71,7 +71,10 @@ pub(crate) struct Zone<G> {
     pub(crate) kind: ZoneKind,
     /// From the first usable frame to behind the last; other zones and holes may lie between.
     pub(crate) span: PfnRange,
-    /// Pages of the span that the boot map calls the node's memory, those that were never free among them.
+    /// The span as it was at boot.
+    at_boot: PfnRange,
+    /// Pages that the boot map calls the node's memory in the span as it was, and what came in from elsewhere since: those that
+    /// were never free among them.
     pub(crate) present: u32,
     /// Pages that the allocator was given.
     pub(crate) managed: u32,
@@ -104,6 +107,7 @@ impl<G: Geometry> Zone<G> {
             node,
             kind,
             span,
+            at_boot: span,
             present,
             managed: 0,
             free: 0,
@@ -142,6 +146,16 @@ impl<G: Geometry> Zone<G> {
     pub(crate) fn lose(&mut self, pages: u32) {
         self.free -= pages;
         self.pivot.follow(self.managed - self.free);
+    }
+
+    /// Frames of it are the allocator's from now on, which were reserved so far.
+    pub(crate) fn take_in(&mut self, range: PfnRange) {
+        self.managed += range.pages();
+        let from_elsewhere = range.pages() - range.intersection(self.at_boot).pages();
+        // What another node has there was not counted.
+        self.present = (self.present + from_elsewhere).max(self.managed);
+        self.span = PfnRange::new(self.span.start.min(range.start), self.span.end.max(range.end));
+        self.pivot.cover(range);
     }
 
     /// The end of its list that a free block belongs to: below the pivot, where memory is to be used, it is the near one. What
@@ -201,7 +215,7 @@ impl<G: Geometry> Zone<G> {
     /// Its counts, with the pages that CPUs have at hand.
     pub(crate) fn report(&self, cached: u32) -> ZoneReport {
         let Self { id, node, kind, span, present, managed, free, nodes, peak_nodes, watermarks, ref lists, .. } = *self;
-        let free = free + cached;
+        let free = free.saturating_add(cached);
         let orders: [Order; Order::LIMIT.index() + 1] = core::array::from_fn(Order::of);
         let blocks = Migratetype::ALL.map(|migratetype| orders.map(|order| lists.len(migratetype, order)));
         ZoneReport { id, node, kind, span, present, managed, free, cached, nodes, peak_nodes, watermarks, blocks }

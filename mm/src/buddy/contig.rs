@@ -74,11 +74,7 @@ impl<M: Machine> Buddy<'_, '_, M> {
                 let _ = section.page(head).note_hwpoisoned(section.page(head).word());
             }
         }
-        let span = &mut self.zone.span;
-        self.zone.present += range.pages() - range.intersection(*span).pages();
-        *span = PfnRange::new(span.start.min(range.start), span.end.max(range.end));
-        self.zone.managed += range.pages();
-        self.zone.pivot.cover(range);
+        self.zone.take_in(range);
         Ok(())
     }
 

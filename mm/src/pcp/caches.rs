@@ -63,7 +63,7 @@ impl<'m> CpuCache<'m> {
 
     /// Pages in all lists, as of now.
     pub(crate) fn pages(&self) -> u32 {
-        self.lists().map(|list| list.len() * list.word().order().pages()).sum()
+        self.lists().map(|list| list.len() * list.word().order().pages()).fold(0, u32::saturating_add)
     }
 
     /// Every list that may hold any.

@@ -176,9 +176,10 @@ impl<'m> List<'m> {
         self.capacity > 0
     }
 
-    /// Blocks in it.
+    /// Blocks in it, as of now. Who reads it while others change it may see one bound from before and one from after: then none.
     pub(crate) fn len(&self) -> u32 {
-        self.top.load(Ordering::Relaxed).wrapping_sub(self.bottom.load(Ordering::Relaxed))
+        let blocks = self.top.load(Ordering::Relaxed).wrapping_sub(self.bottom.load(Ordering::Relaxed));
+        if blocks <= self.capacity { blocks } else { 0 }
     }
 
     /// Whether it has no room.

@@ -114,6 +114,26 @@ fn a_zone_grows_around_what_it_adopts_beyond_its_end_and_finds_it_there() {
 }
 
 #[test]
+fn what_lies_between_two_adopted_ranges_counts_once_it_is_adopted_and_all_of_it_can_go() {
+    let machine = machine(32 * MIB, 32 * MIB);
+    let allocator = allocator(&machine, &[usable(0, 16 * MIB), reserved(16 * MIB, 16 * MIB)]);
+    let before = zone(&allocator, ZoneKind::Dma32, 0);
+    // The upper half first.
+    for (adopted, start) in [(1, 24 * MIB), (2, 16 * MIB)] {
+        // SAFETY: nobody uses the memory of this machine but its allocator.
+        drop(unsafe { allocator.adopt(range(start, start + 8 * MIB)) }.expect("all of it is reserved"));
+        let after = zone(&allocator, ZoneKind::Dma32, 0);
+        let more = adopted * range(0, 8 * MIB).pages();
+        assert_eq!((after.managed, after.present), (before.managed + more, before.present + more));
+    }
+    let sections = range(0, 32 * MIB).frames().step_by(1024);
+    let gone = sections.filter(|&start| allocator.offline_pages(start).is_ok()).count();
+    let left = zone(&allocator, ZoneKind::Dma32, 0);
+    assert!(gone >= 6, "what was adopted is free: {gone}");
+    assert_eq!(left.present, before.present + 4096 - 1024 * u32::try_from(gone).expect("few"));
+}
+
+#[test]
 fn frames_go_to_the_node_that_they_lie_in_or_next_to() {
     let machine = machine(32 * MIB, 32 * MIB);
     let on = |node, region: Region| Region { node: NodeId(node), ..region };
@@ -159,6 +179,7 @@ fn what_is_not_reserved_memory_of_one_zone_is_refused_and_changes_nothing() {
     let around = |pfn: Pfn| PfnRange::new(pfn, pfn.plus(1));
     let cases = [
         (range(MIB, MIB), AdoptError::Empty),
+        (PfnRange { start: range(7 * MIB, 9 * MIB).start, end: range(MIB, MIB).end }, AdoptError::Empty),
         (range(MIB, 2 * MIB + PAGE), AdoptError::NotReserved(range(2 * MIB, 3 * MIB).start)),
         (range(MIB - PAGE, 2 * MIB), AdoptError::NotReserved(range(MIB - PAGE, MIB).start)),
         (around(used.head()), AdoptError::NotReserved(used.head())),
