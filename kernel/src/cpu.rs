@@ -14,12 +14,15 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
 use arrayvec::ArrayVec;
 use kernel_core::layout::CPUS;
+use mm::page::CpuDown;
 use mm::units::CpuId;
+use spin::Mutex;
 use thiserror::Error;
 use x86_64::instructions::interrupts;
 
 use crate::apic::{InterruptVector, LocalApic, Message};
 use crate::cpu_local::{PerCpu, per_cpu, this_cpu};
+use crate::platform::Platform;
 use crate::{memory, nmi};
 
 /// What a CPU is to do.
@@ -39,6 +42,9 @@ static NEXT: PerCpu<AtomicPtr<Job<'static>>> = per_cpu!(AtomicPtr::new(ptr::null
 
 /// Whether a CPU is there: one of these.
 static STATES: PerCpu<AtomicU8> = per_cpu!(AtomicU8::new(ABSENT));
+
+/// What says that a CPU keeps no memory at hand, while it is offline.
+static DOWN: PerCpu<Mutex<Option<CpuDown<'static, Platform>>>> = per_cpu!(Mutex::new(None));
 
 const ABSENT: u8 = 0;
 const ONLINE: u8 = 1;
@@ -203,9 +209,7 @@ pub(crate) fn offline(cpu: CpuId) -> Result<(), HotplugError> {
     }
     call(cpu);
     drop(Posted { job: &last });
-    if let Some(allocator) = memory::allocator() {
-        allocator.take_cpu_down(cpu);
-    }
+    *DOWN.of(cpu).lock() = memory::allocator().and_then(|allocator| allocator.take_cpu_down(cpu));
     Ok(())
 }
 
@@ -215,9 +219,7 @@ pub(crate) fn offline(cpu: CpuId) -> Result<(), HotplugError> {
 /// See [`HotplugError`].
 pub(crate) fn bring_back(cpu: CpuId) -> Result<(), HotplugError> {
     change(cpu, OFFLINE, ONLINE)?;
-    if let Some(allocator) = memory::allocator() {
-        allocator.bring_cpu_up(cpu);
-    }
+    drop(DOWN.of(cpu).lock().take());
     Ok(())
 }
 

@@ -40,6 +40,7 @@ pub(crate) use anatomy::Place;
 pub use block::{Block, ContigRange};
 pub use bulk::BlockBatch;
 pub(crate) use claim::Claim;
+pub use drain::CpuDown;
 pub use hotplug::NotOffline;
 pub use hwpoison::{FailedPage, FailureError, FailureOutcome, MemoryFailure, UnpoisonError};
 pub use numa::NumaEvents;

@@ -6,13 +6,37 @@
 //!
 //! Invariants: PCP-1, GATE-1. Cost: a barrier on every CPU, a look at each of their lists, and freeing what is in them.
 
+use core::fmt;
+
 use super::allocator::{PageAllocator, ZoneCell};
 use crate::desc::allocator_word::PageState;
 use crate::desc::word::Page;
 use crate::invariant::{Invariant, Violation};
+use crate::lock_order::Work;
 use crate::machine::Machine;
 use crate::pcp::{ClosedCaches, CpuCache, List};
 use crate::units::{Count, CpuId, Pfn, ZoneId};
+
+/// A CPU that keeps nothing at hand until this drops, which is not for handlers.
+#[must_use = "the CPU keeps blocks at hand again as soon as this drops"]
+pub struct CpuDown<'a, M: Machine> {
+    allocator: &'a PageAllocator<'a, M>,
+    cpu: CpuId,
+}
+
+impl<M: Machine> Drop for CpuDown<'_, M> {
+    fn drop(&mut self) {
+        let caches = self.allocator.cpu_caches;
+        // A handler that has interrupted its own CPU amid its lists leaves it as it is, which harms nobody.
+        let _ = self.allocator.with_all_closed(|_, _| caches.admit(self.cpu));
+    }
+}
+
+impl<M: Machine> fmt::Debug for CpuDown<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CpuDown").field(&self.cpu).finish()
+    }
+}
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
     /// Gives all that CPUs have at hand back to the zones. Says how many pages.
@@ -20,19 +44,18 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         self.with_all_closed(|interrupts, closed| self.drain_closed(interrupts, closed)).unwrap_or(Count(0))
     }
 
-    /// Takes a CPU that goes away out: what it has at hand goes back to the zones, and it keeps nothing at hand from then on,
-    /// though it may allocate and free. Each CPU that was taken out is to be [taken in](Self::bring_cpu_up) before this is
-    /// called for it again. Not for handlers.
-    pub fn take_cpu_down(&self, cpu: CpuId) {
+    /// Takes a CPU that goes away out: what it has at hand goes back to the zones, and it keeps nothing at hand until the
+    /// result drops, though it may allocate and free. Not for handlers. `None`, and nothing done, if there is no such CPU, or in
+    /// a handler.
+    pub fn take_cpu_down(&self, cpu: CpuId) -> Option<CpuDown<'_, M>> {
+        if cpu.0 >= self.machine.cpus().get() || self.machine.context().work == Work::Handler {
+            return None;
+        }
         self.with_all_closed(|interrupts, closed| {
             self.drain_closed(interrupts, closed);
             self.cpu_caches.retire(cpu);
-        });
-    }
-
-    /// Lets a CPU that was [taken out](Self::take_cpu_down) keep blocks at hand again. Not for handlers.
-    pub fn bring_cpu_up(&self, cpu: CpuId) {
-        self.with_all_closed(|_, _| self.cpu_caches.admit(cpu));
+            CpuDown { allocator: self, cpu }
+        })
     }
 
     /// Does some work while no CPU has anything at hand, nor can have. `None`, and nothing done, if it cannot be now.
@@ -109,6 +132,10 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
 
     /// Pages of a zone that CPUs have at hand, as of now; exact while nobody allocates or frees.
     pub(super) fn cached_pages(&self, zone: ZoneId) -> u32 {
-        self.cpu_caches.of_zone(zone).chain(self.cpu_caches.shelf(zone)).map(CpuCache::pages).sum()
+        self.cpu_caches
+            .of_zone(zone)
+            .chain(self.cpu_caches.shelf(zone))
+            .map(CpuCache::pages)
+            .fold(0, u32::saturating_add)
     }
 }

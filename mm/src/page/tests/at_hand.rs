@@ -255,16 +255,36 @@ fn a_cpu_that_is_taken_down_leaves_nothing_at_hand_and_keeps_nothing_until_it_is
     with_cpus(2, |allocator| {
         stock(allocator, 2);
         let both = cached(allocator);
-        allocator.take_cpu_down(CpuId(1));
+        let down = allocator.take_cpu_down(CpuId(1)).expect("there is such a CPU");
         assert_eq!(cached(allocator), 0, "of {both}");
         on(1, || drop(allocator.alloc(PAGE).expect("it still can")));
         assert_eq!(cached(allocator), 0);
         drop(allocator.alloc(PAGE));
         assert!(cached(allocator) > 0, "the others go on");
-        allocator.bring_cpu_up(CpuId(1));
+        drop(down);
         allocator.drain();
         on(1, || drop(allocator.alloc(PAGE)));
         assert!(cached(allocator) > 0, "it is back");
+    });
+}
+
+#[test]
+fn a_cpu_that_there_is_not_cannot_be_taken_down_and_one_is_back_when_all_who_took_it_down_say_so() {
+    with_cpus(2, |allocator| {
+        assert!([2, 3, u16::MAX].into_iter().all(|cpu| allocator.take_cpu_down(CpuId(cpu)).is_none()));
+        let in_a_handler = allocator.machine().interrupt(|| allocator.take_cpu_down(CpuId(1)).is_none());
+        assert_eq!(in_a_handler, Some(true));
+        let both = [(); 2].map(|()| allocator.take_cpu_down(CpuId(1)).expect("there is such a CPU"));
+        let keeps_any = || {
+            allocator.drain();
+            on(1, || drop(allocator.alloc(PAGE)));
+            cached(allocator) > 0
+        };
+        for down in both {
+            assert!(!keeps_any(), "somebody has it down");
+            drop(down);
+        }
+        assert!(keeps_any(), "it is back");
     });
 }
 
@@ -444,9 +464,9 @@ fn many_cpus_allocate_free_hand_over_drain_and_pull_ranges_at_once_and_no_page_i
             threads.spawn(|| {
                 on(CPUS - 1, || {
                     while !done.load(Ordering::Relaxed) {
-                        allocator.take_cpu_down(CpuId(0));
+                        let down = allocator.take_cpu_down(CpuId(0)).expect("there is such a CPU");
                         thread::yield_now();
-                        allocator.bring_cpu_up(CpuId(0));
+                        drop(down);
                         let Count(_) = allocator.drain();
                         thread::yield_now();
                     }

@@ -55,10 +55,10 @@ fn costs(memory: u64, direct_map_end: u64) -> Costs {
     let back_in_a_row = mean(&machine, ROW as u64, || held.drain(..).for_each(free));
     let Count(_) = allocator.drain();
     // Closed, so that each page is the zone's.
-    allocator.take_cpu_down(crate::units::CpuId(0));
+    let down = allocator.take_cpu_down(crate::units::CpuId(0)).expect("there is such a CPU");
     pair(page);
     let split_and_merge = mean(&machine, 8, || (0..8).for_each(|_| pair(page)));
-    allocator.bring_cpu_up(crate::units::CpuId(0));
+    drop(down);
     Costs { order0_pair, order10_pair, in_a_row, back_in_a_row, split_and_merge }
 }
 

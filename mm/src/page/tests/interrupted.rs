@@ -107,9 +107,9 @@ fn all_ways(allocator: &Allocator<'_>) {
     allocator.tick();
     let Count(_) = allocator.drain();
     drop(allocator.alloc_contig(PfnRange::new(Pfn::new(0x1100), Pfn::new(0x1133))));
-    allocator.take_cpu_down(CpuId(0));
+    let down = allocator.take_cpu_down(CpuId(0)).expect("there is such a CPU");
     held.alloc(allocator, 0, Request::movable(Order::ZERO));
-    allocator.bring_cpu_up(CpuId(0));
+    drop(down);
     held.free_all(allocator);
 }
 
