@@ -3,7 +3,7 @@
 //!
 //! While nobody owns the page, the second word is a number: for a free block its position on its list, for a node the
 //! first position under it (the way back to its parent's slot), for a block in flight between lists the next one in
-//! flight, and zero for a block at hand of a CPU, as for an allocated one that nobody owns.
+//! flight, for a block at hand of a CPU its head's own number, and zero for an allocated one that nobody owns.
 //!
 //! That a page's memory lies may be said by anybody at any time, of a block whose owner is just about to halve it, join it or
 //! have another group pay for it. So those change what differs, in one atomic step, and what is said meanwhile stays.
@@ -12,7 +12,7 @@
 //! memory of one of its pages lies, and no block that is free has such a page).
 //! Source: K. Overstreet, "Struct page proposal", linux-mm, 2021-09-23.
 
-use super::allocator_word::{AllocatorWord, HAS_HWPOISONED, HWPOISON, ListId};
+use super::allocator_word::{AllocatorWord, HAS_HWPOISONED, HWPOISON, ListId, PageState};
 use super::owner_word::OwnerWord;
 use crate::OwnerKind;
 use crate::charge::GroupId;
@@ -164,6 +164,26 @@ impl Page {
     pub(crate) fn set_hwpoison(&self) -> bool {
         // Relaxed: what is said of the page goes without anything else; its head is told after it.
         self.allocator.fetch_or(HWPOISON, Ordering::Relaxed) & HWPOISON == 0
+    }
+
+    /// The same of a page that the allocator was never given; `None` if it has the page by now.
+    pub(crate) fn set_hwpoison_reserved(&self) -> Option<bool> {
+        self.mark_reserved(|word| word | HWPOISON)
+    }
+
+    /// Takes that back. Says whether it was said; `None` if the allocator has the page by now.
+    pub(crate) fn clear_hwpoison_reserved(&self) -> Option<bool> {
+        self.mark_reserved(|word| word & !HWPOISON)
+    }
+
+    fn mark_reserved(&self, mark: impl FnOnce(u64) -> u64) -> Option<bool> {
+        let word = self.word();
+        let marked = AllocatorWord(mark(word.0));
+        if !word.is(PageState::Reserved) {
+            return None;
+        }
+        // Whoever adopts the page meanwhile looks for marks afterwards, and must find each that was set.
+        if marked == word { Some(false) } else { self.replace(word, marked).map(|()| true) }
     }
 
     /// Says that the page's memory does not lie. Says whether it was said to.

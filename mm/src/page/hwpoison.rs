@@ -156,8 +156,10 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             match word.state() {
                 Some(PageState::Hole) => return Err(FailureError::NoMemory(pfn)),
                 Some(PageState::Reserved) => {
-                    if !page.set_hwpoison() {
-                        return Err(FailureError::Known(pfn));
+                    match page.set_hwpoison_reserved() {
+                        Some(true) => {}
+                        Some(false) => return Err(FailureError::Known(pfn)),
+                        None => continue,
                     }
                     let memory_map = self.map.stands_in(self.machine, pfn);
                     let page = if memory_map { FailedPage::MemoryMap } else { FailedPage::Reserved };
@@ -253,9 +255,11 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
             let Some(head) = self.map.head_of(pfn) else { continue };
             let word = self.map.page(head).word();
             match word.state() {
-                Some(PageState::Reserved) => {
-                    return if page.clear_hwpoison() { Ok(()) } else { not_poisoned };
-                }
+                Some(PageState::Reserved) => match page.clear_hwpoison_reserved() {
+                    Some(true) => return Ok(()),
+                    Some(false) => return not_poisoned,
+                    None => {}
+                },
                 Some(PageState::Allocated | PageState::Offline) => {
                     if !page.word().is_hwpoison() {
                         return not_poisoned;

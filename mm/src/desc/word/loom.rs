@@ -133,6 +133,26 @@ fn memory_that_fails_in_a_block_that_is_halved_is_known_to_the_half_it_is_in() {
 }
 
 #[test]
+fn memory_that_fails_while_it_is_adopted_is_known_to_its_head_or_looked_at_again() {
+    model(|| {
+        let page = Arc::new(Page::new(AllocatorWord::RESERVED));
+        let failing = thread::spawn({
+            let page = Arc::clone(&page);
+            move || page.set_hwpoison_reserved() == Some(true)
+        });
+        // As `Buddy::adopt_reserved` has it.
+        page.adopt(AllocatorWord::allocated(Migratetype::Movable, Order::ZERO, ZONE));
+        if page.word().is_hwpoison() {
+            page.note_hwpoisoned(page.word()).expect("nobody else changes it");
+        }
+        let failed = failing.join().expect("it failed, or was told to look again");
+        let word = page.word();
+        assert_eq!((word.is_hwpoison(), word.has_hwpoisoned()), (failed, failed), "{word:?}");
+        assert!(word.is_intact() && page.clear_hwpoison_reserved().is_none());
+    });
+}
+
+#[test]
 fn memory_that_fails_in_a_block_that_is_joined_is_known_to_the_whole() {
     against(Frames::halve, Frames::join);
 }
