@@ -15,8 +15,12 @@ use std::boxed::Box;
 use std::sync::Mutex;
 use std::vec::Vec;
 
+#[cfg(not(loom))]
+use crate::boot_map::BootMap;
 use crate::lock_order::{Context, HeldLocks, Interrupts, Work};
 use crate::machine::{Geometry, Machine};
+#[cfg(not(loom))]
+use crate::page::{PageAllocator, SetupError};
 #[cfg(not(loom))]
 use crate::specification::{Entry, Specification};
 use crate::units::{CpuId, NodeId, PAGE_SIZE, Pfn, PhysAddr};
@@ -189,6 +193,18 @@ impl<G> ArenaMachine<G> {
     fn parts(tables_end: Pfn, memory_end: Pfn) -> impl Iterator<Item = (Pfn, usize)> {
         let len = move |pfn| if pfn < tables_end { PAGE_WORDS } else { NODE_WORDS };
         (0..memory_end.number()).map(Pfn::new).map(move |pfn| (pfn, len(pfn)))
+    }
+}
+
+#[cfg(not(loom))]
+impl<G: Geometry> ArenaMachine<G> {
+    /// The allocator of what a boot map calls usable of this machine's memory. A machine is asked once.
+    pub(crate) fn allocator<const CAPACITY: usize>(
+        &self,
+        map: &mut BootMap<CAPACITY>,
+    ) -> Result<PageAllocator<'_, Self>, SetupError> {
+        // SAFETY: MACHINE-MEMORY, a test's machine has one allocator, and its memory is touched by nobody else.
+        unsafe { PageAllocator::new(self, map) }
     }
 }
 

@@ -89,7 +89,7 @@ impl<'m, G: Geometry> Search<'m, G> {
         let frames = PfnRange::new(BASE, BASE.plus(pages));
         let regions = [region(1, BASE.number(), 0), region(BASE.number(), frames.end.number(), 1)];
         let mut boot_map: BootMap = BootMap::new(&regions).expect("the regions are disjoint");
-        let allocator = PageAllocator::new(machine, &mut boot_map).expect("the tables fit below the small machine");
+        let allocator = machine.allocator(&mut boot_map).expect("the tables fit below the small machine");
         // What the tables left of their node is out of the game.
         let elsewhere = Request::movable(Order::ZERO).near(NodeId(0));
         while let Ok(pfn) = allocator.alloc_raw(elsewhere) {

@@ -8,8 +8,8 @@
 //! the same CPU of one machine at the same time. Interrupts come where a test says: at once ([`HostMachine::interrupt`]),
 //! or in front of any instruction (`stepping`).
 //!
-//! What the allocator must never do is a panic that says so: slots given up out of order, a fourth slot, a slot for
-//! lowmem, a frame that does not exist, a slot still live when the machine goes.
+//! What the allocator must never do is a panic that says so: slots given up out of order, a fourth slot (in a handler
+//! a seventh), a slot for lowmem, a frame that does not exist, a slot still live when the machine goes.
 //!
 //! In an interpreter memory is the process's heap (`heap`): nothing faults there, but each pointer knows what it may reach.
 //!
@@ -20,6 +20,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicBool;
 use std::boxed::Box;
 use std::io;
 use std::string::{String, ToString};
@@ -35,7 +36,7 @@ use spin::Mutex;
 
 use crate::faults::Faults;
 use crate::hardening::Hardening;
-use crate::lock_order::{Context, HeldLocks};
+use crate::lock_order::{Context, HeldLocks, Work};
 use crate::machine::{Fence, Geometry, Machine, Standard};
 use crate::random::RandomSeed;
 use crate::specification::{Entry, Specification};
@@ -47,6 +48,7 @@ mod barrier;
 #[cfg(miri)]
 mod heap;
 mod interrupts;
+mod lend;
 #[cfg(all(test, not(loom)))]
 mod meeting;
 #[cfg(not(miri))]
@@ -75,8 +77,11 @@ pub use scale::scaled;
 pub(crate) use scale::{at_each_step, ballast, orders_that_take_all};
 pub use topology::Topology;
 
-/// Slots that a CPU may have live at once: there are no interrupt handlers, which would have as many again.
-const SLOTS: usize = 3;
+/// Slots that a task may have live at once.
+const TASK_SLOTS: usize = 3;
+
+/// Slots of a CPU: an interrupt handler may have as many again.
+const SLOTS: usize = 2 * TASK_SLOTS;
 
 /// A machine with its own physical memory, gone when dropped.
 pub struct HostMachine<G: Geometry = Standard> {
@@ -88,6 +93,7 @@ pub struct HostMachine<G: Geometry = Standard> {
     reports: Mutex<Vec<String>>,
     specification: Option<Box<[Entry]>>,
     kmap_start: Pfn,
+    is_lent: AtomicBool,
     hardening: Hardening,
     random_seed: RandomSeed,
     #[cfg(asan)]
@@ -151,6 +157,7 @@ impl<G: Geometry> HostMachine<G> {
             reports: Mutex::default(),
             specification: None,
             kmap_start: direct_map_end,
+            is_lent: AtomicBool::new(false),
             hardening: Hardening::empty(),
             random_seed: RandomSeed::default(),
             #[cfg(asan)]
@@ -302,7 +309,8 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
         let mut slots = self.cpus[cpu].slots.lock();
         slots.claim(cpu);
         let level = slots.live.len();
-        assert!(level < SLOTS, "CPU {cpu} already has {SLOTS} live slots");
+        let most = if self.context().work == Work::Handler { SLOTS } else { TASK_SLOTS };
+        assert!(level < most, "CPU {cpu} already has {most} live slots");
         slots.live.push(frame);
         let slot = cpu * SLOTS + level;
         // SAFETY: the slot was not live, so nothing refers to it.

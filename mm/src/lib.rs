@@ -19,7 +19,8 @@
 //! let machine = mm::host::HostMachine::<Standard>::new(end, direct_map_end, core::num::NonZeroU16::MIN)?;
 //! let memory = Region { start: PhysAddr(0), len: 64 << 20, kind: RegionKind::Usable, node: NodeId(0) };
 //! let mut map: BootMap = BootMap::new(&[memory])?;
-//! let allocator = PageAllocator::new(&machine, &mut map)?;
+//! // SAFETY: nobody else uses that memory.
+//! let allocator = unsafe { PageAllocator::new(&machine, &mut map) }?;
 //!
 //! let before = allocator.free_pages();
 //! let mut block = allocator.alloc(Request::movable(Order::of(3)))?;
@@ -43,6 +44,7 @@
 //! | [`specification`] | what the page allocator is to do, and nothing of how |
 //! | [`hardening`], [`random`] | what is done to memory that nobody uses, and choices that nobody foresees |
 //! | [`machine`], [`faults`] | the door to the machine, and how it lets allocations fail |
+//! | `sync` | atomics that a model checker can take the place of, and barriers |
 //! | `frame`, [`poison`] | where a frame stands while it is looked at, and what free ones hold |
 //! | [`lock`] | locks that are checked against their order |
 //! | [`boot_map`] | firmware's memory map made fit to build on |

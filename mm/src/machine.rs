@@ -77,8 +77,8 @@ pub enum Fence {
 ///   whole page may be read and written; for one frame they always lead to the same memory, for two frames never.
 ///   Neighbouring frames are neighbours in the direct map.
 /// * MACHINE-MEMORY: the direct map's end never changes, what it maps stays mapped while the machine is borrowed, but for what
-///   is [unmapped](Self::unmap_pages) and not mapped again, and memory that the boot map calls usable exists and has no other
-///   user.
+///   is [unmapped](Self::unmap_pages) and not mapped again. (Whose memory that is, whoever makes
+///   [an allocator](crate::page::PageAllocator::new) answers for.)
 /// * While an interrupt guard lives, no interrupt handler runs on this CPU. [`context`](Self::context) says what the CPU
 ///   does, and [`held_locks`](Self::held_locks) is one for each CPU.
 /// * A kmap slot belongs to the CPU that mapped it (HIGH-1).

@@ -404,7 +404,8 @@ fn run<M: Machine>(machine: &M, memory: &Memory, steps: &[Step]) {
     let Ok(mut boot_map) = BootMap::<64>::new(&memory.regions) else { return };
     let is_reserved = |extent: &&Extent| extent.kind == RegionKind::Reserved;
     let reserved = boot_map.extents().iter().filter(is_reserved).flat_map(|extent| extent.range.frames()).collect();
-    let Ok(allocator) = PageAllocator::new(machine, &mut boot_map) else { return };
+    // SAFETY: MACHINE-MEMORY, the machine was made for this run.
+    let Ok(allocator) = (unsafe { PageAllocator::new(machine, &mut boot_map) }) else { return };
     let frames = boot_map.usable().flat_map(|(range, node)| range.frames().map(move |pfn| (pfn, node)));
     let frames = frames.map(|(pfn, node)| (pfn, (node, kind(&allocator, pfn)))).collect();
     let groups = LIMITS.map(|limit| allocator.groups().create(limit).expect("few groups are made"));

@@ -295,7 +295,7 @@ impl fmt::Debug for VirtualAddress {
 #[repr(transparent)]
 pub struct SpaceId(pub NonZeroU16);
 
-/// A run of frames: `start` up to, not including, `end`.
+/// A run of frames: `start` up to, not including, `end`. None if they are out of order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PfnRange {
     /// The first frame.
@@ -312,12 +312,12 @@ impl PfnRange {
 
     /// Frames in the run.
     pub const fn pages(self) -> u32 {
-        self.end.0 - self.start.0
+        self.end.0.saturating_sub(self.start.0)
     }
 
     /// Whether the run has no frame.
     pub const fn is_empty(self) -> bool {
-        self.end.0 == self.start.0
+        self.end.0 <= self.start.0
     }
 
     /// Whether `pfn` lies in the run.

@@ -57,7 +57,7 @@ fn schedules(frames: u32, work: impl Fn(&PageAllocator<'_, HostMachine>) + Clone
         let machine = machine.specified();
         let memory = Region { start: PhysAddr(0), len: end.address().0, kind: RegionKind::Usable, node: NodeId(0) };
         let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-        work(&PageAllocator::new(&machine, &mut map).expect("the allocator's tables fit"));
+        work(&machine.allocator(&mut map).expect("the allocator's tables fit"));
     };
     if let Ok(schedule) = std::env::var("SCHEDULE") {
         return shuttle::replay_from_file(on_machine, schedule);

@@ -56,7 +56,7 @@ fn with_memory<G: Geometry>(pages: u32, lowmem: u32, test: impl FnOnce(&Bench<'_
     };
     let regions = [region(PfnRange::new(Pfn::new(1), BASE), NodeId(0)), region(frames, NODE)];
     let mut boot_map: BootMap = BootMap::new(&regions).expect("the regions are disjoint");
-    let allocator = PageAllocator::new(&machine, &mut boot_map).expect("the tables fit below");
+    let allocator = machine.allocator(&mut boot_map).expect("the tables fit below");
     let bench = Bench { allocator, frames };
     for _ in 0..bench.allocator.free_pages() - pages {
         bench.allocator.alloc_raw(Request::movable(Order::ZERO).near(NodeId(0))).expect("the pages are counted");

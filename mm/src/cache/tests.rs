@@ -15,7 +15,7 @@ use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::folio::{SplitError, SplitTo};
 use crate::host::{HostMachine, ballast, scaled};
 use crate::owner::{FolioFlags, FolioRef, Owners};
-use crate::page::{Block, PageAllocator, Request};
+use crate::page::{Block, Request};
 use crate::shrinker::{Shortage, Shrinker};
 use crate::slab::{Counted, KmemCaches};
 use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, PageIndex, Pfn, PhysAddr};
@@ -92,7 +92,7 @@ fn with_cache_of<R>(mib: u32, cpus: u16, swap: &dyn Store, test: impl FnOnce(&Ca
     let machine = HostMachine::new(end, direct_map_end, cpus).expect("the host lends memory");
     let memory = Region { start: PhysAddr(0), len: u64::from(mib) << 20, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     let free = pages.free_pages();
     let caches = KmemCaches::new(&pages).expect("there is memory");
     let owners = Owners::new(&caches).expect("there is memory");

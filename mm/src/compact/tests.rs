@@ -81,7 +81,7 @@ fn with_rig<R>(mib: u32, lowmem: u32, test: impl FnOnce(&Rig<'_>) -> R) -> R {
     let machine = HostMachine::new(Pfn::new(mib << 8), Pfn::new(lowmem << 8), cpus).expect("the host lends memory");
     let memory = Region { start: PhysAddr(0), len: u64::from(mib) << 20, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     let free = pages.free_pages();
     let result = {
         let caches = KmemCaches::new(&pages).expect("there is memory");

@@ -75,7 +75,7 @@ impl Scene<'_, '_> {
             region(415, 608, RegionKind::Usable),
         ];
         let mut map: BootMap = BootMap::new(&regions).expect("the map is sound");
-        let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+        let pages = machine.allocator(&mut map).expect("the tables fit");
         let caches = KmemCaches::new(&pages).expect("there is memory");
         let owners = Owners::new(&caches).expect("there is memory");
         let cache = caches.create(CacheSpec::new("flips", OBJECT)).expect("it fits");

@@ -9,7 +9,7 @@ use super::{HostMachine, on_cpu};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::hardening::Hardening;
 use crate::machine::{Machine, Standard};
-use crate::page::{PageAllocator, Request};
+use crate::page::Request;
 use crate::units::{CpuId, NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 
 const SEGMENTATION_FAULT: i32 = 11;
@@ -71,7 +71,7 @@ fn a_page_that_was_freed_faults_where_free_pages_are_unmapped() {
         let machine = machine.expect("the host lends memory").hardened(Hardening::DEBUG_PAGEALLOC);
         let memory = Region { start: PhysAddr(0), len: 16 << 20, kind: RegionKind::Usable, node: NodeId(0) };
         let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-        let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+        let pages = machine.allocator(&mut map).expect("the tables fit");
         let block = pages.alloc(Request::new(Order::ZERO)).expect("there is memory");
         let page = machine.direct_map(block.head());
         write(page, 1);
@@ -245,6 +245,27 @@ fn a_fourth_slot_is_reported() {
     let machine = machine();
     (8..12).for_each(|frame| {
         machine.kmap_local(Pfn::new(frame));
+    });
+}
+
+#[test]
+fn a_handler_has_as_many_slots_as_what_it_interrupts() {
+    let machine = machine();
+    let slots = || [8, 9, 10].map(|frame| machine.kmap_local(Pfn::new(frame)));
+    let give_up = |slots: [_; 3]| slots.into_iter().rev().for_each(|slot| kunmap(&machine, slot));
+    let outer = slots();
+    machine.interrupt(|| give_up(slots())).expect("interrupts are on");
+    give_up(outer);
+}
+
+#[test]
+#[should_panic(expected = "already has 6 live slots")]
+fn a_seventh_slot_is_reported_in_a_handler() {
+    let machine = machine();
+    machine.interrupt(|| {
+        (0..7).for_each(|_| {
+            machine.kmap_local(Pfn::new(8));
+        })
     });
 }
 

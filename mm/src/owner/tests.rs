@@ -16,7 +16,7 @@ use crate::faults::Fired;
 use crate::host::sweep::fail_each_once;
 use crate::host::{HostMachine, scaled};
 use crate::invariant::Invariant;
-use crate::page::{FreeError, PageAllocator, Request};
+use crate::page::{FailureOutcome, FreeError, PageAllocator, Request};
 use crate::slab::{CacheSpec, KmemCaches};
 use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PfnRange};
 
@@ -46,7 +46,7 @@ fn with_pages<R>(test: impl FnOnce(&Pages<'_>) -> R) -> R {
         Region { start: frames(start).address(), len: frames(len).address().0, kind, node: NodeId(0) }
     };
     let mut map: BootMap = BootMap::new(&[usable(0, 13), usable(16, 16)]).expect("the map is sound");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     let free = pages.free_pages();
     let result = test(&pages);
     pages.verify().expect("the page allocator is sound");
@@ -291,14 +291,16 @@ fn poisoned_memory_is_never_handed_out_and_never_freed() {
     with_owners(|owners| {
         let pages = owners.pages();
         let block = pages.alloc(Request::new(Order::of(3))).expect("there is memory");
-        let range = block.range();
-        block.poison();
-        sees(&owners.walk(), range, Order::of(3), OwnerKind::Poisoned);
-        let poisoned = FreeError::Owned { pfn: range.start, owner: OwnerKind::Poisoned };
+        let failing = block.head().plus(3);
+        assert_eq!(pages.memory_failure(failing).map(|failure| failure.outcome), Ok(FailureOutcome::Delayed));
+        drop(block);
+        let range = PfnRange::new(failing, failing.plus(1));
+        sees(&owners.walk(), range, Order::ZERO, OwnerKind::Poisoned);
+        let poisoned = FreeError::Owned { pfn: failing, owner: OwnerKind::Poisoned };
         // SAFETY: both must be refused; that they are, is what is tested.
-        assert_eq!(unsafe { pages.free_raw(range.start) }, Err(poisoned));
+        assert_eq!(unsafe { pages.free_raw(failing) }, Err(poisoned));
         // SAFETY: as above.
-        assert_eq!(unsafe { pages.from_raw(range.start) }.map(|_| ()), Err(poisoned));
+        assert_eq!(unsafe { pages.from_raw(failing) }.map(|_| ()), Err(poisoned));
         let mut hoard = Vec::new();
         for order in (0..=10).rev().map(Order::of) {
             while let Ok(block) = pages.alloc(Request::movable(order)) {
@@ -308,10 +310,7 @@ fn poisoned_memory_is_never_handed_out_and_never_freed() {
         }
         drop(hoard);
         owners.verify().expect("poison is an owner");
-        // Only so that nothing is left over: no way but this leads back.
-        pages.set_head_owner(range.start, OwnerWord::PLAIN);
-        // SAFETY: the block is this test's.
-        assert_eq!(unsafe { pages.free_raw(range.start) }, Ok(()));
+        assert_eq!(pages.unpoison_memory(failing), Ok(()));
     });
 }
 

@@ -1,7 +1,7 @@
 //! Blocks out of what this CPU has at hand, and back.
 //!
-//! Cost: no lock; the list's head, one of its slots, and the first word of the block's descriptor. Which list a freed block
-//! goes to is guessed, and compared with what the block says: so the next block waits for no descriptor. A list that is empty or
+//! Cost: no lock; the list's head, one of its slots, and the block's descriptor. Which list a freed block goes to is
+//! guessed, and compared with what the block says: so the next block waits for no descriptor. A list that is empty or
 //! full goes to its zone once for a whole batch.
 //!
 //! An interrupt handler that finds its own CPU amid this goes to the zones.

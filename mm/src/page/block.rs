@@ -4,7 +4,6 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 
 use super::allocator::PageAllocator;
-use crate::OwnerKind;
 use crate::charge::{ChargeError, GroupId};
 use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
@@ -119,12 +118,6 @@ impl<'a, M: Machine> Block<'a, M> {
                 Ok(Self::own(allocator, low, order))
             }
         }
-    }
-
-    /// Takes the block out of use for ever: its memory lies. Its pages stay allocated, and nobody can free them.
-    pub fn poison(self) {
-        let (allocator, order) = (self.allocator, self.order);
-        allocator.set_head_owner(self.into_raw(), OwnerWord::bare(OwnerKind::Poisoned, order));
     }
 
     /// Whether a page of the block is known to fail.

@@ -62,14 +62,17 @@ impl Drop for Asking<'_> {
 }
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
-    /// Enters a shrinker that lives as long as the machine. It is asked for pages, after those that were entered before,
+    /// Enters a shrinker that lives for ever. It is asked for pages, after those that were entered before,
     /// until the registration is dropped.
     ///
     /// # Errors
     /// There are too many.
-    #[expect(unsafe_code, reason = "the shrinker outlives the allocator")]
-    pub fn register_shrinker(&self, shrinker: &'m dyn Shrinker) -> Result<ShrinkerRegistration<'_>, TooManyShrinkers> {
-        // SAFETY: SHRINK-1, the allocator does not outlive the machine that it borrows.
+    #[expect(unsafe_code, reason = "the shrinker outlives all")]
+    pub fn register_shrinker(
+        &self,
+        shrinker: &'static dyn Shrinker,
+    ) -> Result<ShrinkerRegistration<'_>, TooManyShrinkers> {
+        // SAFETY: SHRINK-1, it lives for ever, even if the registration is forgotten.
         unsafe { self.reclaim.shrinkers.enter(shrinker) }
     }
 

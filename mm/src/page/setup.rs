@@ -43,7 +43,14 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     ///
     /// # Errors
     /// The direct map has no room for the descriptors, or there are too many zones. The map may have lost memory.
-    pub fn new<const CAPACITY: usize>(machine: &'m M, boot_map: &mut BootMap<CAPACITY>) -> Result<Self, SetupError> {
+    ///
+    /// # Safety
+    /// MACHINE-MEMORY: what the map calls usable exists, and nobody else uses it, nor has any other allocator been given it.
+    #[expect(unsafe_code, reason = "only whoever has the map knows whose memory that is")]
+    pub unsafe fn new<const CAPACITY: usize>(
+        machine: &'m M,
+        boot_map: &mut BootMap<CAPACITY>,
+    ) -> Result<Self, SetupError> {
         let mut metadata = MetadataBytes::default();
         let map = PageMap::carve(machine, boot_map, &mut metadata)?;
         let zones = carve_zones(machine, boot_map, &mut metadata)?;

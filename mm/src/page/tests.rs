@@ -46,7 +46,7 @@ fn usable(start: u64, len: u64) -> Region {
 
 fn allocator<'m>(machine: &'m Machine, regions: &[Region]) -> PageAllocator<'m, Machine> {
     let mut map: BootMap = BootMap::new(regions).expect("the regions make a map");
-    PageAllocator::new(machine, &mut map).expect("the tables fit")
+    machine.allocator(&mut map).expect("the tables fit")
 }
 
 /// Takes all pages that requests like this one get.
@@ -133,7 +133,7 @@ fn sixty_four_gibibytes_come_up_with_all_but_the_tables_free() {
 fn no_room_for_descriptors_in_the_direct_map_is_an_error_that_says_so() {
     let machine = machine(GIB, MIB);
     let mut map: BootMap = BootMap::new(&[usable(0, GIB)]).expect("one region makes a map");
-    let error = PageAllocator::new(&machine, &mut map).map(|_| ()).expect_err("4 MiB do not fit into one");
+    let error = machine.allocator(&mut map).map(|_| ()).expect_err("4 MiB do not fit into one");
     assert!(matches!(error, SetupError::Metadata(_)), "{error}");
 }
 

@@ -15,7 +15,7 @@ use crate::host::HostMachine;
 use crate::machine::{Geometry, Standard};
 use crate::migratetype::Migratetype;
 use crate::owner::Owners;
-use crate::page::{NumaEvents, PageAllocator, PageblockReport, Request};
+use crate::page::{NumaEvents, PageblockReport, Request};
 use crate::slab::{CacheName, CacheReport, CacheSpec, KmemCaches};
 use crate::units::{Bytes, Count, NodeId, Order, Pfn, PfnRange, PhysAddr, ZoneId};
 use crate::zone::{Watermarks, ZoneKind, ZoneReport};
@@ -418,7 +418,7 @@ fn a_pageblock_counts_for_every_zone_that_has_a_page_in_it_and_for_its_present_t
         region(32 * MIB, 32 * MIB, RegionKind::Usable, 1),
     ];
     let mut map: BootMap = BootMap::new(&regions).expect("the regions make a map");
-    let allocator = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let allocator = machine.allocator(&mut map).expect("the tables fit");
     let count = || -> Vec<_> {
         let shown = |report: PageblockReport| (report.zone.node.0, report.zone.kind.name(), report.pageblocks);
         allocator.pageblocks().map(shown).collect()
@@ -446,7 +446,7 @@ fn every_allocated_page_counts_for_the_kind_of_its_owner_once() {
     let machine = HostMachine::<Standard>::new(end, Pfn::new(0x1234), NonZeroU16::MIN).expect("the host lends memory");
     let memory = Region { start: PhysAddr(0), len: end.address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the region makes a map");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     let plain: Vec<_> = [10, 3, 0, 0].map(|order| pages.alloc(Request::movable(Order::of(order)))).into();
     let caches = KmemCaches::new(&pages).expect("there is room");
     let owners = Owners::new(&caches).expect("there is room");

@@ -58,7 +58,7 @@ fn with_pages_of<R>(cpus: u16, test: impl FnOnce(&Pages<'_>) -> R) -> R {
     let machine = HostMachine::new(END, LOWMEM_END, cpus).expect("the host lends memory");
     let memory = Region { start: PhysAddr(0), len: END.address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     let free = pages.free_pages();
     let result = test(&pages);
     pages.verify().expect("the page allocator is sound");

@@ -13,7 +13,7 @@ use crate::cache::{PageCache, Store, StoreError};
 use crate::faults::{Faults, Fired};
 use crate::host::{HostMachine, orders_that_take_all, scaled};
 use crate::owner::Owners;
-use crate::page::{Block, PageAllocator, Request};
+use crate::page::{Block, Request};
 use crate::shrinker::{Shortage, Shrinker};
 use crate::slab::{KmemCaches, NoMemory};
 use crate::units::{Count, FileOffset, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr};
@@ -34,7 +34,7 @@ fn with_caches<R>(test: impl FnOnce(&Caches<'_>) -> R) -> R {
     let machine = HostMachine::new(END, LOWMEM_END, cpus).expect("the host lends memory");
     let memory = Region { start: PhysAddr(0), len: END.address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     let free = pages.free_pages();
     let caches = KmemCaches::new(&pages).expect("there is memory");
     let result = pages.with_shrinker(&caches, || test(&caches)).expect("there is room");

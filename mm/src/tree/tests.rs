@@ -30,7 +30,7 @@ fn with_nodes(test: impl Fn(&PageAllocator<'_, HostMachine>, &TreeNodes<'_, Host
         let machine = HostMachine::new(END, END, cpus).expect("the host lends memory");
         let memory = Region { start: PhysAddr(0), len: END.address().0, kind: RegionKind::Usable, node: NodeId(0) };
         let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-        let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+        let pages = machine.allocator(&mut map).expect("the tables fit");
         let free = pages.free_pages();
         let caches = KmemCaches::new_with(&pages, debug).expect("there is memory");
         let nodes = TreeNodes::new(&caches).expect("there is memory");

@@ -10,7 +10,6 @@ use mm::cases::Seed;
 use mm::cases::beside::Beside;
 use mm::host::HostMachine;
 use mm::machine::Standard;
-use mm::page::PageAllocator;
 use mm::units::{Count, NodeId, PAGE_SIZE, Pfn, PhysAddr};
 
 /// 512 MiB, half of it highmem.
@@ -26,7 +25,7 @@ fn operations_on_a_large_machine_are_as_specified() {
     let len = u64::from(FRAMES) * PAGE_SIZE as u64;
     let memory = Region { start: PhysAddr(0), len, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("one region is a map");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     let (began, free) = (Instant::now(), pages.free_pages());
     let mut beside = Beside::new(&pages).expect("the machine has a specification");
     if let Err(failure) = beside.run(Seed(1), Count(operations), COMPARE_EVERY) {

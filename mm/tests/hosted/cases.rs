@@ -104,7 +104,7 @@ impl Plan<'_> {
         let map: BootMap = BootMap::new(&self.regions()).expect("the map is sound");
         let nodes = NonZeroU8::new(self.nodes).expect("a machine has a node");
         let mut map = map.split_nodes(nodes, G::MAX_ORDER).expect("there is memory for each node");
-        let allocator = PageAllocator::new(&machine, &mut map).expect("the allocator's tables fit");
+        let allocator = machine.allocator(&mut map).expect("the allocator's tables fit");
         if self.reserved_is == Reserved::HandedIn {
             for &(start, end) in self.reserved {
                 // SAFETY: nobody uses the memory of this machine but its allocator.

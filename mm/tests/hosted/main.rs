@@ -2,6 +2,7 @@
 
 mod beside;
 mod cases;
+mod readme;
 mod reports;
 mod soak;
 mod unwinding;

@@ -66,7 +66,7 @@ fn inside_a_namespace_of_its_own() {
     let usable = |start, node| Region { start: PhysAddr(start), len: 128 * MIB, kind: RegionKind::Usable, node };
     let regions = [usable(0, NodeId(0)), usable(128 * MIB, NodeId(1))];
     let mut map: BootMap = BootMap::new(&regions).expect("the regions make a map");
-    let allocator = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let allocator = machine.allocator(&mut map).expect("the tables fit");
     let requests = (0..=MAX_ORDER.index()).map(|order| Request::new(Order::of(order)).up_to(ZoneKind::Normal));
     let blocks: Vec<_> = requests.map(|request| allocator.alloc(request).expect("there is room")).collect();
 

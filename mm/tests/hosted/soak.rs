@@ -50,7 +50,7 @@ fn with_machine(shape: Shape, work: impl FnOnce(&PageAllocator<'_, HostMachine>,
     let map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
     let nodes = NonZeroU8::new(shape.nodes).expect("a machine has a node");
     let mut map = map.split_nodes(nodes, Order::of(9)).expect("there is memory for each node");
-    let allocator = PageAllocator::new(&machine, &mut map).expect("the allocator's tables fit");
+    let allocator = machine.allocator(&mut map).expect("the allocator's tables fit");
     work(&allocator, &Threads(machine.cpus().get()));
 }
 

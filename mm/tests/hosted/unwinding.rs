@@ -49,7 +49,7 @@ impl Plan {
         let cpus = NonZeroU16::new(self.cpus).expect("there is a CPU");
         let machine = HostMachine::new(map.usable_end(), Pfn::new(self.lowmem << 8), cpus);
         let machine = machine.expect("the host lends memory");
-        let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+        let pages = machine.allocator(&mut map).expect("the tables fit");
         work(&pages)
     }
 }

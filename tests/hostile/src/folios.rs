@@ -12,7 +12,7 @@ use mm::folio::{FolioRow, SplitError, SplitTo};
 use mm::host::HostMachine;
 use mm::machine::Standard;
 use mm::owner::{Folio, Owned, Owners, Seen};
-use mm::page::{PageAllocator, Request};
+use mm::page::Request;
 use mm::slab::KmemCaches;
 use mm::units::{Count, NodeId, Order, PAGE_SIZE, Pfn, PhysAddr};
 
@@ -38,7 +38,7 @@ pub fn check(bytes: &[u8]) {
     let len = u64::from(FRAMES) * PAGE_SIZE as u64;
     let memory = Region { start: PhysAddr(0), len, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("one region is a map");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     let caches = KmemCaches::new(&pages).expect("there is memory for caches");
     let owners = Owners::new(&caches).expect("there is memory for owners");
     caches.shrink();

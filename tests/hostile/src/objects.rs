@@ -13,7 +13,6 @@ use mm::boot_map::{BootMap, Region, RegionKind};
 use mm::host::HostMachine;
 use mm::machine::Standard;
 use mm::owner::Owners;
-use mm::page::PageAllocator;
 use mm::slab::{KmemCaches, SlabDebug};
 use mm::units::{Bytes, NodeId, PAGE_SIZE, Pfn, PhysAddr};
 
@@ -46,7 +45,7 @@ pub fn check(bytes: &[u8]) {
     let len = u64::from(FRAMES) * PAGE_SIZE as u64;
     let memory = Region { start: PhysAddr(0), len, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("one region is a map");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     let debug = if first % 2 == 0 { SlabDebug::NONE } else { SlabDebug::parse("FZPU").expect("four flags") };
     let caches = KmemCaches::new_with(&pages, debug).expect("there is memory for caches");
     // Nobody owns anything but the caches; they see to it that no page names a slab that is gone.

@@ -14,7 +14,7 @@ use mm::cases::beside::{Beside, Operation, Pick};
 use mm::host::HostMachine;
 use mm::machine::Geometry;
 use mm::migratetype::Migratetype;
-use mm::page::{PageAllocator, Request};
+use mm::page::Request;
 use mm::units::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 use mm::zone::ZoneKind;
 
@@ -61,7 +61,7 @@ fn run<G: Geometry>(bytes: &mut impl Iterator<Item = u8>) -> Option<()> {
     let mut map = BootMap::<64>::new(&regions).ok()?;
     let machine = HostMachine::<G>::new(Pfn::new(frames), Pfn::new(direct_map_end), NonZeroU16::MIN);
     let machine = machine.expect("the host has memory for a test").specified();
-    let pages = PageAllocator::new(&machine, &mut map).ok()?;
+    let pages = machine.allocator(&mut map).ok()?;
     let free = pages.free_pages();
     let mut beside = Beside::new(&pages).expect("the machine has a specification");
     let mut steps = 0;

@@ -55,7 +55,8 @@ impl Contender for Ours {
         let borrowed: &'static Native = unsafe { machine.as_ref() };
         let all = Region { start: PhysAddr(0), len: memory.len() as u64, kind: RegionKind::Usable, node: NodeId(0) };
         let mut map: BootMap = BootMap::new(&[all]).context("the map is sound")?;
-        let allocator = PageAllocator::new(borrowed, &mut map)?;
+        // SAFETY: nobody else uses the memory, or has another allocator of it.
+        let allocator = unsafe { PageAllocator::new(borrowed, &mut map) }?;
         Ok(Self { allocator, machine })
     }
 

@@ -35,7 +35,7 @@ fn with_machine(
     };
     let regions: Vec<_> = runs.iter().map(region).collect();
     let mut boot_map: BootMap = BootMap::new(&regions).expect("the runs are disjoint");
-    let allocator = PageAllocator::new(&machine, &mut boot_map).expect("the tables fit");
+    let allocator = machine.allocator(&mut boot_map).expect("the tables fit");
     allocator.verify().expect("all is well after boot");
     test(&allocator);
     allocator.verify().expect("all is well in the end");

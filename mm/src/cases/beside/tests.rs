@@ -27,7 +27,7 @@ fn run(direct_map_end: u32, operations: u32) {
     let len = u64::from(END) * PAGE_SIZE as u64;
     let memory = Region { start: PhysAddr(0), len, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map has one region");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     let (began, free) = (Instant::now(), pages.free_pages());
     let mut beside = Beside::new(&pages).expect("the machine has a specification");
     let seed = Seed(u64::from(direct_map_end));

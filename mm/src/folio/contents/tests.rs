@@ -21,7 +21,7 @@ fn with_folios(test: impl Fn(&LockedFolio<'_, HostMachine>, &LockedFolio<'_, Hos
         let machine = HostMachine::new(end, lowmem_end, NonZeroU16::MIN).expect("the host lends memory");
         let memory = Region { start: PhysAddr(0), len: end.address().0, kind: RegionKind::Usable, node: NodeId(0) };
         let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-        let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+        let pages = machine.allocator(&mut map).expect("the tables fit");
         let caches = KmemCaches::new(&pages).expect("there is memory");
         let owners = Owners::new(&caches).expect("there is memory");
         let folio = || {

@@ -39,7 +39,7 @@ pub(super) fn on_machines(test: impl Fn(&PageAllocator<'_, Machine>)) {
         let machine = super::machine(MEMORY, lowmem).specified().hardened(hardening);
         let regions = [usable(0, MEMORY), Region { kind: RegionKind::Reserved, ..usable(RESERVED, MIB) }];
         let mut map: BootMap = BootMap::new(&regions).expect("the regions make a map");
-        let allocator = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+        let allocator = machine.allocator(&mut map).expect("the tables fit");
         let before = census(&allocator);
         test(&allocator);
         assert_sound(&allocator);

@@ -40,7 +40,7 @@ fn with_nodes(distances: &[[Distance; 5]], test: impl FnOnce(&PageAllocator<'_, 
         node: NodeId(node),
     };
     let mut map: BootMap = BootMap::new(&[0, 1, 2, 3].map(node)).expect("the nodes are apart");
-    let allocator = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let allocator = machine.allocator(&mut map).expect("the tables fit");
     test(&allocator);
     allocator.verify().expect("all is well in the end");
 }
@@ -207,7 +207,7 @@ fn memory_of_one_address_range_is_one_node_whatever_the_cpus_say() {
     let machine = machine.with_topology(Topology::new(&[NodeId(9)], &[[Distance(10); 1]]));
     let memory = Region { start: PhysAddr(0), len: 8 << 20, kind: RegionKind::Usable, node: NodeId(5) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-    let allocator = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let allocator = machine.allocator(&mut map).expect("the tables fit");
     let _page = allocator.alloc(Request::new(Order::ZERO)).expect("there is memory");
     // The CPU's node has none: what is nearest to it is as good as its own.
     assert_eq!(events(&allocator, 5), NumaEvents { hit: 1, miss: 0, foreign: 0, local: 0, other: 1 });

@@ -41,7 +41,7 @@ fn with_memory<G: Geometry>(hardening: Hardening, frames: u32, lowmem: u32, test
     let memory =
         Region { start: PhysAddr(0), len: Pfn::new(frames).address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     test(&pages);
     pages.verify().expect("the page allocator is sound");
     assert_eq!(machine.take_reports(), [""; 0], "something was told of that nobody did");

@@ -88,7 +88,7 @@ fn adopted_memory_raises_the_marks() {
     let machine = machine(64 * MIB, 64 * MIB);
     let reserved = Region { kind: RegionKind::Reserved, ..usable(8 * MIB, 32 * MIB) };
     let mut map: BootMap = BootMap::new(&[usable(0, 64 * MIB), reserved]).expect("the map is sound");
-    let allocator = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let allocator = machine.allocator(&mut map).expect("the tables fit");
     let before = only(&allocator).watermarks;
     let range = crate::units::PfnRange::new(Pfn::new(8 << 8), Pfn::new(40 << 8));
     // SAFETY: nobody uses the memory of this machine but its allocator.

@@ -21,7 +21,8 @@ fn with_caches(test: impl FnOnce(&Caches<'_>)) {
     let machine = Fenced::new(NonZeroU16::MIN);
     let memory = Region { start: PhysAddr(0), len: MEMORY.address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    // SAFETY: MACHINE-MEMORY, the machine was made for this test.
+    let pages = unsafe { PageAllocator::new(&machine, &mut map) }.expect("the tables fit");
     let caches = KmemCaches::new(&pages).expect("there is memory");
     test(&caches);
     caches.verify().expect("all is well at last");

@@ -8,7 +8,6 @@ use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::hardening::Hardening;
 use crate::host::{HostMachine, scaled};
 use crate::machine::Machine;
-use crate::page::PageAllocator;
 use crate::slab::{CacheSpec, KmemCaches, SlabDebug};
 use crate::units::{Bytes, NodeId, Pfn, PfnRange, PhysAddr};
 
@@ -29,7 +28,7 @@ pub(super) fn with_machine(
     let machine = change(machine);
     let memory = Region { start: PhysAddr(0), len: END.address().0, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
-    let pages = PageAllocator::new(&machine, &mut map).expect("the tables fit");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
     let caches = KmemCaches::new_with(&pages, debug).expect("there is memory");
     test(&caches);
     caches.verify().expect("the caches are sound");
