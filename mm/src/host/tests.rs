@@ -265,7 +265,7 @@ fn a_seventh_slot_is_reported_in_a_handler() {
     machine.interrupt(|| {
         (0..7).for_each(|_| {
             machine.kmap_local(Pfn::new(8));
-        })
+        });
     });
 }
 

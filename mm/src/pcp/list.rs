@@ -135,6 +135,13 @@ pub(super) fn shelf_capacity<G: Geometry>(order: Order, pages: u32) -> u32 {
     if order.index() <= 3 { capacity::<G>(order, pages) / 4 } else { 0 }
 }
 
+/// Blocks between the bounds of a list with so many slots. Who looks while others change it may see one bound from before and one
+/// from after: then none.
+pub(super) const fn blocks_between(bottom: u32, top: u32, capacity: u32) -> u32 {
+    let blocks = top.wrapping_sub(bottom);
+    if blocks <= capacity { blocks } else { 0 }
+}
+
 impl<'m> List<'m> {
     /// An empty list in these slots, of blocks whose heads say `word` once they are allocated.
     pub(super) fn new(slots: &'m [Slot], word: AllocatorWord) -> Self {
@@ -176,10 +183,9 @@ impl<'m> List<'m> {
         self.capacity > 0
     }
 
-    /// Blocks in it, as of now. Who reads it while others change it may see one bound from before and one from after: then none.
+    /// Blocks in it, as of now.
     pub(crate) fn len(&self) -> u32 {
-        let blocks = self.top.load(Ordering::Relaxed).wrapping_sub(self.bottom.load(Ordering::Relaxed));
-        if blocks <= self.capacity { blocks } else { 0 }
+        blocks_between(self.bottom.load(Ordering::Relaxed), self.top.load(Ordering::Relaxed), self.capacity)
     }
 
     /// Whether it has no room.

@@ -8,7 +8,7 @@ use std::boxed::Box;
 use std::sync::Mutex;
 use std::vec::Vec;
 
-use super::list::{List, Relief, Slot, Supply, capacity, shelf_capacity};
+use super::list::{List, Relief, Slot, Supply, blocks_between, capacity, shelf_capacity};
 use crate::desc::allocator_word::AllocatorWord;
 use crate::desc::word::Page;
 use crate::machine::{Geometry, Standard};
@@ -270,4 +270,12 @@ fn a_block_is_put_where_it_is_handed_out_next_if_there_is_room_and_it_is_below_t
     assert_eq!(rig.list.put_near(page(), Pfn::new(3)), Some(()));
     assert_eq!(rig.list.put_near(page(), Pfn::new(4)), None, "it is full");
     assert_eq!(rig.list.take().map(|(_, head)| head.number()), Some(3));
+}
+
+#[test]
+fn a_bound_from_before_a_drain_and_one_from_after_it_make_no_blocks() {
+    let full = 8;
+    // Bounds wrap around.
+    assert_eq!((blocks_between(5, 7, full), blocks_between(u32::MAX, 7, full)), (2, 8));
+    assert_eq!((blocks_between(6, 5, full), blocks_between(5, 14, full), blocks_between(7, 7, 0)), (0, 0, 0));
 }
