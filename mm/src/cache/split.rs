@@ -51,6 +51,8 @@ impl<'a, M: Machine> PageCache<'a, M> {
         let frozen = match unsafe { folio.freeze(Count(1)) } {
             Ok(frozen) => frozen,
             Err(folio) => {
+                // What was left for that may have gone into the slots, if the tree shrank before they were made.
+                let _ = reserve.refill(Count(TO_COLLAPSE));
                 let collapsed = mapping.tree.lock(mapping.machine()).collapse(whole, &mut reserve);
                 assert!(
                     collapsed.is_ok(),
