@@ -90,3 +90,48 @@ fn who_looks_up_without_a_lock_never_finds_another_folio_whatever_comes_and_goes
         mappings.iter().for_each(|mapping| mapping.verify().expect("the mapping is sound"));
     });
 }
+
+/// One side of a fork: all of it is what was written last, some of it is written once more, and some goes meanwhile.
+fn use_up(cache: &Cache<'_>, side: &Mapping<'_, HostMachine>, written: &[u8], cpu: u16) {
+    let mut random = fastrand::Rng::with_seed(u64::from(cpu));
+    for _ in 0..scaled(2, 1) * written.len() {
+        let page = random.usize(..written.len());
+        let (at, mut seen) = (PageIndex(page as u64).start(), [0]);
+        match random.u32(..8) {
+            0 => drop(cache.reclaim(Count(random.u32(..8)))),
+            1 => side.write(at, &written[page..=page]).expect("there is memory"),
+            _ => {
+                side.read(at, &mut seen).expect("there is memory");
+                assert_eq!(seen, written[page..=page], "page {page}");
+            }
+        }
+    }
+}
+
+#[test]
+fn who_faults_while_the_other_side_of_a_fork_goes_sees_what_was_written_last() {
+    const ROUNDS: u8 = scaled(100, 3);
+    // So few places that they are taken again at once.
+    let swap = HostFile::pages(40);
+    with_cache_of(4, 4, &swap, |cache| {
+        let mut side = cache.anonymous(Order::of(2)).expect("there is memory");
+        let mut written = [0; 32];
+        for round in 0..ROUNDS {
+            for (page, byte) in written.iter_mut().enumerate().skip(usize::from(round % 3)).step_by(3) {
+                *byte = round;
+                side.write(PageIndex(page as u64).start(), &[round]).expect("there is memory");
+            }
+            let Fork { parent, child } = Mapping::fork(&side).expect("there is memory");
+            side = parent;
+            thread::scope(|scope| {
+                let (cache, side, written) = (cache, &side, &written);
+                (1..3).for_each(|cpu| {
+                    scope.spawn(move || on_cpu(CpuId(cpu), || use_up(cache, side, written, cpu)));
+                });
+                // It goes while the others are at work.
+                scope.spawn(move || on_cpu(CpuId(3), || use_up(cache, &child, &written[..8], 3)));
+            });
+            side.verify().expect("the mapping is sound");
+        }
+    });
+}
