@@ -122,7 +122,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
 
     /// Copies a page of what stands behind to a folio of this mapping's own. `None` if either has changed meanwhile.
     fn copy(&self, index: PageIndex, seen: Seen<'a, M>) -> Result<Option<LockedFolio<'a, M>>, CacheError> {
-        let copy = self.new_folio(Order::ZERO)?.lock();
+        let copy = self.new_folio(Order::ZERO)?;
         let original = seen.folio.lock();
         if !seen.mapping.holds(&original, index) {
             return Ok(None);
@@ -133,7 +133,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
         }
         drop(original);
         copy.set(FolioFlags::UPTODATE);
-        match self.place(copy.unlock(), index) {
+        match self.place(copy, index) {
             Ok(copy) => {
                 count(&self.cache.events.copied, 1);
                 Ok(Some(copy))

@@ -124,7 +124,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
     }
 
     /// Inserts a folio; reclaims if the tree lacks memory.
-    pub(super) fn place(&self, folio: FolioRef<'a, M>, index: PageIndex) -> Result<LockedFolio<'a, M>, NotMade> {
+    pub(super) fn place(&self, folio: LockedFolio<'a, M>, index: PageIndex) -> Result<LockedFolio<'a, M>, NotMade> {
         let mut folio = Some(folio);
         let inserted = self.cache.with_reclaim(|| {
             let fresh = folio.take().ok_or(NotInserted::Occupied);
@@ -149,13 +149,13 @@ impl<'a, M: Machine> Mapping<'a, M> {
         self.tree.lock(self.machine()).next(first).is_none_or(|found| found.first > last)
     }
 
-    /// A folio that stands nowhere. Large ones are had or not; for a page, others have to go.
-    pub(super) fn new_folio(&self, order: Order) -> Result<FolioRef<'a, M>, CacheError> {
+    /// A folio that stands nowhere, locked: who walks may find it from here on. Large ones are had or not; for a page, others have to go.
+    pub(super) fn new_folio(&self, order: Order) -> Result<LockedFolio<'a, M>, CacheError> {
         let owners = self.cache.owners;
         let request = if order == Order::ZERO { Request::movable(order) } else { Request::movable(order).nowait() };
         let alloc = || owners.alloc(request, Folio::new()).map_err(|(_, error)| error);
         let folio = if order == Order::ZERO { self.cache.with_reclaim(alloc)? } else { alloc()? };
-        Ok(folio.into_shared())
+        Ok(folio.into_shared().lock())
     }
 
     /// Gets the contents of a folio that stands here.
@@ -195,8 +195,6 @@ impl<'a, M: Machine> Mapping<'a, M> {
             Err(error) if extent.order() == Order::ZERO => return Err(error),
             Err(_) => return self.divide_stored(extent, slot),
         };
-        // It belongs to nobody yet, and nobody else waits for the lock.
-        let folio = folio.lock();
         // It stands there before it is read, so that its place stays taken until it was, and whoever wants it waits.
         if self.put_back(&folio, extent, slot) == PutBack::Gone {
             return Ok(());

@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::fill::CacheError;
 use super::mapping::Mapping;
 use super::standing::{Forgotten, NotInserted};
+use crate::folio::LockedFolio;
 use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, Owned};
 use crate::slab::NoMemory;
@@ -66,11 +67,11 @@ impl<'a, M: Machine> Mapping<'a, M> {
     fn give_once(&self, folio: Owned<'a, M, Folio>, index: PageIndex) -> Result<(), (Owned<'a, M, Folio>, GiveError)> {
         let folio = folio.freeze().map_err(|folio| (folio, GiveError::Referred))?;
         folio.set(FolioFlags::LOCKED);
-        match self.insert(folio.thaw(), index) {
+        match self.insert(LockedFolio::held(folio.thaw()), index) {
             Ok(_locked) => Ok(()),
             Err((folio, why)) => {
                 // SAFETY: it was owned until it was frozen.
-                let folio = unsafe { Owned::from_shared(folio) };
+                let folio = unsafe { Owned::from_shared(folio.unlock()) };
                 Err(match why {
                     NotInserted::Occupied => (folio, GiveError::Occupied(index)),
                     NotInserted::NoMemory => (folio, CacheError::from(NoMemory).into()),

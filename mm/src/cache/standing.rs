@@ -47,18 +47,17 @@ pub(super) enum NotInserted {
 }
 
 impl<'a, M: Machine> Mapping<'a, M> {
-    /// Puts a folio that stands nowhere, and that nobody else has, at an index that is aligned to its size. It is locked
-    /// before anybody sees it.
+    /// Puts a folio that stands nowhere at an index that is aligned to its size. Who walks may have found it, and waits for the
+    /// lock.
     ///
     /// # Errors
     /// Something stands there, or there is no memory for the tree; the folio comes back.
     pub(super) fn insert(
         &self,
-        folio: FolioRef<'a, M>,
+        folio: LockedFolio<'a, M>,
         index: PageIndex,
-    ) -> Result<LockedFolio<'a, M>, (FolioRef<'a, M>, NotInserted)> {
+    ) -> Result<LockedFolio<'a, M>, (LockedFolio<'a, M>, NotInserted)> {
         let mut reserve = self.cache.nodes.no_reserve();
-        folio.set(FolioFlags::LOCKED);
         let kept = folio.get().into_kept();
         loop {
             let mut tree = self.tree.lock(self.machine());
@@ -68,7 +67,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
                 Ok(()) => {
                     tree.pages += u64::from(folio.order().pages());
                     self.cache.lru.add(&folio);
-                    return Ok(LockedFolio::held(folio));
+                    return Ok(folio);
                 }
                 Err(InsertError::Nodes(lacking)) => {
                     drop(tree);
@@ -82,7 +81,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
             folio.set_place(core::ptr::null_mut(), PageIndex(0));
             // SAFETY: the reference was kept for the tree, which did not take it.
             drop(unsafe { FolioRef::from_kept(self.cache.owners, kept) });
-            return Err((LockedFolio::held(folio).unlock(), why));
+            return Err((folio, why));
         }
     }
 

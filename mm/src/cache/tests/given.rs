@@ -122,3 +122,22 @@ fn what_is_cut_keeps_all_that_is_before_the_cut_also_of_what_was_written_out_who
         }
     });
 }
+
+#[test]
+fn who_finds_a_folio_before_it_stands_anywhere_waits_until_its_maker_is_done_with_it() {
+    let (file, swap) = (HostFile::pages(4), HostFile::pages(4));
+    with_cache(16, &swap, |cache| {
+        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let made = mapping.new_folio(Order::ZERO).expect("there is memory");
+        let find = |head| match cache.owners().walk().look(head).get() {
+            Some(Reference::Folio(found)) => found,
+            other => panic!("{other:?}"),
+        };
+        assert!(find(made.head()).try_lock().is_err(), "it was only made");
+        let made = mapping.insert(made, PageIndex(3)).expect("nothing stands there");
+        let found = find(made.head()).try_lock().expect_err("it has no contents yet");
+        drop(made);
+        assert!(found.try_lock().is_ok());
+        mapping.forget(PageIndex(3));
+    });
+}
