@@ -53,7 +53,8 @@ pub(super) struct State<'a, M: Machine> {
 }
 
 impl<M: Machine> PageCache<'_, M> {
-    /// A file whose contents are a store's. Folios are made as large as `largest`, if there is memory.
+    /// A file whose contents are a store's. Folios are made as large as `largest`, if there is memory. Who *forgets* the result
+    /// must keep the store for as long as the cache: nothing else takes the folios out.
     ///
     /// # Errors
     /// There is no memory for the mapping.

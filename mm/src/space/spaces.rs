@@ -71,7 +71,8 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
         self.cache.owners().caches
     }
 
-    /// Makes a space in which nothing is mapped.
+    /// Makes a space in which nothing is mapped. Who *forgets* the result must keep these spaces and their `Mmu` for as long as
+    /// the cache: reclaim goes on finding its regions.
     ///
     /// # Errors
     /// There is no memory for it, or no number; nothing is lost.

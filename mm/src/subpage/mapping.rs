@@ -70,7 +70,7 @@ pub(super) enum Contents {
 }
 
 impl<M: Machine> BufferCache<'_, M> {
-    /// The buffers of a store, of which there are none yet.
+    /// The buffers of a store, of which there are none yet. Who *forgets* the result must keep the store for as long as this.
     ///
     /// # Errors
     /// There is no memory for the mapping.
