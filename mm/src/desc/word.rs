@@ -160,13 +160,14 @@ impl Page {
         self.turn(AllocatorWord::RESERVED, word);
     }
 
-    /// Says that the page's memory lies. Says whether it was not said before.
-    pub(crate) fn set_hwpoison(&self) -> bool {
+    /// Says that the page's memory lies.
+    pub(crate) fn set_hwpoison(&self) {
         // Relaxed: what is said of the page goes without anything else; its head is told after it.
-        self.allocator.fetch_or(HWPOISON, Ordering::Relaxed) & HWPOISON == 0
+        self.allocator.fetch_or(HWPOISON, Ordering::Relaxed);
     }
 
-    /// The same of a page that the allocator was never given; `None` if it has the page by now.
+    /// The same of a page that the allocator was never given. Says whether it was not said before; `None` if the allocator has the
+    /// page by now.
     pub(crate) fn set_hwpoison_reserved(&self) -> Option<bool> {
         self.mark_reserved(|word| word | HWPOISON)
     }
@@ -186,9 +187,9 @@ impl Page {
         if marked == word { Some(false) } else { self.replace(word, marked).map(|()| true) }
     }
 
-    /// Says that the page's memory does not lie. Says whether it was said to.
-    pub(crate) fn clear_hwpoison(&self) -> bool {
-        self.allocator.fetch_and(!HWPOISON, Ordering::Relaxed) & HWPOISON != 0
+    /// Says that the page's memory does not lie.
+    pub(crate) fn clear_hwpoison(&self) {
+        self.allocator.fetch_and(!HWPOISON, Ordering::Relaxed);
     }
 
     /// Has the head of an allocated block, which was just read as `word`, say that memory of the block may lie. `None` if it
