@@ -1,5 +1,6 @@
 //! Where the machine's memory goes to `mm`: the one place that knows both.
 
+use core::pin::Pin;
 use core::{fmt, mem};
 
 use kernel_core::acpi::Topology;
@@ -122,8 +123,8 @@ pub(crate) fn owners() -> Option<&'static MachineOwners> {
 }
 
 /// The machine's page cache; `None` before [`init`].
-pub(crate) fn page_cache() -> Option<&'static MachineCache> {
-    PAGE_CACHE.get()
+pub(crate) fn page_cache() -> Option<Pin<&'static MachineCache>> {
+    PAGE_CACHE.get().map(Pin::static_ref)
 }
 
 /// The machine's page allocator; `None` before [`init`].

@@ -60,3 +60,4 @@ pub use page_cache::{CacheReport, PageCache};
 pub use reverse_map::{Accessed, Family, Leave, Listed, MapsFolios};
 pub use shadow::Fork;
 pub use store::{Store, StoreError};
+pub(crate) use store::{StoreRef, any_store};

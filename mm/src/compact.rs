@@ -61,11 +61,11 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
         Self { spaces }
     }
 
-    const fn owners(&self) -> &'a Owners<'a, M> {
+    fn owners(&self) -> &'a Owners<'a, M> {
         self.spaces.cache().owners()
     }
 
-    const fn pages(&self) -> &'a PageAllocator<'a, M> {
+    fn pages(&self) -> &'a PageAllocator<'a, M> {
         self.owners().pages()
     }
 

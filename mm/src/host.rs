@@ -57,6 +57,8 @@ mod mmu;
 #[cfg(asan)]
 mod sanitizer;
 mod scale;
+#[cfg(all(test, not(loom)))]
+mod shared_store;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 pub mod stepping;
 #[cfg(all(test, not(loom)))]

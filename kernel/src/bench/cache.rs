@@ -1,5 +1,7 @@
 //! The page cache: a look-up, an insertion, and what it takes to get a page back.
 
+use core::pin::{Pin, pin};
+
 use mm::cache::{CacheError, Mapping, MappingRef, MemoryStore, PageCache};
 use mm::owner::Folio;
 use mm::page::Request;
@@ -17,13 +19,14 @@ const PAGES: u32 = 4096;
 const CLUSTER: u32 = 32;
 
 /// A cache of its own, and a file of zeroes; a machine that has no room for both skips the benchmark.
-fn with_file(work: impl FnOnce(&PageCache<'_, Platform>, &MappingRef<'_, Platform>) -> Outcome) -> Outcome {
+fn with_file(work: impl FnOnce(Pin<&PageCache<'_, Platform>>, &MappingRef<'_, Platform>) -> Outcome) -> Outcome {
     let caches = memory::caches().ok_or("the caches are not up")?;
     let skipped = |error| NotPassed::Skipped(alloc::format!("too little memory: {error}"));
     let store = MemoryStore::new(caches, Count(PAGES), Request::movable(Order::ZERO)).map_err(skipped)?;
-    let cache = PageCache::new(owners()?, None)?;
-    let file = cache.file(&store, Order::ZERO)?;
-    work(&cache, &file)
+    let cache = pin!(PageCache::new(owners()?, None)?);
+    let cache = cache.into_ref();
+    let file = cache.file(store, Order::ZERO)?;
+    work(cache, &file)
 }
 
 fn read_all(file: &Mapping<'_, Platform>) -> Result<(), CacheError> {

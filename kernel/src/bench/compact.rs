@@ -1,6 +1,7 @@
 //! Large blocks from a machine that is full of holes.
 
 use alloc::vec::Vec;
+use core::pin::pin;
 
 use kernel_core::layout::USERS;
 use mm::cache::PageCache;
@@ -53,9 +54,11 @@ benchmark!("compact", fn per_block(sampler) {
     let kept = |marks: Watermarks| marks.high + marks.protection[ZoneKind::Highmem as usize];
     let left_alone: u32 = allocator()?.zones().map(|zone| kept(zone.watermarks).min(zone.free)).sum();
     let _others = all_but(PAGES + PAGES / 16 + left_alone)?;
-    let cache = PageCache::new(owners()?, None)?;
+    let cache = pin!(PageCache::new(owners()?, None)?);
+    let cache = cache.into_ref();
     let tables = ProcessorTables::new(space::kernel().ok_or("page tables have no owners")?);
-    let spaces = Spaces::new(&cache, &tables);
+    let spaces = pin!(Spaces::new(cache, &tables));
+    let spaces = spaces.into_ref();
     let mapping = cache.anonymous(Order::ZERO)?;
     let space = spaces.create()?;
     let all = AddressRange::of_pages(START, u64::from(PAGES));

@@ -1,5 +1,7 @@
 //! A page fault, from the access to the instruction behind it.
 
+use core::pin::pin;
+
 use kernel_core::layout::USERS;
 use mm::cache::{MemoryStore, PageCache};
 use mm::page::Request;
@@ -42,9 +44,11 @@ fn tables() -> Result<ProcessorTables, NotPassed> {
 }
 
 benchmark!("fault", fn anon(sampler) {
-    let cache = PageCache::new(owners()?, None)?;
+    let cache = pin!(PageCache::new(owners()?, None)?);
+    let cache = cache.into_ref();
     let tables = tables()?;
-    let spaces = Spaces::new(&cache, &tables);
+    let spaces = pin!(Spaces::new(cache, &tables));
+    let spaces = spaces.into_ref();
     let space = spaces.create()?;
     space.map_anonymous(all(), PageProtection::ReadWrite, Sharing::Private, Order::ZERO)?;
     touch(sampler, &*space, |byte| copy_to_user(byte, &[1]))?;
@@ -56,10 +60,12 @@ benchmark!("fault", fn file(sampler) {
     let caches = memory::caches().ok_or("the caches are not up")?;
     let skipped = |error| NotPassed::Skipped(alloc::format!("too little memory: {error}"));
     let store = MemoryStore::new(caches, Count(PAGES), Request::movable(Order::ZERO)).map_err(skipped)?;
-    let cache = PageCache::new(owners()?, None)?;
+    let cache = pin!(PageCache::new(owners()?, None)?);
+    let cache = cache.into_ref();
     let tables = tables()?;
-    let spaces = Spaces::new(&cache, &tables);
-    let file = cache.file(&store, Order::ZERO)?;
+    let spaces = pin!(Spaces::new(cache, &tables));
+    let spaces = spaces.into_ref();
+    let file = cache.file(store, Order::ZERO)?;
     let space = spaces.create()?;
     (0..u64::from(PAGES)).try_for_each(|index| file.read_folio(PageIndex(index)).map(drop))?;
     space.map_file(all(), &file, PageIndex(0), PageProtection::Read, Sharing::Shared)?;

@@ -1,6 +1,8 @@
 //! Allocations that fail, as the command line says or else as these tests like: what the allocators are asked to do is
 //! `mm::cases`', and the same as on the host.
 
+use core::pin::Pin;
+
 use kernel_core::cmdline::{FaultWords, Seed};
 use mm::cache::PageCache;
 use mm::cases::unwinding::{NotUnwound, Stopped, each_fails_once, some_fail};
@@ -37,7 +39,7 @@ fn allocator() -> Result<&'static Allocator, NotPassed> {
 }
 
 /// What the machine has in addition: nothing here, `heap`'s sweep has all of it.
-fn nothing(_: &PageAllocator<'_, Platform>, _: &PageCache<'_, Platform>) -> Result<(), Stopped> {
+fn nothing(_: &PageAllocator<'_, Platform>, _: Pin<&PageCache<'_, Platform>>) -> Result<(), Stopped> {
     Ok(())
 }
 

@@ -13,10 +13,12 @@ mod run;
 mod sizes;
 
 use core::array;
+use core::pin::pin;
 
 use kernel_core::cmdline::Seed;
 use mm::cache::{MemoryStore, PageCache};
 use mm::page::Request;
+use mm::slab::Counted;
 use mm::space::Spaces;
 use mm::units::{Count, Order};
 
@@ -39,17 +41,19 @@ ktest!(
         {
             let request = Request::movable(Order::ZERO);
             let store = |pages| MemoryStore::new(caches, Count(pages), request);
-            let (one, other, swap) = (store(sizes.file)?, store(sizes.file)?, store(sizes.swap)?);
+            let counted = |store| Counted::new(caches, store).map_err(|(_, error)| error);
+            let (one, other, swap) = (counted(store(sizes.file)?)?, counted(store(sizes.file)?)?, store(sizes.swap)?);
             let models = array::from_fn(|_| process::Model::new(&sizes));
             let files = array::from_fn(|_| contents::Stamps::zeroes(sizes.file));
             let _set_aside = sizes.set_aside(allocator)?;
-            let cache = PageCache::new(owners, Some(&swap))?;
+            let cache = pin!(PageCache::new(owners, Some(&swap))?);
+            let cache = cache.into_ref();
             let tables = ProcessorTables::new(kernel);
-            let spaces = Spaces::new(&cache, &tables);
-            let mappings = [cache.file(&one, Order::of(4))?, cache.file(&other, Order::of(4))?];
+            let spaces = pin!(Spaces::new(cache, &tables));
+            let mappings = [cache.file(one.get(), Order::of(4))?, cache.file(other.get(), Order::of(4))?];
             diagnostic!("{sizes}, {} pages are free", allocator.free_pages());
-            let mut workload = Workload::new(sizes, &cache, &spaces, mappings, files, models, Seed(0x5eed));
-            allocator.with_shrinker(&cache, || workload.run([&one, &other]))??;
+            let mut workload = Workload::new(sizes, cache, spaces.into_ref(), mappings, files, models, Seed(0x5eed));
+            allocator.with_shrinker(&*cache, || workload.run([&one, &other]))??;
             let (pages, free) = (workload.pages(), sizes.free);
             check!(pages > 2 * u64::from(free), "{pages} pages of contents are no multiple of {free} free ones");
         }

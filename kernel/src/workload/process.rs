@@ -1,5 +1,7 @@
 //! An address space, and what is to be found in it.
 
+use core::pin::Pin;
+
 use kernel_core::layout::USERS;
 use mm::cache::MappingRef;
 use mm::space::{AddressRange, PageProtection, Sharing, Space, SpaceRef, Spaces};
@@ -82,7 +84,7 @@ impl Model {
 
 /// A process that has never run.
 pub(super) fn create<'u>(
-    spaces: &'u Spaces<'u, Platform, ProcessorTables>,
+    spaces: Pin<&'u Spaces<'u, Platform, ProcessorTables>>,
     files: &[MappingRef<'u, Platform>; 2],
     sizes: &Sizes,
 ) -> Result<ProcessRef<'u>, NotPassed> {

@@ -4,6 +4,7 @@
 
 use alloc::boxed::Box;
 use alloc::format;
+use core::pin::Pin;
 
 use kernel_core::cmdline::Seed;
 use mm::cache::{MappingRef, PageCache, Store};
@@ -33,8 +34,8 @@ const FILES: u8 = 0x80;
 
 pub(super) struct Workload<'u> {
     sizes: Sizes,
-    cache: &'u PageCache<'u, Platform>,
-    spaces: &'u Spaces<'u, Platform, ProcessorTables>,
+    cache: Pin<&'u PageCache<'u, Platform>>,
+    spaces: Pin<&'u Spaces<'u, Platform, ProcessorTables>>,
     pins: Option<UserPages<'u, Platform>>,
     processes: [Option<ProcessRef<'u>>; PROCESSES],
     files: [MappingRef<'u, Platform>; 2],
@@ -63,8 +64,8 @@ struct Done {
 impl<'u> Workload<'u> {
     pub(super) fn new(
         sizes: Sizes,
-        cache: &'u PageCache<'u, Platform>,
-        spaces: &'u Spaces<'u, Platform, ProcessorTables>,
+        cache: Pin<&'u PageCache<'u, Platform>>,
+        spaces: Pin<&'u Spaces<'u, Platform, ProcessorTables>>,
         files: [MappingRef<'u, Platform>; 2],
         filed: [Stamps; 2],
         models: [Model; PROCESSES],
@@ -301,7 +302,7 @@ impl<'u> Workload<'u> {
         let least = if self.sizes.free < 1000 { 2 } else { 6 };
         let order = Order::of(self.random.usize(least..=9));
         self.cache.reclaim(Count(2 * order.pages().min(self.sizes.free / 4)));
-        let report = Compactor::new(self.spaces).compact(order, Count(1), drop);
+        let report = Compactor::new(&self.spaces).compact(order, Count(1), drop);
         self.done.compacted += report.cleared.0;
         self.done.moved += report.moved.folios.0 + report.moved.tables.0;
         Ok(())

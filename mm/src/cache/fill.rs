@@ -160,13 +160,13 @@ impl<'a, M: Machine> Mapping<'a, M> {
 
     /// Gets the contents of a folio that stands here.
     fn fill(&self, folio: &LockedFolio<'a, M>) -> Result<(), CacheError> {
-        match self.contents {
+        match &self.contents {
             Contents::Anonymous => self.each_page(folio, |_, bytes| {
                 bytes.fill(0);
                 Ok(())
             })?,
             Contents::File(store) => {
-                self.each_page(folio, |offset, bytes| read_to_end(store, offset, bytes))?;
+                self.each_page(folio, |offset, bytes| read_to_end(&**store, offset, bytes))?;
                 count(&self.cache.events.read, folio.order().pages());
             }
         }

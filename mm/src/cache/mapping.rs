@@ -2,10 +2,12 @@
 
 use core::fmt;
 use core::marker::PhantomPinned;
+use core::pin::Pin;
+use core::sync::atomic::Ordering;
 
 use super::page_cache::PageCache;
 use super::reverse_map::{Family, Leave};
-use super::store::Store;
+use super::store::{Store, StoreRef, any_store};
 use super::swap::Swap;
 use crate::descriptor::Descriptor;
 use crate::folio::LockedFolio;
@@ -21,7 +23,7 @@ pub type MappingRef<'a, M> = Counted<'a, M, Mapping<'a, M>>;
 /// A file, or anonymous memory, by pages. Linux's `struct address_space`.
 pub struct Mapping<'a, M: Machine> {
     pub(super) cache: &'a PageCache<'a, M>,
-    pub(super) contents: Contents<'a>,
+    pub(super) contents: Contents<'a, M>,
     /// The largest folio that is made here.
     pub(crate) largest: Order,
     pub(super) tree: FolioTree<'a, M>,
@@ -33,9 +35,9 @@ pub struct Mapping<'a, M: Machine> {
 pub(super) type FolioTree<'a, M> = Tree<'a, Descriptor<Folio>, State<'a, M>>;
 
 /// Where contents come from that are not in memory.
-pub(super) enum Contents<'a> {
+pub(super) enum Contents<'a, M: Machine> {
     /// The store, which they go back to.
-    File(&'a dyn Store),
+    File(StoreRef<'a, M>),
     /// Zeroes, or the swap store, which they go to.
     Anonymous,
 }
@@ -53,26 +55,31 @@ pub(super) struct State<'a, M: Machine> {
 }
 
 impl<M: Machine> PageCache<'_, M> {
-    /// A file whose contents are a store's. Folios are made as large as `largest`, if there is memory. Who *forgets* the result
-    /// must keep the store for as long as the cache: nothing else takes the folios out.
+    /// A file whose contents are a store's, which is the mapping's from then on, since folios lead there for as long as they
+    /// stand, whatever becomes of the result. Folios are made as large as `largest`, if there is memory.
     ///
     /// # Errors
-    /// There is no memory for the mapping.
-    pub fn file<'s>(&'s self, store: &'s dyn Store, largest: Order) -> Result<MappingRef<'s, M>, NoMemory> {
-        self.mapping(Contents::File(store), largest, None)
+    /// There is no memory for the mapping, and the store is dropped: who will try again keeps a reference to it.
+    pub fn file<'s>(
+        self: Pin<&'s Self>,
+        store: impl Store + 'static,
+        largest: Order,
+    ) -> Result<MappingRef<'s, M>, NoMemory> {
+        let this = self.get_ref();
+        this.mapping(Contents::File(any_store(this.owners.caches, store)?), largest, None)
     }
 
     /// Anonymous memory: zeroes, until they are written.
     ///
     /// # Errors
     /// There is no memory for the mapping.
-    pub fn anonymous(&self, largest: Order) -> Result<MappingRef<'_, M>, NoMemory> {
-        self.mapping(Contents::Anonymous, largest, None)
+    pub fn anonymous<'s>(self: Pin<&'s Self>, largest: Order) -> Result<MappingRef<'s, M>, NoMemory> {
+        self.get_ref().mapping(Contents::Anonymous, largest, None)
     }
 
     pub(super) fn mapping<'s>(
         &'s self,
-        contents: Contents<'s>,
+        contents: Contents<'s, M>,
         largest: Order,
         behind: Option<MappingRef<'s, M>>,
     ) -> Result<MappingRef<'s, M>, NoMemory> {
@@ -83,6 +90,7 @@ impl<M: Machine> PageCache<'_, M> {
         };
         let state = State { behind, absorbing: false, pages: 0, ahead: (PageIndex(0), Order::ZERO) };
         let largest = largest.min(PageCache::<M>::largest_order());
+        self.mappings.fetch_add(1, Ordering::Relaxed);
         let mapping =
             Mapping { cache: self, contents, largest, tree: self.nodes.tree(state), family, _looked_at: PhantomPinned };
         Counted::new(caches, mapping).map_err(|(_, error)| error)
@@ -106,7 +114,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
 
     /// One past the last page there can be.
     pub fn end(&self) -> PageIndex {
-        match self.contents {
+        match &self.contents {
             Contents::File(store) => PageIndex(store.size().0.div_ceil(PAGE_SIZE as u64)),
             Contents::Anonymous => PageIndex(1 << 52),
         }
@@ -194,6 +202,8 @@ impl<M: Machine> Drop for Mapping<'_, M> {
             let only = mapping.is_only();
             behind = if only { mapping.tree.lock(mapping.machine()).behind.take() } else { None };
         }
+        // Release: what was done to the cache is done when that goes.
+        self.cache.mappings.fetch_sub(1, Ordering::Release);
     }
 }
 

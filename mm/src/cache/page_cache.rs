@@ -1,8 +1,12 @@
 //! What all mappings of a machine share: the nodes of their trees, the lists of their folios, and the swap store.
 //!
 //! It is one of those that the page allocator asks when memory is short, once it is entered there.
+//!
+//! Invariants: CACHE-5 (no mapping outlives the cache, as pages lead to folios, these to mappings, and these to the cache: it is
+//! pinned before there is one, so that it stays where it is until it is dropped, and then there must be none).
 
 use core::fmt;
+use core::marker::PhantomPinned;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::lru::{Generation, Lru};
@@ -18,13 +22,17 @@ use crate::tree::TreeNodes;
 use crate::units::{Count, Order};
 use crate::zone::ZoneKind;
 
-/// The page cache of a machine.
+/// The page cache of a machine. If somebody forgot a mapping, the machine stops when the cache is dropped.
 pub struct PageCache<'a, M: Machine> {
     pub(super) owners: &'a Owners<'a, M>,
     pub(super) nodes: TreeNodes<'a, M>,
     pub(super) lru: Lru,
     pub(super) swap: Option<Swap<'a, M>>,
     pub(super) events: Events,
+    /// Mappings that there are.
+    pub(super) mappings: AtomicU64,
+    /// Mappings lead to it.
+    _looked_at: PhantomPinned,
 }
 
 /// What has happened since the cache was made, in pages.
@@ -69,7 +77,8 @@ impl<'a, M: Machine> PageCache<'a, M> {
     pub fn new(owners: &'a Owners<'a, M>, swap: Option<&'a dyn Store>) -> Result<Self, CreateError> {
         let nodes = TreeNodes::new(owners.caches)?;
         let swap = swap.map(|store| Swap::new(owners.caches, store)).transpose()?;
-        Ok(Self { owners, nodes, lru: Lru::new(), swap, events: Events::default() })
+        let (lru, events, mappings) = (Lru::new(), Events::default(), AtomicU64::new(0));
+        Ok(Self { owners, nodes, lru, swap, events, mappings, _looked_at: PhantomPinned })
     }
 
     /// The owners of its folios.
@@ -129,6 +138,21 @@ impl<M: Machine> Shrinker for PageCache<'_, M> {
     fn shrink(&self, shortage: &Shortage) -> Count {
         self.reclaim_for(shortage)
     }
+}
+
+impl<M: Machine> Drop for PageCache<'_, M> {
+    fn drop(&mut self) {
+        // Acquire pairs with the release of the last mapping that went.
+        let left = self.mappings.load(Ordering::Acquire);
+        if left > 0 {
+            forgotten(left);
+        }
+    }
+}
+
+/// Stops for good, whoever would catch the panic: pages would lead to what is gone.
+extern "C" fn forgotten(mappings: u64) -> ! {
+    panic!("invariant CACHE-5 broken: the page cache goes, but {mappings} mappings do not");
 }
 
 impl<M: Machine> fmt::Debug for PageCache<'_, M> {

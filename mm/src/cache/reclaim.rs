@@ -137,8 +137,8 @@ impl<'a, M: Machine> Mapping<'a, M> {
         if !folio.flags().contains(FolioFlags::DIRTY) {
             return Ok(None);
         }
-        if let Contents::File(store) = self.contents {
-            return self.write_folio(folio, store).map(|()| None);
+        if let Contents::File(store) = &self.contents {
+            return self.write_folio(folio, &**store).map(|()| None);
         }
         let swap = self.swap().ok_or(StoreError::Full)?;
         let slot = swap.take(folio.order()).ok_or(StoreError::Full)?;

@@ -1,11 +1,12 @@
 //! What is seen through mappings, against plain bytes.
 
 use core::num::NonZeroU16;
+use core::pin::{Pin, pin};
 use std::fmt::Display;
 use std::format;
 use std::string::String;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::vec;
 use std::vec::Vec;
 
@@ -28,7 +29,7 @@ mod meanwhile;
 mod model;
 mod stress;
 
-type Cache<'a> = PageCache<'a, HostMachine>;
+type Cache<'a> = Pin<&'a PageCache<'a, HostMachine>>;
 
 /// A file of the host's, which may fail.
 struct HostFile {
@@ -38,11 +39,11 @@ struct HostFile {
 }
 
 impl HostFile {
-    fn of(bytes: Vec<u8>) -> Self {
-        Self { bytes: Mutex::new(bytes), fails_in: AtomicU32::new(0) }
+    fn of(bytes: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self { bytes: Mutex::new(bytes), fails_in: AtomicU32::new(0) })
     }
 
-    fn pages(pages: usize) -> Self {
+    fn pages(pages: usize) -> Arc<Self> {
         let period: Vec<u8> = (0..251).collect();
         let mut bytes = period.repeat((pages * PAGE_SIZE).div_ceil(period.len()));
         bytes.truncate(pages * PAGE_SIZE);
@@ -81,12 +82,12 @@ impl Store for HostFile {
 }
 
 /// A machine of so many MiB, the upper half of them highmem, with a cache that swaps to `swap`. Afterwards nothing is left.
-fn with_cache<R>(mib: u32, swap: &dyn Store, test: impl FnOnce(&Cache<'_>) -> R) -> R {
+fn with_cache<R>(mib: u32, swap: &dyn Store, test: impl FnOnce(Cache<'_>) -> R) -> R {
     with_cache_of(mib, 1, swap, test)
 }
 
 /// The same with so many CPUs.
-fn with_cache_of<R>(mib: u32, cpus: u16, swap: &dyn Store, test: impl FnOnce(&Cache<'_>) -> R) -> R {
+fn with_cache_of<R>(mib: u32, cpus: u16, swap: &dyn Store, test: impl FnOnce(Cache<'_>) -> R) -> R {
     let cpus = NonZeroU16::new(cpus).expect("a machine has a CPU");
     let (end, direct_map_end) = (Pfn::new(mib << 8), Pfn::new(mib << 7));
     let machine = HostMachine::new(end, direct_map_end, cpus).expect("the host lends memory");
@@ -97,9 +98,10 @@ fn with_cache_of<R>(mib: u32, cpus: u16, swap: &dyn Store, test: impl FnOnce(&Ca
     let caches = KmemCaches::new(&pages).expect("there is memory");
     let owners = Owners::new(&caches).expect("there is memory");
     let result = {
-        let cache = PageCache::new(&owners, Some(swap)).expect("there is memory");
-        let with_both = || pages.with_shrinker(&caches, || test(&cache));
-        let result = pages.with_shrinker(&cache, with_both).flatten().expect("there is room for two");
+        let cache = pin!(PageCache::new(&owners, Some(swap)).expect("there is memory"));
+        let cache = cache.into_ref();
+        let with_both = || pages.with_shrinker(&caches, || test(cache));
+        let result = pages.with_shrinker(&*cache, with_both).flatten().expect("there is room for two");
         assert_eq!(cache.report().swapped, Count(0), "places in the swap store were lost");
         assert_eq!((cache.report().inactive, cache.report().active), (Count(0), Count(0)), "folios were forgotten");
         result
@@ -122,7 +124,7 @@ fn text<E: Display>(error: E) -> String {
 fn a_file_is_read_in_ever_larger_folios_as_long_as_reads_go_on_in_order() {
     let (file, swap) = (HostFile::pages(256), HostFile::pages(16));
     with_cache(16, &swap, |cache| {
-        let mapping = cache.file(&file, Order::of(5)).expect("there is memory");
+        let mapping = cache.file(Arc::clone(&file), Order::of(5)).expect("there is memory");
         let mut orders = Vec::new();
         for page in 0..256 {
             let folio = mapping.read_folio(PageIndex(page)).expect("the file is read");
@@ -144,7 +146,7 @@ fn a_file_is_read_in_ever_larger_folios_as_long_as_reads_go_on_in_order() {
 fn readahead_makes_do_with_smaller_folios_where_memory_or_the_file_is_in_pieces() {
     let (file, swap) = (HostFile::pages(23), HostFile::pages(16));
     with_cache(8, &swap, |cache| {
-        let mapping = cache.file(&file, Order::of(4)).expect("there is memory");
+        let mapping = cache.file(Arc::clone(&file), Order::of(4)).expect("there is memory");
         // Something stands in the way of anything but pages.
         drop(mapping.read_folio(PageIndex(22)).expect("the last page is read"));
         drop(mapping.read_folio(PageIndex(20)).expect("its neighbours are"));
@@ -173,7 +175,7 @@ fn readahead_makes_do_with_smaller_folios_where_memory_or_the_file_is_in_pieces(
 fn what_cannot_be_read_says_so_and_is_read_when_it_can_be() {
     let (file, swap) = (HostFile::pages(8), HostFile::pages(16));
     with_cache(8, &swap, |cache| {
-        let mapping = cache.file(&file, Order::of(3)).expect("there is memory");
+        let mapping = cache.file(Arc::clone(&file), Order::of(3)).expect("there is memory");
         // The folio's third page fails, and then the page itself, once.
         file.fails_in.store(3, Ordering::Relaxed);
         drop(mapping.read_folio(PageIndex(0)).expect("the page is read alone"));
@@ -196,7 +198,7 @@ fn what_cannot_be_read_says_so_and_is_read_when_it_can_be() {
 fn what_is_read_once_goes_and_what_is_used_again_stays() {
     let (file, swap) = (HostFile::pages(512), HostFile::pages(16));
     with_cache(16, &swap, |cache| {
-        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let mapping = cache.file(Arc::clone(&file), Order::ZERO).expect("there is memory");
         let hot: Vec<u64> = (0..512).step_by(8).collect();
         for turn in 0..2 {
             for page in (0..512).filter(|page| turn == 0 || page % 8 == 0) {
@@ -221,7 +223,7 @@ fn what_is_read_once_goes_and_what_is_used_again_stays() {
 fn whoever_is_referred_to_locked_or_pinned_is_not_reclaimed() {
     let (file, swap) = (HostFile::pages(4), HostFile::pages(16));
     with_cache(8, &swap, |cache| {
-        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let mapping = cache.file(Arc::clone(&file), Order::ZERO).expect("there is memory");
         let folio = |page| mapping.read_folio(PageIndex(page)).expect("it is read");
         let referred = folio(0);
         let locked = folio(1).lock();
@@ -296,7 +298,8 @@ fn when_the_swap_store_is_full_or_fails_anonymous_memory_stays() {
 fn without_a_swap_store_what_was_written_to_anonymous_memory_stays_whole() {
     let swap = HostFile::pages(1);
     with_cache(8, &swap, |swapping| {
-        let cache = PageCache::new(swapping.owners(), None).expect("there is memory");
+        let cache = pin!(PageCache::new(swapping.owners(), None).expect("there is memory"));
+        let cache = cache.into_ref();
         let mapping = cache.anonymous(Order::of(4)).expect("there is memory");
         mapping.write(FileOffset(0), &[1]).expect("there is memory");
         assert_eq!(cache.reclaim(Count(16)), Count(0));
@@ -344,7 +347,7 @@ fn both_sides_of_a_fork_see_what_there_was_and_their_own_changes_and_the_last_on
 fn a_private_view_of_a_file_leaves_the_file_alone_and_sees_its_changes_until_it_has_its_own() {
     let (file, swap) = (HostFile::pages(8), HostFile::pages(16));
     with_cache(8, &swap, |cache| {
-        let shared = cache.file(&file, Order::of(2)).expect("there is memory");
+        let shared = cache.file(Arc::clone(&file), Order::of(2)).expect("there is memory");
         let private = Mapping::shadow(&shared).expect("there is memory");
         let mut byte = [0];
         private.read(FileOffset(5000), &mut byte).expect("it is read");
@@ -429,7 +432,7 @@ fn memory_is_taken_from_folios_that_lie_where_it_is_lacking_and_only_from_those(
             let zones = pages.zones().filter(|zone| (zone.kind == ZoneKind::Highmem) == highest);
             zones.map(|zone| zone.free).sum()
         };
-        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let mapping = cache.file(Arc::clone(&file), Order::ZERO).expect("there is memory");
         let read =
             |from, to| (from..to).for_each(|page| drop(mapping.read_folio(PageIndex(page)).expect("it is read")));
         read(0, u64::from(HALF));
@@ -462,7 +465,7 @@ fn memory_is_taken_from_folios_that_lie_where_it_is_lacking_and_only_from_those(
 fn who_lacks_lowmem_looks_at_no_folio_in_highmem() {
     let (file, swap) = (HostFile::pages(64), HostFile::pages(16));
     with_cache(16, &swap, |cache| {
-        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let mapping = cache.file(Arc::clone(&file), Order::ZERO).expect("there is memory");
         let used = mapping.read_folio(PageIndex(0)).expect("it is read");
         (0..2).for_each(|_| mapping.mark_accessed(&used));
         mapping.mark_accessed(&used);
@@ -483,7 +486,7 @@ fn whoever_wants_pages_gets_those_that_the_cache_can_do_without() {
     let (file, swap) = (HostFile::pages(FRAMES), HostFile::pages(16));
     with_cache(scaled(16, 8), &swap, |cache| {
         let pages = cache.pages();
-        let mapping = cache.file(&file, Order::of(4)).expect("there is memory");
+        let mapping = cache.file(Arc::clone(&file), Order::of(4)).expect("there is memory");
         for page in (0..FRAMES as u64).step_by(scaled(1, 8)) {
             drop(mapping.read_folio(PageIndex(page)).expect("it is read, and others go"));
         }

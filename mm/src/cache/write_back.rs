@@ -56,7 +56,7 @@ impl<'a, M: Machine> Mapping<'a, M> {
             let Some(folio) = self.lookup(found.first) else { continue };
             let folio = folio.lock();
             if self.holds(&folio, found.first) && folio.flags().contains(FolioFlags::DIRTY) {
-                self.write_folio(&folio, *store)?;
+                self.write_folio(&folio, &**store)?;
                 pages.0 += folio.order().pages();
             }
         }

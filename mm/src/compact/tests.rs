@@ -1,8 +1,9 @@
 //! Fragmented machines, whose users must notice nothing.
 
 use core::num::NonZeroU16;
+use core::pin::{Pin, pin};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::vec;
 use std::vec::Vec;
 
@@ -40,8 +41,8 @@ const CPUS: u16 = 4;
 struct HostFile(Mutex<Vec<u8>>);
 
 impl HostFile {
-    fn pages(pages: usize) -> Self {
-        Self(Mutex::new(vec![0; pages * PAGE_SIZE]))
+    fn pages(pages: usize) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(vec![0; pages * PAGE_SIZE])))
     }
 
     fn with<R>(&self, offset: FileOffset, len: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
@@ -69,9 +70,9 @@ impl Store for HostFile {
 struct Rig<'r> {
     pages: &'r PageAllocator<'r, HostMachine>,
     owners: &'r Owners<'r, HostMachine>,
-    cache: &'r PageCache<'r, HostMachine>,
+    cache: Pin<&'r PageCache<'r, HostMachine>>,
     unit: &'r Unit<'r>,
-    spaces: &'r Spaces<'r, HostMachine, Unit<'r>>,
+    spaces: Pin<&'r Spaces<'r, HostMachine, Unit<'r>>>,
     compactor: Compactor<'r, HostMachine, Unit<'r>>,
 }
 
@@ -87,14 +88,16 @@ fn with_rig<R>(mib: u32, lowmem: u32, test: impl FnOnce(&Rig<'_>) -> R) -> R {
         let caches = KmemCaches::new(&pages).expect("there is memory");
         let owners = Owners::new(&caches).expect("there is memory");
         let result = {
-            let cache = PageCache::new(&owners, None).expect("there is memory");
+            let cache = pin!(PageCache::new(&owners, None).expect("there is memory"));
+            let cache = cache.into_ref();
             let unit = Unit::new(&machine);
-            let spaces = Spaces::new(&cache, &unit);
-            let compactor = Compactor::new(&spaces);
-            let (pages, owners, cache, unit, spaces) = (&pages, &owners, &cache, &unit, &spaces);
+            let spaces = pin!(Spaces::new(cache, &unit));
+            let spaces = spaces.into_ref();
+            let compactor = Compactor::new(spaces.get_ref());
+            let (pages, owners, unit) = (&pages, &owners, &unit);
             let rig = Rig { pages, owners, cache, unit, spaces, compactor };
             let with_both = || pages.with_shrinker(&caches, || test(&rig));
-            pages.with_shrinker(cache, with_both).flatten().expect("there is room for two")
+            pages.with_shrinker(&*cache, with_both).flatten().expect("there is room for two")
         };
         owners.verify().expect("every page leads to its owner");
         for report in owners.reports().filter(|report| report.kind != OwnerKind::Slab) {

@@ -4,6 +4,7 @@
 
 use core::alloc::Layout;
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
@@ -14,7 +15,7 @@ use crate::sync::{AtomicUsize, Ordering};
 
 /// The references come first, so that what a cache looks at when the object is freed is initialised, whatever the value is.
 #[repr(C)]
-struct Inside<'a, M: Machine, T> {
+pub(crate) struct Inside<'a, M: Machine, T: ?Sized> {
     references: AtomicUsize,
     caches: &'a KmemCaches<'a, M>,
     value: T,
@@ -28,14 +29,14 @@ struct Inside<'a, M: Machine, T> {
 ///
 /// # Invariants
 /// The object holds the value, and is counted for this reference.
-pub struct Counted<'a, M: Machine, T> {
+pub struct Counted<'a, M: Machine, T: ?Sized> {
     inside: NonNull<Inside<'a, M, T>>,
 }
 
 // SAFETY: it shares the value, which may be dropped wherever the last reference goes.
-unsafe impl<M: Machine, T: Send + Sync> Send for Counted<'_, M, T> {}
+unsafe impl<M: Machine, T: Send + Sync + ?Sized> Send for Counted<'_, M, T> {}
 // SAFETY: as above.
-unsafe impl<M: Machine, T: Send + Sync> Sync for Counted<'_, M, T> {}
+unsafe impl<M: Machine, T: Send + Sync + ?Sized> Sync for Counted<'_, M, T> {}
 
 impl<'a, M: Machine, T> Counted<'a, M, T> {
     /// Puts a value into an object of its own.
@@ -52,6 +53,38 @@ impl<'a, M: Machine, T> Counted<'a, M, T> {
         Ok(Self { inside })
     }
 
+    /// Gives up the reference without giving it back: an address stands for it.
+    #[must_use = "nobody else gives the reference back"]
+    pub fn into_raw(self) -> NonNull<()> {
+        ManuallyDrop::new(self).inside.cast()
+    }
+
+    /// The address that stands for the value.
+    pub fn as_raw(&self) -> NonNull<()> {
+        self.inside.cast()
+    }
+
+    /// Takes a reference back that was given up.
+    ///
+    /// # Safety
+    /// The address comes from [`into_raw`](Self::into_raw) of a reference to a `T`, and is taken back once.
+    pub unsafe fn from_raw(address: NonNull<()>) -> Self {
+        Self { inside: address.cast() }
+    }
+
+    /// The same value, of which less is known: what unsizes an `Arc` does so by itself.
+    ///
+    /// # Safety
+    /// `unsize` gives back what it gets, unsized by the language.
+    pub(crate) unsafe fn unsized_by<U: ?Sized>(
+        self,
+        unsize: impl FnOnce(NonNull<Inside<'a, M, T>>) -> NonNull<Inside<'a, M, U>>,
+    ) -> Counted<'a, M, U> {
+        Counted { inside: unsize(ManuallyDrop::new(self).inside) }
+    }
+}
+
+impl<'a, M: Machine, T: ?Sized> Counted<'a, M, T> {
     fn inside(&self) -> &Inside<'a, M, T> {
         // SAFETY: the value stands there as long as there is a reference.
         unsafe { self.inside.as_ref() }
@@ -71,7 +104,7 @@ impl<'a, M: Machine, T> Counted<'a, M, T> {
 
     /// Whether both refer to one value.
     pub fn is(&self, other: &Self) -> bool {
-        self.inside == other.inside
+        core::ptr::addr_eq(self.inside.as_ptr(), other.inside.as_ptr())
     }
 
     /// Whether this is the only reference. Another can then come only from this one.
@@ -79,28 +112,9 @@ impl<'a, M: Machine, T> Counted<'a, M, T> {
         // Acquire pairs with the release of those who gave theirs up.
         self.inside().references.load(Ordering::Acquire) == 1
     }
-
-    /// Gives up the reference without giving it back: an address stands for it.
-    #[must_use = "nobody else gives the reference back"]
-    pub fn into_raw(self) -> NonNull<()> {
-        core::mem::ManuallyDrop::new(self).inside.cast()
-    }
-
-    /// The address that stands for the value.
-    pub fn as_raw(&self) -> NonNull<()> {
-        self.inside.cast()
-    }
-
-    /// Takes a reference back that was given up.
-    ///
-    /// # Safety
-    /// The address comes from [`into_raw`](Self::into_raw) of a reference to a `T`, and is taken back once.
-    pub unsafe fn from_raw(address: NonNull<()>) -> Self {
-        Self { inside: address.cast() }
-    }
 }
 
-impl<M: Machine, T> Deref for Counted<'_, M, T> {
+impl<M: Machine, T: ?Sized> Deref for Counted<'_, M, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -108,7 +122,7 @@ impl<M: Machine, T> Deref for Counted<'_, M, T> {
     }
 }
 
-impl<M: Machine, T> Drop for Counted<'_, M, T> {
+impl<M: Machine, T: ?Sized> Drop for Counted<'_, M, T> {
     fn drop(&mut self) {
         // Release: what was done with the value is done before it goes.
         if self.inside().references.fetch_sub(1, Ordering::Release) != 1 {
@@ -126,7 +140,7 @@ impl<M: Machine, T> Drop for Counted<'_, M, T> {
     }
 }
 
-impl<M: Machine, T: fmt::Debug> fmt::Debug for Counted<'_, M, T> {
+impl<M: Machine, T: fmt::Debug + ?Sized> fmt::Debug for Counted<'_, M, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }

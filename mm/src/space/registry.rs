@@ -114,6 +114,11 @@ impl Registry {
         Ok(())
     }
 
+    /// Whether there is no space.
+    pub(super) fn is_empty(&self, machine: &impl Machine) -> bool {
+        self.0.lock(machine).spaces.is_empty()
+    }
+
     /// Takes a space off, if it is on.
     ///
     /// # Safety

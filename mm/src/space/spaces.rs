@@ -1,7 +1,12 @@
 //! Address spaces: made, given regions, and gone with their last reference.
+//!
+//! Invariants: SPACE-3 (no space outlives what all share, as folios lead to mappings, these to regions, and these to the `Mmu`:
+//! that is pinned before there is a space, so that it stays where it is until it is dropped, and then there must be none).
 #![expect(unsafe_code, reason = "spaces are found by number")]
 
 use core::fmt;
+use core::marker::PhantomPinned;
+use core::pin::Pin;
 
 use thiserror::Error;
 
@@ -19,11 +24,13 @@ use crate::owner::OwnError;
 use crate::slab::{Counted, KmemCaches, NoMemory};
 use crate::units::{Order, PAGE_SHIFT, PAGE_SIZE, PageIndex, Pfn, SpaceId, VirtualAddress};
 
-/// All address spaces of a machine.
+/// All address spaces of a machine. If somebody forgot one, the machine stops when this is dropped.
 pub struct Spaces<'a, M: Machine, U: Mmu> {
-    cache: &'a PageCache<'a, M>,
+    cache: Pin<&'a PageCache<'a, M>>,
     mmu: &'a U,
     registry: Registry,
+    /// Spaces lead to it.
+    _looked_at: PhantomPinned,
 }
 
 /// A reference to a space. With the last one it goes, and everything that is mapped in it.
@@ -31,7 +38,7 @@ pub type SpaceRef<'a, M, U> = Counted<'a, M, Space<'a, M, U>>;
 
 /// An address space.
 pub struct Space<'a, M: Machine, U: Mmu> {
-    pub(super) spaces: &'a Spaces<'a, M, U>,
+    pub(super) spaces: Pin<&'a Spaces<'a, M, U>>,
     registered: Counted<'a, M, Registered>,
     pub(super) tables: Counted<'a, M, Tables<'a, M, U>>,
     /// Faults and pins read them.
@@ -54,12 +61,12 @@ pub enum SpaceError {
 
 impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
     /// No spaces yet.
-    pub fn new(cache: &'a PageCache<'a, M>, mmu: &'a U) -> Self {
-        Self { cache, mmu, registry: Registry::new() }
+    pub fn new(cache: Pin<&'a PageCache<'a, M>>, mmu: &'a U) -> Self {
+        Self { cache, mmu, registry: Registry::new(), _looked_at: PhantomPinned }
     }
 
     /// The cache whose folios spaces map.
-    pub const fn cache(&self) -> &'a PageCache<'a, M> {
+    pub const fn cache(&self) -> Pin<&'a PageCache<'a, M>> {
         self.cache
     }
 
@@ -71,12 +78,11 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
         self.cache.owners().caches
     }
 
-    /// Makes a space in which nothing is mapped. Who *forgets* the result must keep these spaces and their `Mmu` for as long as
-    /// the cache: reclaim goes on finding its regions.
+    /// Makes a space in which nothing is mapped.
     ///
     /// # Errors
     /// There is no memory for it, or no number; nothing is lost.
-    pub fn create(&self) -> Result<SpaceRef<'_, M, U>, SpaceError> {
+    pub fn create<'s>(self: Pin<&'s Self>) -> Result<SpaceRef<'s, M, U>, SpaceError> {
         let created = self.cache.with_reclaim(|| match self.create_once() {
             // Memory would not help.
             Err(SpaceError::TooMany) => Ok(None),
@@ -85,22 +91,23 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
         created?.ok_or(SpaceError::TooMany)
     }
 
-    fn create_once(&self) -> Result<SpaceRef<'_, M, U>, SpaceError> {
-        let caches = self.caches();
+    fn create_once<'s>(self: Pin<&'s Self>) -> Result<SpaceRef<'s, M, U>, SpaceError> {
+        let this = self.get_ref();
+        let caches = this.caches();
         let registered = Counted::new(caches, Registered::new()).map_err(|(_, error)| error)?;
         // SAFETY: it is in an object, and taken off before the space gives that up.
-        let id = unsafe { self.registry.add(self.machine(), &registered) }.ok_or(SpaceError::TooMany)?;
-        let tables = Tables::new(self.cache.owners(), self.mmu, id).map_err(SpaceError::from);
+        let id = unsafe { this.registry.add(this.machine(), &registered) }.ok_or(SpaceError::TooMany)?;
+        let tables = Tables::new(this.cache.owners(), this.mmu, id).map_err(SpaceError::from);
         let tables = tables.and_then(|tables| Counted::new(caches, tables).map_err(|(_, error)| error.into()));
         match tables {
             Ok(tables) => {
-                self.registry.set_tables(&registered, &tables);
+                this.registry.set_tables(&registered, &tables);
                 let space = Space { spaces: self, registered, tables, regions: RwLock::new(Regions::new()) };
                 Counted::new(caches, space).map_err(|(_, error)| error.into())
             }
             Err(error) => {
                 // SAFETY: it was added above.
-                unsafe { self.registry.remove(self.machine(), &registered) };
+                unsafe { this.registry.remove(this.machine(), &registered) };
                 Err(error)
             }
         }
@@ -120,6 +127,19 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
         // SAFETY: all spaces here were made by `create`, and borrow from this.
         unsafe { self.registry.find(self.machine(), space) }
     }
+}
+
+impl<M: Machine, U: Mmu> Drop for Spaces<'_, M, U> {
+    fn drop(&mut self) {
+        if !self.registry.is_empty(self.machine()) {
+            forgotten();
+        }
+    }
+}
+
+/// Stops for good, whoever would catch the panic: folios would lead to what is gone.
+extern "C" fn forgotten() -> ! {
+    panic!("invariant SPACE-3 broken: what all spaces share goes, but a space does not");
 }
 
 impl<M: Machine, U: Mmu> fmt::Debug for Spaces<'_, M, U> {

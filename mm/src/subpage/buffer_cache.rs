@@ -1,6 +1,11 @@
 //! What all buffers of one size share: the memory of their bytes and descriptors, their trees' nodes, their generations.
+//!
+//! Invariants: BUF-4 (no mapping outlives the cache, as its lists lead to buffers, these to mappings, and these to the cache: it is
+//! pinned before there is one, so that it stays where it is until it is dropped, and then there must be none).
 
 use core::fmt;
+use core::marker::PhantomPinned;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::lru::Lru;
 use crate::cache::Generation;
@@ -46,7 +51,7 @@ impl BufferSize {
     }
 }
 
-/// The buffers of one size.
+/// The buffers of one size. If somebody forgot a mapping, the machine stops when this is dropped.
 pub struct BufferCache<'a, M: Machine> {
     pub(super) caches: &'a KmemCaches<'a, M>,
     pub(super) size: BufferSize,
@@ -54,6 +59,10 @@ pub struct BufferCache<'a, M: Machine> {
     pub(super) descriptors: KmemCache<'a, M>,
     pub(super) nodes: TreeNodes<'a, M>,
     pub(super) lru: Lru,
+    /// Mappings that there are.
+    pub(super) mappings: AtomicU64,
+    /// Mappings lead to it.
+    _looked_at: PhantomPinned,
 }
 
 /// The buffers of one size at one moment.
@@ -85,6 +94,8 @@ impl<'a, M: Machine> BufferCache<'a, M> {
             descriptors: caches.create(descriptors::<super::Buffer>("buffer"))?,
             nodes: TreeNodes::new(caches)?,
             lru: Lru::new(),
+            mappings: AtomicU64::new(0),
+            _looked_at: PhantomPinned,
         })
     }
 
@@ -101,6 +112,21 @@ impl<'a, M: Machine> BufferCache<'a, M> {
     pub(super) fn with_reclaim<T, E>(&self, attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
         self.caches.pages.with_reclaim(attempt)
     }
+}
+
+impl<M: Machine> Drop for BufferCache<'_, M> {
+    fn drop(&mut self) {
+        // Acquire pairs with the release of the last mapping that went.
+        let left = self.mappings.load(Ordering::Acquire);
+        if left > 0 {
+            forgotten(left);
+        }
+    }
+}
+
+/// Stops for good, whoever would catch the panic: buffers would lead to what is gone.
+extern "C" fn forgotten(mappings: u64) -> ! {
+    panic!("invariant BUF-4 broken: a cache of buffers goes, but {mappings} mappings do not");
 }
 
 impl<M: Machine> fmt::Debug for BufferCache<'_, M> {

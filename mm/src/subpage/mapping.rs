@@ -6,13 +6,15 @@
 
 use core::fmt;
 use core::marker::PhantomPinned;
+use core::pin::Pin;
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
 
 use thiserror::Error;
 
 use super::buffer::{Buffer, BufferFlags, BufferRef, LockedBuffer};
 use super::buffer_cache::BufferCache;
-use crate::cache::{Generation, Store, StoreError};
+use crate::cache::{Generation, Store, StoreError, StoreRef, any_store};
 use crate::descriptor::Descriptor;
 use crate::machine::Machine;
 use crate::slab::{Counted, NoMemory};
@@ -47,7 +49,7 @@ pub type BufferMappingRef<'a, M> = Counted<'a, M, BufferMapping<'a, M>>;
 /// A store's contents, in buffers.
 pub struct BufferMapping<'a, M: Machine> {
     pub(super) cache: &'a BufferCache<'a, M>,
-    pub(super) store: &'a dyn Store,
+    pub(super) store: StoreRef<'a, M>,
     pub(super) tree: Tree<'a, Descriptor<Buffer>, Standing>,
     /// Until it is empty its buffers lead to it.
     _looked_at: PhantomPinned,
@@ -70,14 +72,17 @@ pub(super) enum Contents {
 }
 
 impl<M: Machine> BufferCache<'_, M> {
-    /// The buffers of a store, of which there are none yet. Who *forgets* the result must keep the store for as long as this.
+    /// The buffers of a store, of which there are none yet. The store is the mapping's from then on.
     ///
     /// # Errors
-    /// There is no memory for the mapping.
-    pub fn mapping<'s>(&'s self, store: &'s dyn Store) -> Result<BufferMappingRef<'s, M>, NoMemory> {
-        let tree = self.nodes.tree(Standing { buffers: 0 });
-        let mapping = BufferMapping { cache: self, store, tree, _looked_at: PhantomPinned };
-        Counted::new(self.caches, mapping).map_err(|(_, error)| error)
+    /// There is no memory for the mapping, and the store is dropped: who will try again keeps a reference to it.
+    pub fn mapping<'s>(self: Pin<&'s Self>, store: impl Store + 'static) -> Result<BufferMappingRef<'s, M>, NoMemory> {
+        let cache = self.get_ref();
+        let store = any_store(cache.caches, store)?;
+        let tree = cache.nodes.tree(Standing { buffers: 0 });
+        cache.mappings.fetch_add(1, Ordering::Relaxed);
+        let mapping = BufferMapping { cache, store, tree, _looked_at: PhantomPinned };
+        Counted::new(cache.caches, mapping).map_err(|(_, error)| error)
     }
 }
 
@@ -243,6 +248,8 @@ impl<M: Machine> Drop for BufferMapping<'_, M> {
     /// What is dirty is lost.
     fn drop(&mut self) {
         self.truncate(FileOffset(0));
+        // Release: what was done to the cache is done when that goes.
+        self.cache.mappings.fetch_sub(1, Ordering::Release);
     }
 }
 

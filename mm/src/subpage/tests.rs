@@ -1,7 +1,9 @@
 //! What users of buffers see.
 
 use core::num::NonZeroU16;
+use core::pin::pin;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
@@ -52,8 +54,8 @@ struct Bytes {
 }
 
 impl Bytes {
-    fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes: Mutex::new(bytes), faults: Faults::none() }
+    fn new(bytes: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self { bytes: Mutex::new(bytes), faults: Faults::none() })
     }
 
     fn resize(&self, size: usize) {
@@ -121,8 +123,9 @@ fn several_buffers_share_a_page_and_the_page_goes_back_with_the_last() {
         with_caches(|caches| {
             let each = PAGE_SIZE / size.bytes();
             let store = Bytes::new(patterned(PAGES * PAGE_SIZE));
-            let cache = BufferCache::new(caches, size).expect("there is memory");
-            let mapping = cache.mapping(&store).expect("there is memory");
+            let cache = pin!(BufferCache::new(caches, size).expect("there is memory"));
+            let cache = cache.into_ref();
+            let mapping = cache.mapping(Arc::clone(&store)).expect("there is memory");
             let all = read(&mapping, 0, PAGES * PAGE_SIZE).expect("the store gives it");
             assert_eq!(all, patterned(PAGES * PAGE_SIZE));
             mapping.verify().expect("sound");
@@ -156,8 +159,9 @@ fn several_buffers_share_a_page_and_the_page_goes_back_with_the_last() {
 fn what_was_used_once_goes_first_and_in_the_order_in_which_it_came() {
     with_caches(|caches| {
         let store = Bytes::new(patterned(16 * 512));
-        let cache = BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory");
-        let mapping = cache.mapping(&store).expect("there is memory");
+        let cache = pin!(BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory"));
+        let cache = cache.into_ref();
+        let mapping = cache.mapping(Arc::clone(&store)).expect("there is memory");
         let used = |index: usize| drop(read(&mapping, index * 512 + 17, 8).expect("the store gives it"));
         (0..16).for_each(used);
         [3, 9, 12].into_iter().for_each(used);
@@ -191,8 +195,9 @@ fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
         const LEFT: usize = scaled(100, 22);
         let all = patterned(BLOCKS << 10);
         let store = Bytes::new(all.clone());
-        let cache = BufferCache::new(caches, BufferSize::Kib1).expect("there is memory");
-        let mapping = cache.mapping(&store).expect("there is memory");
+        let cache = pin!(BufferCache::new(caches, BufferSize::Kib1).expect("there is memory"));
+        let cache = cache.into_ref();
+        let mapping = cache.mapping(Arc::clone(&store)).expect("there is memory");
         // All memory but some pages is somebody else's.
         let _held = all_but(caches, LEFT, Request::new(Order::ZERO));
         let scan = || {
@@ -207,7 +212,7 @@ fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
                 assert!(bytes == all[block << 10..(block + 1) << 10]);
             }
         };
-        caches.pages.with_shrinker(&cache, scan).expect("there is room");
+        caches.pages.with_shrinker(&*cache, scan).expect("there is room");
         assert!(cache.report().pages.0 as usize <= LEFT);
         mapping.verify().expect("sound");
     });
@@ -217,8 +222,9 @@ fn buffers_used_again_and_again_outlive_a_scan_larger_than_memory() {
 fn a_failed_store_leaves_what_is_dirty_dirty_and_what_was_not_read_unread() {
     with_caches(|caches| {
         let store = Bytes::new(patterned(8 * 2048));
-        let cache = BufferCache::new(caches, BufferSize::Kib2).expect("there is memory");
-        let mapping = cache.mapping(&store).expect("there is memory");
+        let cache = pin!(BufferCache::new(caches, BufferSize::Kib2).expect("there is memory"));
+        let cache = cache.into_ref();
+        let mapping = cache.mapping(Arc::clone(&store)).expect("there is memory");
         let failed = |offset| BufferError::Store(StoreError::Failed(FileOffset(offset)));
         store.faults.fail_nth(2);
         assert_eq!(read(&mapping, 100, 6000), Err(failed(2048)));
@@ -250,8 +256,9 @@ fn a_failed_store_leaves_what_is_dirty_dirty_and_what_was_not_read_unread() {
 fn with_no_memory_at_all_a_buffer_is_refused() {
     with_caches(|caches| {
         let store = Bytes::new(patterned(4096));
-        let cache = BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory");
-        let mapping = cache.mapping(&store).expect("there is memory");
+        let cache = pin!(BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory"));
+        let cache = cache.into_ref();
+        let mapping = cache.mapping(Arc::clone(&store)).expect("there is memory");
         caches.shrink();
         let mut held = Vec::new();
         while let Ok(block) = caches.pages.alloc(Request::new(Order::ZERO)) {
@@ -268,11 +275,13 @@ fn with_no_memory_at_all_a_buffer_is_refused() {
 fn the_page_cache_gets_memory_that_buffers_can_do_without() {
     with_caches(|caches| {
         let (store, file) = (Bytes::new(patterned(1 << 20)), Bytes::new(patterned(48 * PAGE_SIZE)));
-        let buffers = BufferCache::new(caches, BufferSize::Kib2).expect("there is memory");
-        let mapping = buffers.mapping(&store).expect("there is memory");
+        let buffers = pin!(BufferCache::new(caches, BufferSize::Kib2).expect("there is memory"));
+        let buffers = buffers.into_ref();
+        let mapping = buffers.mapping(Arc::clone(&store)).expect("there is memory");
         let owners = Owners::new(caches).expect("there is memory");
-        let cache = PageCache::new(&owners, None).expect("there is memory");
-        let folios = cache.file(&file, Order::ZERO).expect("there is memory");
+        let cache = pin!(PageCache::new(&owners, None).expect("there is memory"));
+        let cache = cache.into_ref();
+        let folios = cache.file(Arc::clone(&file), Order::ZERO).expect("there is memory");
         let _held = all_but(caches, 112, Request::movable(Order::ZERO));
         let both = || {
             mapping.write(FileOffset(0), &[7; 512 << 10]).expect("what was written before goes");
@@ -285,6 +294,6 @@ fn the_page_cache_gets_memory_that_buffers_can_do_without() {
             mapping.verify().expect("sound");
             assert_eq!(read(&mapping, 0, 512 << 10), Ok(vec![7; 512 << 10]));
         };
-        caches.pages.with_shrinker(&buffers, both).expect("there is room");
+        caches.pages.with_shrinker(&*buffers, both).expect("there is room");
     });
 }

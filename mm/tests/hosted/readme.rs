@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::num::NonZeroU16;
+use std::pin::pin;
 use std::sync::Mutex;
 
 use mm::boot_map::{BootMap, Region, RegionKind};
@@ -71,11 +72,11 @@ fn the_example_works() -> Result<(), Box<dyn Error>> {
     let owners = Owners::new(&caches)?;
     let table = owners.alloc(Request::new(Order::ZERO), PageTable::new(TableLevel(1))).map_err(|(_, error)| error)?;
 
-    let cache = PageCache::new(&owners, Some(&swap))?; // swap, and what stands behind files, are a Store
-    let spaces = Spaces::new(&cache, &tables); // tables are an Mmu: what an entry looks like, and flushes
-    let file = cache.file(&store, Order::of(5))?;
+    let cache = pin!(PageCache::new(&owners, Some(&swap))?); // pinned: pages lead there
+    let spaces = pin!(Spaces::new(cache.as_ref(), &tables)); // tables are an Mmu: what an entry looks like, and flushes
+    let file = cache.as_ref().file(store, Order::of(5))?; // what stands behind it is a Store, and its own; swap is one, too
     file.read(FileOffset(0), &mut bytes)?;
-    let space = spaces.create()?;
+    let space = spaces.as_ref().create()?;
     space.map_file(addresses, &file, PageIndex(0), PageProtection::ReadWrite, Sharing::Private)?;
     space.fault(address, Access::Write)?; // from the page-fault handler
     let report = Compactor::new(&spaces).compact(Order::of(9), Count(4), drop);

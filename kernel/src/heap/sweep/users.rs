@@ -1,5 +1,7 @@
 //! The steps of the script that fill users' memory.
 
+use core::pin::pin;
+
 use kernel_core::layout::USERS;
 use mm::cache::{CacheError, GiveError, Mapping, MemoryStore, MemoryStoreError, PageCache};
 use mm::folio::{SplitError, SplitTo};
@@ -101,7 +103,8 @@ pub(super) fn folios_in_mappings(memory: Memory, rest: Rest<'_>) -> Result<(), S
     let folio = |order| memory.owners.alloc(Request::movable(Order::of(order)), Folio::new()).map_err(no_owner);
     let row = folio(3)?.split(SplitTo::Uniform(Order::ZERO)).map_err(|(_, error)| Stopped::from(error))?;
     let joined = row.join().map_err(|_| Stopped::Wrong("what was split is not joined"))?;
-    let cache = PageCache::new(memory.owners, None)?;
+    let cache = pin!(PageCache::new(memory.owners, None)?);
+    let cache = cache.into_ref();
     let mapping = cache.anonymous(Order::of(2))?;
     mapping.give(joined, PageIndex(8)).map_err(|(_, error)| error)?;
     // Dirty, it is not reclaimed.
@@ -137,10 +140,12 @@ pub(super) fn spaces_that_fault_fork_and_pin(memory: Memory, rest: Rest<'_>) -> 
     let no_access = |_| Stopped::NoMemory;
     let page = |number: u64| START.plus(number * PAGE_SIZE as u64);
     let store = MemoryStore::new(memory.caches, Count(8), Request::movable(Order::ZERO))?;
-    let cache = PageCache::new(memory.owners, None)?;
+    let cache = pin!(PageCache::new(memory.owners, None)?);
+    let cache = cache.into_ref();
     let tables = ProcessorTables::new(memory.space);
-    let spaces = Spaces::new(&cache, &tables);
-    let file = cache.file(&store, Order::of(2))?;
+    let spaces = pin!(Spaces::new(cache, &tables));
+    let spaces = spaces.into_ref();
+    let file = cache.file(store, Order::of(2))?;
     let parent = spaces.create()?;
     let (write, private) = (PageProtection::ReadWrite, Sharing::Private);
     parent.map_anonymous(AddressRange::of_pages(START, PAGES), write, private, Order::of(1))?;

@@ -382,7 +382,7 @@ ktest!(
             let head = |number| mapping.lookup(PageIndex(number)).map(|folio| folio.head());
             let before: alloc::vec::Vec<_> = (0..COUNT).map(head).collect();
             let mut blocks = alloc::vec::Vec::with_capacity(64);
-            let report = Compactor::new(users.spaces).compact(WANTED, Count(64), |block| blocks.push(block));
+            let report = Compactor::new(&users.spaces).compact(WANTED, Count(64), |block| blocks.push(block));
             diagnostic!("{} of {} areas cleared, {:?}", report.cleared.0, report.tried.0, report.moved);
             check!(report.cleared.0 > 0 && blocks.len() == report.cleared.0 as usize, "{report}");
             check!(blocks.iter().all(|block| block.order() == WANTED), "{blocks:?}");
@@ -460,7 +460,7 @@ ktest!(
             space.map_anonymous(pages(0, COUNT), PageProtection::ReadWrite, Sharing::Private, LARGE)?;
             let byte = |number: u64| number.to_le_bytes()[0] | 1;
             (0..COUNT).try_for_each(|number| write(&space, number, byte(number)))?;
-            let (allocator, compactor) = (users.live.allocator, Compactor::new(users.spaces));
+            let (allocator, compactor) = (users.live.allocator, Compactor::new(&users.spaces));
             let managed = || allocator.zones().map(|zone| zone.managed).sum::<u32>();
             let before = managed();
             let mut gone = Err(String::new());

@@ -1,10 +1,12 @@
 //! A page cache with a file, a swap store and address spaces of its own, all of which leave nothing behind.
 
 use alloc::vec::Vec;
+use core::pin::{Pin, pin};
 
 use kernel_core::layout::USERS;
 use mm::cache::{MappingRef, MemoryStore, PageCache, Store};
 use mm::page::Request;
+use mm::slab::Counted;
 use mm::space::{AddressRange, Space, Spaces};
 use mm::units::{Count, FileOffset, Order, PAGE_SIZE, VirtualAddress};
 
@@ -24,9 +26,9 @@ pub(super) type UserSpace<'u> = Space<'u, Platform, ProcessorTables>;
 pub(super) struct Users<'u> {
     pub(super) live: Live,
     /// Behind the file: each byte is [`filed`].
-    pub(super) store: &'u MemoryStore<'u, Platform>,
-    pub(super) cache: &'u PageCache<'u, Platform>,
-    pub(super) spaces: &'u Spaces<'u, Platform, ProcessorTables>,
+    pub(super) store: &'u Counted<'static, Platform, MemoryStore<'static, Platform>>,
+    pub(super) cache: Pin<&'u PageCache<'u, Platform>>,
+    pub(super) spaces: Pin<&'u Spaces<'u, Platform, ProcessorTables>>,
 }
 
 /// Pages of the file, and of the swap store.
@@ -68,11 +70,13 @@ impl<'u> Users<'u> {
             for number in 0..u64::from(PAGES) {
                 file.write(FileOffset(number * PAGE_SIZE as u64), &filed_page(number))?;
             }
-            let cache = PageCache::new(live.owners, Some(&swap))?;
+            let file = Counted::new(caches, file).map_err(|(_, error)| error)?;
+            let cache = pin!(PageCache::new(live.owners, Some(&swap))?);
+            let cache = cache.into_ref();
             let tables = ProcessorTables::new(live.space);
-            let spaces = Spaces::new(&cache, &tables);
-            let users = Users { live, store: &file, cache: &cache, spaces: &spaces };
-            live.allocator.with_shrinker(&cache, || test(users))??;
+            let spaces = pin!(Spaces::new(cache, &tables));
+            let users = Users { live, store: &file, cache, spaces: spaces.into_ref() };
+            live.allocator.with_shrinker(&*cache, || test(users))??;
         }
         live.owners.verify()?;
         caches.verify()?;
@@ -83,7 +87,7 @@ impl<'u> Users<'u> {
     }
 
     pub(super) fn file(&self, largest: Order) -> Result<MappingRef<'u, Platform>, NotPassed> {
-        Ok(self.cache.file(self.store, largest)?)
+        Ok(self.cache.file(self.store.get(), largest)?)
     }
 
     /// What the store has at a place of the file.

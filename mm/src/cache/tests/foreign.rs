@@ -5,20 +5,21 @@ use super::*;
 use crate::page::FailureOutcome;
 
 /// Does something with another cache than the one that a folio of four pages stands in, and a mapping of that other one.
-fn with_other(work: impl for<'a> FnOnce(&Cache<'a>, &Mapping<'a, HostMachine>, FolioRef<'a, HostMachine>)) {
+fn with_other(work: impl for<'a> FnOnce(Cache<'a>, &Mapping<'a, HostMachine>, FolioRef<'a, HostMachine>)) {
     let swap = HostFile::pages(16);
     with_cache(4, &swap, |cache| {
-        let other = PageCache::new(cache.owners(), None).expect("there is memory");
+        let other = pin!(PageCache::new(cache.owners(), None).expect("there is memory"));
+        let other = other.into_ref();
         let others = other.anonymous(Order::ZERO).expect("there is memory");
         let mapping = cache.anonymous(Order::of(2)).expect("there is memory");
         assert!(mapping.give(folio(cache, 2), PageIndex(0)).is_ok());
         let folio = mapping.lookup(PageIndex(0)).expect("it was just given");
         let state = || (folio.order(), folio.flags());
         let before = state();
-        work(&other, &others, folio.get());
+        work(other, &others, folio.get());
         assert_eq!(state(), before);
-        let lists = |cache: &Cache<'_>| (cache.report().inactive, cache.report().active);
-        assert_eq!((lists(cache), lists(&other)), ((Count(4), Count(0)), (Count(0), Count(0))));
+        let lists = |cache: Cache<'_>| (cache.report().inactive, cache.report().active);
+        assert_eq!((lists(cache), lists(other)), ((Count(4), Count(0)), (Count(0), Count(0))));
         mapping.verify().unwrap_or_else(|error| panic!("{error}"));
     });
 }
@@ -41,7 +42,8 @@ fn a_folio_that_stands_in_another_cache_is_not_split() {
 fn of_a_folio_in_another_cache_only_the_page_goes_whose_memory_fails() {
     let swap = HostFile::pages(16);
     with_cache(4, &swap, |cache| {
-        let other = PageCache::new(cache.owners(), None).expect("there is memory");
+        let other = pin!(PageCache::new(cache.owners(), None).expect("there is memory"));
+        let other = other.into_ref();
         let mapping = cache.anonymous(Order::of(2)).expect("there is memory");
         assert!(mapping.give(folio(cache, 2), PageIndex(0)).is_ok());
         let bad = mapping.lookup(PageIndex(0)).map(|folio| folio.head().plus(1)).expect("it was just given");

@@ -3,7 +3,7 @@
 use super::*;
 use crate::owner::{Folio, Reference};
 
-pub(super) fn folio<'a>(cache: &Cache<'a>, order: usize) -> crate::owner::Owned<'a, HostMachine, Folio> {
+pub(super) fn folio<'a>(cache: Cache<'a>, order: usize) -> crate::owner::Owned<'a, HostMachine, Folio> {
     let folio = cache.owners().alloc(Request::movable(Order::of(order)), Folio::new());
     folio.unwrap_or_else(|(_, error)| panic!("{error}"))
 }
@@ -12,7 +12,7 @@ pub(super) fn folio<'a>(cache: &Cache<'a>, order: usize) -> crate::owner::Owned<
 fn a_folio_stands_where_it_was_given_to_and_shows_what_the_file_does_there() {
     let (file, swap) = (HostFile::pages(8), HostFile::pages(4));
     with_cache(4, &swap, |cache| {
-        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let mapping = cache.file(Arc::clone(&file), Order::ZERO).expect("there is memory");
         mapping.give(folio(cache, 2), PageIndex(4)).expect("nothing is there");
         assert_eq!(mapping.lookup(PageIndex(7)).map(|folio| folio.index()), Some(PageIndex(4)));
         let mut bytes = [0; 2 * PAGE_SIZE];
@@ -127,7 +127,7 @@ fn what_is_cut_keeps_all_that_is_before_the_cut_also_of_what_was_written_out_who
 fn who_finds_a_folio_before_it_stands_anywhere_waits_until_its_maker_is_done_with_it() {
     let (file, swap) = (HostFile::pages(4), HostFile::pages(4));
     with_cache(16, &swap, |cache| {
-        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let mapping = cache.file(Arc::clone(&file), Order::ZERO).expect("there is memory");
         let made = mapping.new_folio(Order::ZERO).expect("there is memory");
         let find = |head| match cache.owners().walk().look(head).get() {
             Some(Reference::Folio(found)) => found,

@@ -61,9 +61,9 @@ fn a_region_is_looked_at_until_it_is_off_the_list_even_while_it_is_dropped() {
 
 #[test]
 fn a_mapping_is_looked_at_until_its_last_folio_has_gone_even_while_it_is_dropped() {
-    let (swap, file) = (HostFile::pages(1), SlowStore::new(HostFile::pages(1)));
+    let (swap, file) = (HostFile::pages(1), Arc::new(SlowStore::new(HostFile::pages(1))));
     with_cache_of(8, 2, &swap, |cache| {
-        let mapping = cache.file(&file, Order::ZERO).expect("there is memory");
+        let mapping = cache.file(Arc::clone(&file), Order::ZERO).expect("there is memory");
         mapping.write(FileOffset(0), &[0xee]).expect("there is memory");
         thread::scope(|scope| {
             let reclaiming = scope.spawn(|| on_cpu(CpuId(1), || cache.reclaim(Count(1))));

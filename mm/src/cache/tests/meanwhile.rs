@@ -21,7 +21,7 @@ const SPACE: SpaceId = SpaceId(NonZeroU16::MIN);
 
 /// A store that holds up who has read from it.
 struct HeldStore {
-    store: HostFile,
+    store: Arc<HostFile>,
     /// How many more are held up.
     holds: AtomicU32,
     let_go: AtomicBool,

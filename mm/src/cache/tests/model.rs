@@ -29,8 +29,8 @@ struct Private<'c> {
 }
 
 struct World<'c, 's> {
-    cache: &'c Cache<'c>,
-    files: &'s [HostFile],
+    cache: Cache<'c>,
+    files: &'s [Arc<HostFile>],
     shared: Vec<Shared<'c>>,
     private: Vec<Private<'c>>,
     /// Pages that were lost, as often as somebody saw them.
@@ -54,9 +54,9 @@ fn shown(mapping: &Mapping<'_, HostMachine>, page: usize) -> Option<(Pfn, PageIn
 }
 
 impl<'c, 's: 'c> World<'c, 's> {
-    fn new(cache: &'c Cache<'c>, files: &'s [HostFile], seed: u64) -> Self {
-        let open = |file: &'s HostFile| Shared {
-            mapping: cache.file(file, Order::of(3)).expect("there is memory"),
+    fn new(cache: Cache<'c>, files: &'s [Arc<HostFile>], seed: u64) -> Self {
+        let open = |file: &'s Arc<HostFile>| Shared {
+            mapping: cache.file(Arc::clone(file), Order::of(3)).expect("there is memory"),
             pages: file.bytes.lock().expect("nobody has failed").chunks(PAGE_SIZE).map(<[u8]>::to_vec).collect(),
             lost: vec![false; PAGES],
         };
@@ -283,7 +283,7 @@ impl<'c, 's: 'c> World<'c, 's> {
 
 /// Runs in a machine with less memory than there are contents.
 fn run(seed: u64, steps: u32) {
-    let files: Vec<HostFile> = (0..2).map(|_| HostFile::pages(PAGES)).collect();
+    let files: Vec<Arc<HostFile>> = (0..2).map(|_| HostFile::pages(PAGES)).collect();
     let swap = HostFile::pages(16 * PAGES);
     with_cache(2, &swap, |cache| {
         let mut world = World::new(cache, &files, seed);
@@ -314,11 +314,11 @@ fn every_byte_is_what_was_written_last_whatever_is_reclaimed_forked_and_fails_me
 
 #[test]
 fn the_nth_allocation_may_fail_for_every_n_and_nothing_is_lost() {
-    let files: Vec<HostFile> = vec![HostFile::pages(PAGES)];
+    let files: Vec<Arc<HostFile>> = vec![HostFile::pages(PAGES)];
     let swap = HostFile::pages(4 * PAGES);
     with_cache(8, &swap, |cache| {
         let script = || -> Result<(), String> {
-            let file = cache.file(&files[0], Order::of(3)).map_err(text)?;
+            let file = cache.file(Arc::clone(&files[0]), Order::of(3)).map_err(text)?;
             let private = Mapping::shadow(&file).map_err(text)?;
             let mut seen = vec![0; 9 * PAGE_SIZE];
             file.read(FileOffset(100), &mut seen).map_err(text)?;

@@ -35,7 +35,7 @@ fn look(mapping: &Mapping<'_, HostMachine>, page: u64) -> u32 {
     0
 }
 
-fn work(cache: &Cache<'_>, mappings: &[MappingRef<'_, HostMachine>], cpu: u16) -> u32 {
+fn work(cache: Cache<'_>, mappings: &[MappingRef<'_, HostMachine>], cpu: u16) -> u32 {
     let mut random = fastrand::Rng::with_seed(u64::from(cpu));
     let mut found = 0;
     for _ in 0..TURNS {
@@ -74,7 +74,7 @@ fn who_looks_up_without_a_lock_never_finds_another_folio_whatever_comes_and_goes
     let swap = HostFile::pages(512);
     with_cache_of(4, 4, &swap, |cache| {
         let mut mappings: Vec<_> =
-            files.iter().map(|file| cache.file(file, Order::of(3)).expect("there is memory")).collect();
+            files.iter().map(|file| cache.file(Arc::clone(file), Order::of(3)).expect("there is memory")).collect();
         let anonymous = cache.anonymous(Order::of(2)).expect("there is memory");
         for page in 0..PAGES {
             anonymous.write(PageIndex(page).start(), &contents(page)).expect("there is memory");
@@ -92,7 +92,7 @@ fn who_looks_up_without_a_lock_never_finds_another_folio_whatever_comes_and_goes
 }
 
 /// One side of a fork: all of it is what was written last, some of it is written once more, and some goes meanwhile.
-fn use_up(cache: &Cache<'_>, side: &Mapping<'_, HostMachine>, written: &[u8], cpu: u16) {
+fn use_up(cache: Cache<'_>, side: &Mapping<'_, HostMachine>, written: &[u8], cpu: u16) {
     let mut random = fastrand::Rng::with_seed(u64::from(cpu));
     for _ in 0..scaled(2, 1) * written.len() {
         let page = random.usize(..written.len());

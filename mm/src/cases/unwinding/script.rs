@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "frees memory by its address")]
 
 use core::mem::MaybeUninit;
+use core::pin::{Pin, pin};
 use core::ptr::NonNull;
 use core::slice;
 
@@ -11,7 +12,7 @@ use arrayvec::ArrayVec;
 
 use super::super::holdings::orders;
 use super::Stopped;
-use crate::cache::{Mapping, MemoryStore, PageCache};
+use crate::cache::{Mapping, MemoryStore, PageCache, Store, StoreError};
 use crate::charge::GroupId;
 use crate::folio::SplitTo;
 use crate::machine::Machine;
@@ -23,7 +24,7 @@ use crate::units::{Bytes, Count, CpuId, FileOffset, Order, PAGE_SIZE, PageIndex}
 use crate::zone::ZoneKind;
 
 /// What a machine has in addition, to be done while the script holds all that it has.
-pub type Inner<'i, M> = &'i dyn Fn(&PageAllocator<'_, M>, &PageCache<'_, M>) -> Result<(), Stopped>;
+pub type Inner<'i, M> = &'i dyn Fn(&PageAllocator<'_, M>, Pin<&PageCache<'_, M>>) -> Result<(), Stopped>;
 
 /// The steps behind a step.
 type Rest<'r> = &'r dyn Fn() -> Result<(), Stopped>;
@@ -210,19 +211,42 @@ const fn offset(page: u64) -> FileOffset {
     PageIndex(page).start()
 }
 
+/// What stands behind the file: twelve pages of one byte, which cannot be written.
+struct Sevens;
+
+impl Store for Sevens {
+    fn size(&self) -> FileOffset {
+        offset(12)
+    }
+
+    fn read(&self, _: FileOffset, bytes: &mut [u8]) -> Result<(), StoreError> {
+        bytes.fill(7);
+        Ok(())
+    }
+
+    fn write(&self, _: FileOffset, _: &[u8]) -> Result<(), StoreError> {
+        Err(StoreError::Full)
+    }
+}
+
 /// Contents of files and of nobody, in folios and in smaller pieces, forked and reclaimed.
 fn contents<M: Machine>(owners: &Owners<'_, M>, inner: Inner<'_, M>) -> Result<(), Stopped> {
     const PAGES: u64 = 70;
     let caches = owners.caches;
     let store = MemoryStore::new(caches, Count(12), Request::movable(Order::ZERO))?;
-    let buffers = BufferCache::new(caches, BufferSize::Kib1)?;
-    let small = buffers.mapping(&store)?;
-    small.write(FileOffset(1000), &[7; 5000])?;
-    let cache = PageCache::new(owners, None)?;
-    let file = cache.file(&store, Order::of(2))?;
+    store.write(offset(3), &[9]).map_err(|_| Stopped::Wrong("a store in memory can be written"))?;
+    let buffers = pin!(BufferCache::new(caches, BufferSize::Kib1)?);
+    let buffers = buffers.into_ref();
+    let small = buffers.mapping(Sevens)?;
+    small.write(FileOffset(1000), &[8; 5000])?;
+    let cache = pin!(PageCache::new(owners, None)?);
+    let cache = cache.into_ref();
+    let file = cache.file(Sevens, Order::of(2))?;
     let mut byte = [0];
+    let mut intact = true;
     for page in 4..12 {
         file.read(offset(page), &mut byte)?;
+        intact &= byte == [7];
     }
     let private = Mapping::shadow(&file)?;
     private.write(offset(6), &[1; 2 * PAGE_SIZE])?;
@@ -244,16 +268,21 @@ fn contents<M: Machine>(owners: &Owners<'_, M>, inner: Inner<'_, M>) -> Result<(
     drop(mapping);
     fork.child.write(offset(13), &[0xa5; 10])?;
     cache.reclaim(Count(4));
-    inner(owners.pages(), &cache)?;
+    inner(owners.pages(), cache)?;
     let holds = |mapping: &Mapping<'_, M>, page, byte| {
         let mut bytes = [0; 10];
         mapping.read(offset(page), &mut bytes).map(|()| bytes == [byte; 10])
     };
-    let mut intact = holds(&fork.child, 13, 0xa5)? && holds(&private, 6, 1)?;
+    intact &= holds(&fork.child, 13, 0xa5)? && holds(&private, 6, 1)?;
     for page in 0..PAGES {
         intact &= holds(&fork.parent, page, 0x5a)?;
     }
     let mut bytes = [0; 5000];
     small.read(FileOffset(1000), &mut bytes)?;
-    if intact && bytes == [7; 5000] { Ok(()) } else { Err(Stopped::Wrong("contents are what was written last")) }
+    store.read(offset(3), &mut byte).map_err(|_| Stopped::Wrong("a store in memory can be read"))?;
+    if intact && bytes == [8; 5000] && byte == [9] {
+        Ok(())
+    } else {
+        Err(Stopped::Wrong("contents are what was written last"))
+    }
 }

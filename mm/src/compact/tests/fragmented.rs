@@ -31,11 +31,11 @@ const SPAN: u64 = scaled(1500, 160);
 impl<'w, 'r> World<'w, 'r> {
     /// Four spaces with files and anonymous memory, in folios of mixed sizes, that were filled in turn, so that pages of
     /// one stand beside those of another.
-    fn new(rig: &'w Rig<'r>, stores: &'r [HostFile], seed: u64) -> Self {
+    fn new(rig: &'w Rig<'r>, stores: &[Arc<HostFile>], seed: u64) -> Self {
         let spaces: Vec<_> = stores.iter().map(|_| rig.space()).collect();
         let mut files = Vec::new();
         for (number, (space, store)) in spaces.iter().zip(stores).enumerate() {
-            let file = rig.cache.file(store, Order::of(number + 1)).expect("there is memory");
+            let file = rig.cache.file(Arc::clone(store), Order::of(number + 1)).expect("there is memory");
             space.map_file(pages(SPAN, SPAN / 4), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
             // The next one looks on, and has its own of what it writes.
             let next = &spaces[(number + 1) % spaces.len()];
@@ -141,7 +141,7 @@ impl Drop for World<'_, '_> {
     }
 }
 
-fn stores() -> [HostFile; 4] {
+fn stores() -> [Arc<HostFile>; 4] {
     core::array::from_fn(|_| HostFile::pages(usize::try_from(SPAN / 4).expect("small")))
 }
 

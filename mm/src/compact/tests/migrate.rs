@@ -15,7 +15,7 @@ fn with_shared<R>(test: impl for<'r> FnOnce(&Rig<'r>, &File<'r>, [&UserSpaceRef<
         store.with(FileOffset(page * PAGE_SIZE as u64), 8, |bytes| bytes.copy_from_slice(&page.to_le_bytes()));
     }
     with_rig(16, 8, |rig| {
-        let file = rig.cache.file(&store, Order::of(5)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(5)).expect("there is memory");
         let (one, two) = (rig.space(), rig.space());
         one.map_file(pages(0, 64), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
         two.map_file(pages(7, 40), &file, PageIndex(10), ReadWrite, Private).expect("nothing is there");
@@ -72,7 +72,7 @@ fn a_folio_moves_under_all_who_map_it_and_nobody_notices() {
 fn a_folio_that_has_moved_to_another_kind_of_zone_is_reclaimed_where_it_is_now() {
     let store = HostFile::pages(1);
     with_rig(16, 8, |rig| {
-        let file = rig.cache.file(&store, Order::ZERO).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::ZERO).expect("there is memory");
         drop(file.read_folio(PageIndex(0)).expect("it is read"));
         let page = Request::movable(Order::ZERO).from_reserve();
         let is_high = |head| rig.pages.kind_at(head) == ZoneKind::Highmem;
@@ -156,7 +156,7 @@ fn a_folio_that_moves_takes_its_charge_along_and_leaves_that_of_the_block() {
 fn a_page_that_may_only_be_read_is_read_only_after_the_move() {
     with_rig(16, 8, |rig| {
         let store = HostFile::pages(16);
-        let file = rig.cache.file(&store, Order::of(2)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(2)).expect("there is memory");
         let space = rig.space();
         space.map_file(pages(0, 16), &file, PageIndex(0), Read, Shared).expect("nothing is there");
         assert_eq!(rig.get(&space, 5), Ok(0));

@@ -60,7 +60,7 @@ fn users_find_every_byte_while_memory_is_compacted_under_them() {
     let store = HostFile::pages(64 * 4);
     let (mib, lowmem) = scaled((64, 40), (16, 10));
     with_rig(mib, lowmem, |rig| {
-        let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(4)).expect("there is memory");
         let (done, cleared, moved) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
         thread::scope(|scope| {
             let users: Vec<_> = (1..CPUS)

@@ -1,5 +1,7 @@
 //! Memory of users that fails: what nobody else has is lost, and who asks for it is told so, every time.
 
+use std::sync::Arc;
+
 use super::rig::{HostFile, with_rig};
 use super::*;
 use crate::OwnerKind;
@@ -32,7 +34,7 @@ fn frame(rig: &rig::Rig<'_>, space: &rig::UserSpace<'_>, page: u64) -> Pfn {
 fn a_clean_page_of_a_file_is_read_again_into_other_memory() {
     let store = HostFile::pages(40);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(4)).expect("there is memory");
         let (one, two) = (rig.space(), rig.space());
         one.map_file(pages(100, 40), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
         two.map_file(pages(7, 40), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
@@ -57,7 +59,7 @@ fn a_clean_page_of_a_file_is_read_again_into_other_memory() {
 fn a_page_with_what_nobody_else_has_is_lost_to_everybody_and_its_neighbours_are_not() {
     let store = HostFile::pages(40);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(4)).expect("there is memory");
         let (one, two) = (rig.space(), rig.space());
         one.map_file(pages(100, 40), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
         two.map_file(pages(100, 40), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
@@ -126,7 +128,7 @@ fn anonymous_memory_that_was_written_is_lost_on_both_sides_of_a_fork_and_what_wa
 fn neighbours_that_are_lost_are_lost_each_for_itself() {
     let store = HostFile::pages(40);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::ZERO).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::ZERO).expect("there is memory");
         let space = rig.space();
         space.map_file(pages(100, 40), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
         (100..140).for_each(|page| rig.set(&space, page, 0xaa));
@@ -198,7 +200,7 @@ fn anonymous_memory_that_nobody_has_written_is_zeroes_again() {
 fn who_refers_to_a_folio_goes_on_with_it_and_its_page_stays_out_of_use_after() {
     let store = HostFile::pages(4);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::ZERO).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::ZERO).expect("there is memory");
         let folio = file.read_folio(PageIndex(1)).expect("the store works");
         let bad = folio.head();
         assert_eq!(rig.cache.memory_failure(bad), Ok(failure(Delayed)));
@@ -218,7 +220,7 @@ fn who_refers_to_a_folio_goes_on_with_it_and_its_page_stays_out_of_use_after() {
 fn a_large_folio_that_cannot_be_split_goes_whole_and_all_its_sound_pages_come_back() {
     let store = HostFile::pages(8);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(2)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(2)).expect("there is memory");
         let space = rig.space();
         space.map_file(pages(0, 8), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
         (0..8).for_each(|page| rig.set(&space, page, 1));

@@ -1,5 +1,7 @@
 //! What users find: files and anonymous memory, shared and private, over forks and under reclaim.
 
+use core::pin::pin;
+use std::sync::Arc;
 use std::vec;
 
 use super::rig::{HostFile, with_rig};
@@ -19,7 +21,7 @@ use Sharing::{Private, Shared};
 fn a_shared_file_shows_the_same_to_all_and_what_they_write_reaches_it() {
     let store = HostFile::pages(40);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(4)).expect("there is memory");
         let (one, two) = (rig.space(), rig.space());
         one.map_file(pages(100, 40), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
         two.map_file(pages(7, 20), &file, PageIndex(10), ReadWrite, Shared).expect("nothing is there");
@@ -45,7 +47,7 @@ fn a_shared_file_shows_the_same_to_all_and_what_they_write_reaches_it() {
 fn a_private_file_is_read_where_it_is_and_copied_where_it_is_written() {
     let store = HostFile::pages(40);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(4)).expect("there is memory");
         let (one, two) = (rig.space(), rig.space());
         one.map_file(pages(100, 40), &file, PageIndex(0), ReadWrite, Private).expect("nothing is there");
         two.map_file(pages(100, 40), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
@@ -89,7 +91,7 @@ fn anonymous_memory_is_zeroes_in_the_largest_folios_that_fit() {
 fn an_access_that_is_not_allowed_says_why() {
     let store = HostFile::pages(3);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(4)).expect("there is memory");
         let space = rig.space();
         space.map_file(pages(10, 5), &file, PageIndex(0), Read, Shared).expect("nothing is there");
         space.map_anonymous(pages(20, 1), ReadExecute, Private, Order::ZERO).expect("nothing is there");
@@ -116,7 +118,7 @@ fn an_access_that_is_not_allowed_says_why() {
 fn after_a_fork_both_sides_see_what_was_and_each_what_it_writes() {
     let store = HostFile::pages(8);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(4)).expect("there is memory");
         let parent = rig.space();
         parent.map_anonymous(pages(16, 32), ReadWrite, Private, LARGE).expect("nothing is there");
         parent.map_anonymous(pages(64, 4), ReadWrite, Shared, LARGE).expect("nothing is there");
@@ -155,7 +157,7 @@ fn after_a_fork_both_sides_see_what_was_and_each_what_it_writes() {
 fn a_hole_in_a_region_leaves_both_ends_and_takes_its_pages_along() {
     let store = HostFile::pages(64);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(5)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(5)).expect("there is memory");
         let space = rig.space();
         space.map_anonymous(pages(32, 32), ReadWrite, Private, LARGE).expect("nothing is there");
         space.map_file(pages(64, 64), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
@@ -219,7 +221,7 @@ fn what_is_reclaimed_comes_back_as_it_was() {
     let part = u64::from(PART);
     let store = HostFile::pages(PART);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(4)).expect("there is memory");
         let space = rig.space();
         space.map_anonymous(pages(0, 2 * part), ReadWrite, Private, LARGE).expect("nothing is there");
         space.map_file(pages(2 * part, part), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
@@ -279,7 +281,7 @@ fn when_memory_is_out_a_fault_says_so_and_goes_on_once_there_is_some() {
 fn a_fault_maps_the_pages_around_but_none_that_something_stands_in_front_of() {
     let store = HostFile::pages(32);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(5)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(5)).expect("there is memory");
         // The folio is as large as the file.
         for page in 0..32 {
             drop(file.read_folio(PageIndex(page)).expect("the file is read"));
@@ -303,7 +305,7 @@ fn a_fault_maps_the_pages_around_but_none_that_something_stands_in_front_of() {
 fn a_run_of_a_folio_is_mapped_beforehand_if_its_region_shows_it_there() {
     let store = HostFile::pages(32);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(4)).expect("there is memory");
         let space = rig.space();
         space.map_file(pages(64, 32), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
         let folio = file.read_folio(PageIndex(20)).expect("the file is read");
@@ -325,9 +327,9 @@ fn a_run_of_a_folio_is_mapped_beforehand_if_its_region_shows_it_there() {
 
 #[test]
 fn every_allocation_fails_once_and_nothing_is_lost() {
-    fn script(rig: &rig::Rig<'_>, store: &HostFile) -> Result<(), std::string::String> {
+    fn script(rig: &rig::Rig<'_>, store: &Arc<HostFile>) -> Result<(), std::string::String> {
         let text = |error: &dyn std::fmt::Display| std::format!("{error}");
-        let file = rig.cache.file(store, Order::of(3)).map_err(|error| text(&error))?;
+        let file = rig.cache.file(Arc::clone(store), Order::of(3)).map_err(|error| text(&error))?;
         let space = rig.spaces.create().map_err(|error| text(&error))?;
         let checked = |outcome: Result<(), std::string::String>| {
             at_each_step(|| rig.verify([&space]));
@@ -365,11 +367,12 @@ fn every_allocation_fails_once_and_nothing_is_lost() {
             let text = |error: &dyn std::fmt::Display| std::format!("{error}");
             let caches = KmemCaches::new(allocator).map_err(|error| text(&error))?;
             let owners = Owners::new(&caches).map_err(|error| text(&error))?;
-            let cache = crate::cache::PageCache::new(&owners, None).map_err(|error| text(&error))?;
+            let cache = pin!(crate::cache::PageCache::new(&owners, None).map_err(|error| text(&error))?);
+            let cache = cache.into_ref();
             let unit = Unit::new(machine);
-            let spaces = crate::space::Spaces::new(&cache, &unit);
-            let rig =
-                rig::Rig { machine, pages: allocator, owners: &owners, cache: &cache, unit: &unit, spaces: &spaces };
+            let spaces = pin!(crate::space::Spaces::new(cache, &unit));
+            let spaces = spaces.into_ref();
+            let rig = rig::Rig { machine, pages: allocator, owners: &owners, cache, unit: &unit, spaces };
             script(&rig, &store)
         });
         assert!(swept.allocations >= 60, "{swept:?}");

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::vec;
 
 use super::rig::{File, HostFile, Rig, UserSpaceRef, with_rig};
@@ -238,7 +239,7 @@ fn run(seed: u64, steps: u32) {
     with_rig(|rig| {
         let mut files = Vec::new();
         for store in &stores {
-            let file = rig.cache.file(store, Order::of(4)).expect("there is memory");
+            let file = rig.cache.file(Arc::clone(store), Order::of(4)).expect("there is memory");
             let contents = (0..48).map(|page| [page, 0]).collect();
             files.push((file, Rc::new(RefCell::new(contents))));
         }

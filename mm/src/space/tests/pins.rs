@@ -1,6 +1,8 @@
 //! Pinned users' pages.
 #![expect(unsafe_code, reason = "maps frames that are no folio's")]
 
+use std::sync::Arc;
+
 use super::rig::{HostFile, with_rig};
 use super::*;
 use crate::OwnerKind;
@@ -39,7 +41,7 @@ fn a_users_bytes_are_runs_of_folios_whatever_was_mapped_before() {
 fn what_is_pinned_is_not_reclaimed_and_what_a_device_wrote_is_not_lost() {
     let store = HostFile::pages(16);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(2)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(2)).expect("there is memory");
         let space = rig.space();
         space.map_file(pages(0, 16), &file, PageIndex(0), ReadWrite, Shared).expect("nothing is there");
         let pinned = space.get_user_pages(at(5), Bytes(4096), Access::Write).expect("it can be had");

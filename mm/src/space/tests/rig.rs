@@ -1,8 +1,9 @@
 //! Spaces over a page cache: users load and store, and what they find can be compared with all that is known.
 
 use core::ops::Range;
+use core::pin::{Pin, pin};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::vec;
 
 use super::*;
@@ -21,12 +22,12 @@ pub(super) type File<'r> = MappingRef<'r, HostMachine>;
 pub(super) struct HostFile(Mutex<Vec<u8>>);
 
 impl HostFile {
-    pub(super) fn pages(pages: u8) -> Self {
+    pub(super) fn pages(pages: u8) -> Arc<Self> {
         let mut bytes = vec![0; usize::from(pages) * PAGE_SIZE];
         for page in 0..pages {
             bytes[usize::from(page) * PAGE_SIZE] = page;
         }
-        Self(Mutex::new(bytes))
+        Arc::new(Self(Mutex::new(bytes)))
     }
 
     pub(super) fn byte(&self, page: usize) -> u8 {
@@ -60,9 +61,9 @@ pub(super) struct Rig<'r> {
     pub(super) machine: &'r HostMachine,
     pub(super) pages: &'r PageAllocator<'r, HostMachine>,
     pub(super) owners: &'r Owners<'r, HostMachine>,
-    pub(super) cache: &'r PageCache<'r, HostMachine>,
+    pub(super) cache: Pin<&'r PageCache<'r, HostMachine>>,
     pub(super) unit: &'r Unit<'r>,
-    pub(super) spaces: &'r Spaces<'r, HostMachine, Unit<'r>>,
+    pub(super) spaces: Pin<&'r Spaces<'r, HostMachine, Unit<'r>>>,
 }
 
 /// Runs a test on a machine with a swap store of 1024 pages. Afterwards nothing is left.
@@ -72,12 +73,13 @@ pub(super) fn with_rig<R>(test: impl FnOnce(&Rig<'_>) -> R) -> R {
         let owners = Owners::new(&caches).expect("there is memory");
         let result = {
             let swap = HostFile(Mutex::new(vec![0; 1024 * PAGE_SIZE]));
-            let cache = PageCache::new(&owners, Some(&swap)).expect("there is memory");
+            let cache = pin!(PageCache::new(&owners, Some(&swap)).expect("there is memory"));
+            let cache = cache.into_ref();
             let unit = Unit::new(machine);
-            let spaces = Spaces::new(&cache, &unit);
-            let rig = Rig { machine, pages, owners: &owners, cache: &cache, unit: &unit, spaces: &spaces };
+            let spaces = pin!(Spaces::new(cache, &unit));
+            let rig = Rig { machine, pages, owners: &owners, cache, unit: &unit, spaces: spaces.into_ref() };
             let with_both = || pages.with_shrinker(&caches, || test(&rig));
-            let result = pages.with_shrinker(&cache, with_both).flatten().expect("there is room for two");
+            let result = pages.with_shrinker(&*cache, with_both).flatten().expect("there is room for two");
             assert_eq!(cache.report().swapped, Count(0), "places in the swap store were lost");
             result
         };

@@ -1,5 +1,6 @@
 //! Several CPUs at once, in one space and its forks, while memory is reclaimed.
 
+use std::sync::Arc;
 use std::thread;
 
 use super::rig::{HostFile, Rig, UserSpace, with_rig};
@@ -54,7 +55,7 @@ fn work(rig: &Rig<'_>, space: &UserSpace<'_>, worker: usize) {
 fn workers_in_one_space_find_what_they_wrote_while_it_forks_and_is_reclaimed() {
     let store = HostFile::pages(96);
     with_rig(|rig| {
-        let file = rig.cache.file(&store, Order::of(4)).expect("there is memory");
+        let file = rig.cache.file(Arc::clone(&store), Order::of(4)).expect("there is memory");
         let space = rig.space();
         let all = (EACH * WORKERS) as u64;
         space.map_anonymous(pages(REGIONS[0], all), ReadWrite, Private, LARGE).expect("nothing is there");

@@ -1,6 +1,8 @@
 //! Threads that share every buffer, while others reclaim and write back.
 
+use core::pin::pin;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 use std::vec;
@@ -53,8 +55,9 @@ impl Drop for Over<'_> {
 fn whoever_waited_for_a_buffer_that_went_meanwhile_finds_what_is_there_now() {
     with_caches(|caches| {
         let store = Bytes::new(vec![1; 512]);
-        let cache = BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory");
-        let mapping = cache.mapping(&store).expect("there is memory");
+        let cache = pin!(BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory"));
+        let cache = cache.into_ref();
+        let mapping = cache.mapping(Arc::clone(&store)).expect("there is memory");
         let buffer = mapping.locked(BlockIndex(0), Contents::Wanted).expect("there is memory");
         thread::scope(|scope| {
             let waiting = scope.spawn(|| on_cpu(CpuId(1), || read(&mapping, 0, 512)));
@@ -71,9 +74,10 @@ fn whoever_waited_for_a_buffer_that_went_meanwhile_finds_what_is_there_now() {
 #[test]
 fn a_mapping_is_looked_at_until_its_last_buffer_has_gone_even_while_it_is_dropped() {
     with_caches(|caches| {
-        let store = SlowStore::new(Bytes::new(vec![1; 512]));
-        let cache = BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory");
-        let mapping = cache.mapping(&store).expect("there is memory");
+        let store = Arc::new(SlowStore::new(Bytes::new(vec![1; 512])));
+        let cache = pin!(BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory"));
+        let cache = cache.into_ref();
+        let mapping = cache.mapping(Arc::clone(&store)).expect("there is memory");
         mapping.write(FileOffset(7), &[2]).expect("there is memory");
         thread::scope(|scope| {
             let reclaiming = scope.spawn(|| on_cpu(CpuId(1), || cache.reclaim(Count(1))));
@@ -89,8 +93,9 @@ fn a_mapping_is_looked_at_until_its_last_buffer_has_gone_even_while_it_is_droppe
 fn no_write_is_lost_while_buffers_come_and_go_under_it() {
     with_caches(|caches| {
         let store = Bytes::new(vec![0; 512 * BLOCKS]);
-        let cache = BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory");
-        let mapping = cache.mapping(&store).expect("there is memory");
+        let cache = pin!(BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory"));
+        let cache = cache.into_ref();
+        let mapping = cache.mapping(Arc::clone(&store)).expect("there is memory");
         let (over, gone) = (AtomicBool::new(false), AtomicU32::new(0));
         let last = thread::scope(|scope| {
             let ended = Over(&over);

@@ -1,6 +1,8 @@
 //! Buffers against a plain run of bytes: random reads, writes, flushes, reclaims, cuts and failures, the checker after
 //! each.
 
+use core::pin::{Pin, pin};
+use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
@@ -107,8 +109,9 @@ fn random_reads_writes_flushes_reclaims_and_failures_are_those_of_plain_bytes() 
             let mut rng = Rng::with_seed(seed);
             let bytes = patterned(30_000 + rng.usize(..9000));
             let store = Bytes::new(bytes.clone());
-            let cache = BufferCache::new(caches, size).expect("there is memory");
-            let mapping = cache.mapping(&store).expect("there is memory");
+            let cache = pin!(BufferCache::new(caches, size).expect("there is memory"));
+            let cache = cache.into_ref();
+            let mapping = cache.mapping(Arc::clone(&store)).expect("there is memory");
             let mut world = World { store: &store, cache: &cache, mapping: &mapping, bytes };
             for _ in 0..scaled(1500, 40) {
                 world.step(&mut rng);
@@ -123,8 +126,8 @@ fn random_reads_writes_flushes_reclaims_and_failures_are_those_of_plain_bytes() 
 fn every_allocation_may_fail_and_no_byte_is_wrong() {
     const KIB: usize = scaled(300, 70);
     const READ: usize = scaled(100, 20) << 10;
-    fn script(cache: &BufferCache<'_, HostMachine>, store: &Bytes) -> Result<(), &'static str> {
-        let mapping = cache.mapping(store).map_err(|_| "no mapping")?;
+    fn script(cache: Pin<&BufferCache<'_, HostMachine>>, store: &Arc<Bytes>) -> Result<(), &'static str> {
+        let mapping = cache.mapping(Arc::clone(store)).map_err(|_| "no mapping")?;
         let (mut expected, mut outcome) = (store.bytes.lock().clone(), Ok(()));
         for block in [0, 7, 64, 65, KIB / 2, KIB - 1] {
             let start = (block << 10) + 1000;
@@ -157,9 +160,10 @@ fn every_allocation_may_fail_and_no_byte_is_wrong() {
         let swept = fail_each_once(pages, || {
             let store = Bytes::new(bytes.clone());
             let caches = KmemCaches::new(pages).map_err(|_| "no caches")?;
-            let cache = BufferCache::new(&caches, BufferSize::Kib1).map_err(|_| "no cache")?;
-            let with_both = || pages.with_shrinker(&caches, || script(&cache, &store));
-            pages.with_shrinker(&cache, with_both).flatten().map_err(|_| "no room")?
+            let cache = pin!(BufferCache::new(&caches, BufferSize::Kib1).map_err(|_| "no cache")?);
+            let cache = cache.into_ref();
+            let with_both = || pages.with_shrinker(&caches, || script(cache, &store));
+            pages.with_shrinker(&*cache, with_both).flatten().map_err(|_| "no room")?
         });
         assert!(swept.allocations > scaled(200, 150) && swept.absorbed >= scaled(100, 0), "{swept:?}");
         assert_eq!(pages.machine().faults().stop(), Fired::Yes, "none is left over");
