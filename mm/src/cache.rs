@@ -20,7 +20,7 @@
 //! Invariants: CACHE-1 (a folio stands in one mapping at most, at its index, in every slot that its size covers, and says
 //! so), CACHE-2 (who is marked in the tree is dirty, and the other way round), CACHE-3 (an entry that lets users write
 //! leads to a dirty folio), CACHE-4 (a place in the swap store is taken by one entry of one tree, by one locked folio that is
-//! written there or read from there, or by nobody), LRU-1, MAP-1.
+//! written there or read from there, or by nobody), CACHE-5 (no mapping outlives its cache, see `page_cache`), LRU-1, MAP-1.
 //!
 //! Lock order: a folio; a family, and under it a space's tables; apart from that a mapping's tree; then the lists of
 //! `lru`. Under none of them is anything allocated that could be reclaimed.

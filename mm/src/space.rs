@@ -20,7 +20,7 @@
 //! Lock order: a space's regions; then a folio; then a family of mappings; then a space's tables; then the cache's lists.
 //! What may reclaim is done under no other lock than that of regions.
 //!
-//! Invariants: SPACE-1 (`walk`), SPACE-2 (`region`), CACHE-3, MAP-1.
+//! Invariants: SPACE-1 (`walk`), SPACE-2 (`region`), SPACE-3 (`spaces`), CACHE-3, MAP-1.
 //! Source: R. Rashid et al., "Machine-Independent Virtual Memory Management", ASPLOS 1987 (page tables as a cache).
 
 mod fault;

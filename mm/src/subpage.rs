@@ -11,7 +11,7 @@
 //!
 //! Invariants: BUF-1 (a buffer stands in one mapping at most, at its index, and says so; it is in a generation exactly
 //! as long), BUF-2 (which is marked in the tree is dirty, and the other way round), BUF-3 (a buffer's bytes, and where
-//! it stands, are touched only under its lock).
+//! it stands, are touched only under its lock), BUF-4 (no mapping outlives its cache, see `buffer_cache`).
 //!
 //! Lock order: a buffer; its mapping's tree; the generations. Under none of them is anything allocated, but that a
 //! buffer that nobody sees yet is locked.

@@ -2,6 +2,7 @@
 
 mod beside;
 mod cases;
+mod forgotten;
 mod readme;
 mod reports;
 mod soak;

@@ -1,0 +1,162 @@
+//! What is forgotten goes on leading where it led, safely, and ends the process rather than lead to what has gone.
+//!
+//! Each test's deed runs in a process of its own, which does not survive it.
+
+use std::mem::forget;
+use std::num::NonZeroU16;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::{env, thread};
+
+use mm::boot_map::{BootMap, Region, RegionKind};
+use mm::cache::{PageCache, Store, StoreError};
+use mm::host::{HostMachine, HostMmu};
+use mm::machine::Standard;
+use mm::owner::Owners;
+use mm::slab::KmemCaches;
+use mm::space::{AddressRange, PageProtection, Sharing, Spaces};
+use mm::subpage::{BufferCache, BufferSize};
+use mm::units::{Count, FileOffset, NodeId, Order, PageIndex, Pfn, PhysAddr, VirtualAddress};
+
+type Caches<'a> = KmemCaches<'a, HostMachine>;
+type Cache<'a> = Pin<&'a PageCache<'a, HostMachine>>;
+
+/// What the process that does the deed is told: which one.
+const DEED: &str = "MM_FORGOTTEN_DEED";
+/// What it says if it gets as far as where it must end.
+const SO_FAR: &str = "what was forgotten is still sound";
+
+/// Does what must not be survived in a process of its own, which has to say `says` at its end, and no `catch_unwind` helps.
+fn ends(test: &str, says: &str, deed: impl FnOnce()) {
+    if env::var_os(DEED).is_some() {
+        let _ = catch_unwind(AssertUnwindSafe(deed));
+        println!("it goes on");
+        return;
+    }
+    let mut alone = Command::new(env::current_exe().expect("a test has a program"));
+    alone.args(["--exact", &format!("forgotten::{test}"), "--nocapture"]).env(DEED, test);
+    let output = alone.output().expect("it ran before");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(SO_FAR) && said.contains(says), "{said}");
+    assert!(!output.status.success() && !said.contains("it goes on"), "{said}");
+}
+
+/// On a machine of 16 MiB.
+fn with_caches(work: impl FnOnce(&HostMachine, &Caches<'_>)) {
+    let machine = HostMachine::new(Pfn::new(0x1000), Pfn::new(0x800), NonZeroU16::MIN).expect("the host lends memory");
+    let memory = Region { start: PhysAddr(0), len: 16 << 20, kind: RegionKind::Usable, node: NodeId(0) };
+    let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
+    let caches = KmemCaches::new(&pages).expect("there is memory");
+    work(&machine, &caches);
+}
+
+fn with_cache(work: impl FnOnce(&HostMachine, Cache<'_>)) {
+    with_caches(|machine, caches| {
+        let owners = Owners::new(caches).expect("there is memory");
+        let cache = pin!(PageCache::new(&owners, None).expect("there is memory"));
+        work(machine, cache.into_ref());
+    });
+}
+
+/// A page in memory of the process.
+#[derive(Clone)]
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl Kept {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(vec![0; 4096])))
+    }
+
+    fn with<R>(&self, offset: FileOffset, len: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
+        let start = usize::try_from(offset.0).expect("small");
+        work(&mut self.0.lock().expect("nobody fails with it")[start..start + len])
+    }
+}
+
+impl Store for Kept {
+    fn size(&self) -> FileOffset {
+        FileOffset(4096)
+    }
+
+    fn read(&self, offset: FileOffset, bytes: &mut [u8]) -> Result<(), StoreError> {
+        self.with(offset, bytes.len(), |kept| bytes.copy_from_slice(kept));
+        Ok(())
+    }
+
+    fn write(&self, offset: FileOffset, bytes: &[u8]) -> Result<(), StoreError> {
+        self.with(offset, bytes.len(), |kept| kept.copy_from_slice(bytes));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_forgotten_mapping_is_written_back_and_no_cache_goes_before_it() {
+    ends("a_forgotten_mapping_is_written_back_and_no_cache_goes_before_it", "invariant CACHE-5 broken", || {
+        with_cache(|_, cache| {
+            let kept = Kept::new();
+            let seen = Arc::downgrade(&kept.0);
+            let file = cache.file(kept, Order::ZERO).expect("there is memory");
+            file.write(FileOffset(7), &[9]).expect("there is memory");
+            forget(file);
+            cache.reclaim(Count(1));
+            let seen = seen.upgrade().expect("the store is the mapping's");
+            assert_eq!(seen.lock().expect("nobody fails with it")[7], 9);
+            println!("{SO_FAR}");
+        });
+    });
+}
+
+#[test]
+fn a_forgotten_space_is_unmapped_by_reclaim_and_what_spaces_share_does_not_go_before_it() {
+    let name = "a_forgotten_space_is_unmapped_by_reclaim_and_what_spaces_share_does_not_go_before_it";
+    ends(name, "invariant SPACE-3 broken", || {
+        with_cache(|machine, cache| {
+            let unit = HostMmu::<Standard>::new(machine);
+            let spaces = pin!(Spaces::new(cache, &unit));
+            let kept = Kept::new();
+            let file = cache.file(kept.clone(), Order::ZERO).expect("there is memory");
+            let space = spaces.as_ref().create().expect("there is memory");
+            let address = VirtualAddress(1 << 20);
+            let range = AddressRange::of_pages(address, 1);
+            space.map_file(range, &file, PageIndex(0), PageProtection::ReadWrite, Sharing::Shared).expect("it is free");
+            let root = space.root();
+            let fault = |at, access| space.fault(at, access);
+            unit.store(root, address, &[9], fault).expect("it is mapped");
+            forget(space);
+            assert_eq!(cache.reclaim(Count(1)), Count(1));
+            assert_eq!(kept.with(FileOffset(0), 1, |kept| kept[0]), 9);
+            let left = unit.load(root, address, &mut [0], |_, _| Err(()));
+            assert_eq!(left, Err(()), "it is still mapped");
+            println!("{SO_FAR}");
+        });
+    });
+}
+
+#[test]
+fn a_forgotten_mapping_of_buffers_is_written_back_and_no_cache_goes_before_it() {
+    let name = "a_forgotten_mapping_of_buffers_is_written_back_and_no_cache_goes_before_it";
+    ends(name, "invariant BUF-4 broken", || {
+        with_caches(|_, caches| {
+            let cache = pin!(BufferCache::new(caches, BufferSize::Bytes512).expect("there is memory"));
+            let kept = Kept::new();
+            let mapping = cache.as_ref().mapping(kept.clone()).expect("there is memory");
+            mapping.write(FileOffset(7), &[9]).expect("there is memory");
+            forget(mapping);
+            cache.reclaim(Count(1));
+            assert_eq!(kept.with(FileOffset(7), 1, |kept| kept[0]), 9);
+            println!("{SO_FAR}");
+        });
+    });
+}
+
+/// Mappings that one CPU's last reference takes along are gone for whoever drops the cache on another.
+#[test]
+fn a_cache_goes_once_mappings_have_gone_wherever_that_was() {
+    with_cache(|_, cache| {
+        let files: Vec<_> = (0..4).map(|_| cache.file(Kept::new(), Order::ZERO).expect("there is memory")).collect();
+        thread::scope(|scope| files.into_iter().for_each(|file| drop(scope.spawn(move || drop(file)))));
+    });
+}
