@@ -47,8 +47,16 @@ static STATES: PerCpu<AtomicU8> = per_cpu!(AtomicU8::new(ABSENT));
 static DOWN: PerCpu<Mutex<Option<CpuDown<'static, Platform>>>> = per_cpu!(Mutex::new(None));
 
 const ABSENT: u8 = 0;
-const ONLINE: u8 = 1;
-const OFFLINE: u8 = 2;
+/// It was started, and did not come in time.
+const GIVEN_UP: u8 = 1;
+/// It has come, and will take work.
+const ARRIVED: u8 = 2;
+const ONLINE: u8 = 3;
+/// It does what it was given before, and is given no more.
+const LEAVING: u8 = 4;
+/// It does nothing, and who takes it away or brings it back is not done yet.
+const CHANGING: u8 = 5;
+const OFFLINE: u8 = 6;
 
 /// The CPU takes no work: it never came up, or was taken away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -64,6 +72,17 @@ pub(crate) enum HotplugError {
     /// The CPU that boots stays, and no CPU takes itself away.
     #[error("CPU {} has to stay", .0.0)]
     Needed(CpuId),
+}
+
+/// Says that this CPU has started. Not so if it was [given up](give_up): then nobody waits for it, and it must do nothing.
+#[must_use]
+pub(crate) fn arrive() -> bool {
+    change(this_cpu(), ABSENT, ARRIVED).is_ok()
+}
+
+/// Gives up a CPU that was started, unless it has arrived.
+pub(crate) fn give_up(cpu: CpuId) -> bool {
+    change(cpu, ABSENT, GIVEN_UP).is_ok()
 }
 
 /// Says that this CPU, which takes interrupts, takes work.
@@ -114,6 +133,7 @@ pub(crate) fn on_all(work: &(dyn Fn(CpuId) + Sync)) {
 /// A job that a CPU has been given, or has done.
 #[must_use = "the job must stay until it is done"]
 struct Posted<'j> {
+    cpu: CpuId,
     job: &'j Job<'j>,
 }
 
@@ -128,7 +148,7 @@ impl<'j> Posted<'j> {
             serve();
             spin_loop();
         }
-        let posted = Self { job };
+        let posted = Self { cpu, job };
         // Pairs with `offline`, which first says that the CPU is, then has it do what it has been given.
         if !is_online(cpu)
             && NEXT.of(cpu).compare_exchange(place, ptr::null_mut(), Ordering::SeqCst, Ordering::Relaxed).is_ok()
@@ -147,8 +167,17 @@ impl<'j> Posted<'j> {
 
 impl Drop for Posted<'_> {
     fn drop(&mut self) {
-        // Pairs with the store behind the work.
-        while !self.job.done.load(Ordering::Acquire) {
+        const BEFORE_ANOTHER_CALL: u32 = 1 << 12;
+        let place = ptr::from_ref(self.job).cast_mut().cast();
+        for turn in 1_u32.. {
+            // Pairs with the store behind the work.
+            if self.job.done.load(Ordering::Acquire) {
+                return;
+            }
+            // Where an NMI comes between what enables interrupts and what halts, a call does, too, and wakes nobody.
+            if turn % BEFORE_ANOTHER_CALL == 0 && NEXT.of(self.cpu).load(Ordering::Relaxed) == place {
+                call(self.cpu);
+            }
             serve();
             spin_loop();
         }
@@ -180,8 +209,9 @@ pub(crate) fn idle() -> ! {
     loop {
         interrupts::disable();
         nmi::rest();
-        if NEXT.this().load(Ordering::SeqCst).is_null() {
-            // Whatever comes from here on ends the halt, and the rest with it.
+        let serves = matches!(STATES.this().load(Ordering::SeqCst), ONLINE | LEAVING);
+        if !serves || NEXT.this().load(Ordering::SeqCst).is_null() {
+            // Whatever comes from here on ends the halt, and the rest with it; but see `Posted`.
             interrupts::enable_and_hlt();
         } else {
             nmi::resume();
@@ -199,17 +229,19 @@ pub(crate) fn offline(cpu: CpuId) -> Result<(), HotplugError> {
     if cpu == CpuId(0) || cpu == this_cpu() {
         return Err(HotplugError::Needed(cpu));
     }
-    change(cpu, ONLINE, OFFLINE)?;
+    change(cpu, ONLINE, LEAVING)?;
     // What it was given before comes first.
-    let last = Job::new(&|| ());
+    let last = || STATES.this().store(CHANGING, Ordering::SeqCst);
+    let last = Job::new(&last);
     let place = (&raw const last).cast_mut().cast();
     while NEXT.of(cpu).compare_exchange(ptr::null_mut(), place, Ordering::SeqCst, Ordering::Relaxed).is_err() {
         serve();
         spin_loop();
     }
     call(cpu);
-    drop(Posted { job: &last });
+    drop(Posted { cpu, job: &last });
     *DOWN.of(cpu).lock() = memory::allocator().and_then(|allocator| allocator.take_cpu_down(cpu));
+    STATES.of(cpu).store(OFFLINE, Ordering::SeqCst);
     Ok(())
 }
 
@@ -218,8 +250,9 @@ pub(crate) fn offline(cpu: CpuId) -> Result<(), HotplugError> {
 /// # Errors
 /// See [`HotplugError`].
 pub(crate) fn bring_back(cpu: CpuId) -> Result<(), HotplugError> {
-    change(cpu, OFFLINE, ONLINE)?;
+    change(cpu, OFFLINE, CHANGING)?;
     drop(DOWN.of(cpu).lock().take());
+    STATES.of(cpu).store(ONLINE, Ordering::SeqCst);
     Ok(())
 }
 

@@ -15,10 +15,11 @@
 //! Cost: an interrupt for each other CPU that is not idle, and waiting for the slowest.
 
 use core::hint::spin_loop;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use kernel_core::layout::CPUS;
 use mm::units::CpuId;
+use x86_64::instructions::interrupts::without_interrupts;
 use x86_64::instructions::{hlt, tlb};
 
 use crate::apic::{LocalApic, Message};
@@ -48,9 +49,12 @@ static TAKING: AtomicU32 = AtomicU32::new(0);
 
 const _: () = assert!(CPUS <= u32::BITS as usize);
 
-/// The kernel is about to end: nobody else is to go on.
-static STOPPING: AtomicBool = AtomicBool::new(false);
+/// The CPU that is about to end the kernel: nobody else is to go on. That one does its errands to the end.
+static ENDING: AtomicU16 = AtomicU16::new(NOBODY);
 
+const NOBODY: u16 = u16::MAX;
+
+/// A bit for each CPU that has stopped.
 static STOPPED: AtomicU32 = AtomicU32::new(0);
 
 /// What a CPU is to do for others.
@@ -102,9 +106,12 @@ pub(crate) fn send_others(errand: Errand, concerns: impl Fn(CpuId) -> bool) {
             continue;
         }
         tickets[usize::from(cpu.0)] = mailbox.requested.fetch_add(1, Ordering::SeqCst) + 1;
-        if !mailbox.coming.swap(true, Ordering::SeqCst) {
-            apic.send(cpu, Message::NonMaskable);
-        }
+        // A handler that wanted something of the same CPU would wait for what was announced and not sent.
+        without_interrupts(|| {
+            if !mailbox.coming.swap(true, Ordering::SeqCst) {
+                apic.send(cpu, Message::NonMaskable);
+            }
+        });
     }
     for (cpu, &ticket) in (0..).map(CpuId).zip(&tickets).filter(|&(_, &ticket)| ticket > 0) {
         while MAILBOXES.of(cpu).done.load(Ordering::SeqCst) < ticket {
@@ -115,7 +122,8 @@ pub(crate) fn send_others(errand: Errand, concerns: impl Fn(CpuId) -> bool) {
 
 /// Does what others have asked for, in the handler of such an interrupt.
 pub(crate) fn handle() -> Origin {
-    if STOPPING.load(Ordering::SeqCst) {
+    let ending = ENDING.load(Ordering::SeqCst);
+    if ending != NOBODY && ending != this_cpu().0 {
         stop();
     }
     let mailbox = MAILBOXES.this();
@@ -157,18 +165,18 @@ pub(crate) fn resume() {
 /// Stops every other CPU for good, as far as they can be stopped.
 pub(crate) fn stop_others() {
     const PATIENCE: u32 = 1_000_000;
-    STOPPING.store(true, Ordering::SeqCst);
+    ENDING.store(this_cpu().0, Ordering::SeqCst);
     let Some(apic) = LocalApic::get() else { return };
     for cpu in others() {
         apic.send(cpu, Message::NonMaskable);
     }
-    let all = u32::try_from(others().count()).unwrap_or(u32::MAX);
-    let _ = (0..PATIENCE).take_while(|_| STOPPED.load(Ordering::SeqCst) < all).map(|_| spin_loop()).count();
+    let goes_on = |cpu: CpuId| STOPPED.load(Ordering::SeqCst) >> cpu.0 & 1 == 0;
+    let _ = (0..PATIENCE).take_while(|_| others().any(goes_on)).map(|_| spin_loop()).count();
 }
 
 /// The end of this CPU: another one is reporting why.
 pub(crate) fn stop() -> ! {
-    STOPPED.fetch_add(1, Ordering::SeqCst);
+    STOPPED.fetch_or(1 << this_cpu().0, Ordering::SeqCst);
     loop {
         hlt();
     }

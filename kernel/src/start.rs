@@ -8,6 +8,7 @@
 //! appendix B.4.
 
 use core::arch::{global_asm, naked_asm};
+use core::hint::spin_loop;
 use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::slice;
@@ -21,7 +22,7 @@ use mm::owner::TaskId;
 use mm::units::{Count, CpuId, Order, PAGE_SIZE, Pfn, PfnRange};
 use thiserror::Error;
 use x86_64::VirtAddr;
-use x86_64::instructions::interrupts;
+use x86_64::instructions::{hlt, interrupts};
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
@@ -214,6 +215,8 @@ pub(crate) struct Memory {
 /// Takes the local APIC into use and starts every CPU that firmware lists. Interrupts are on from then on.
 pub(crate) fn start(memory: Memory, trampoline: Option<Trampoline>) {
     let cpus = memory.platform.cpus().get();
+    // Firmware leaves some of theirs open, at vectors that are exceptions'.
+    apic::mask_pics();
     match use_apic(memory) {
         Ok(apic) => {
             apic.init(this_cpu(), apic::own_id());
@@ -233,7 +236,6 @@ fn use_apic(memory: Memory) -> Result<LocalApic, StartError> {
     apic::probe(listed)?;
     let frame = Pfn::containing(listed).ok_or(NoApic::Elsewhere)?;
     memory.space.map_device(page_at(LOCAL_APIC), frame)?;
-    apic::mask_pics();
     // SAFETY: APIC-1, the registers were just mapped, and nobody unmaps them.
     Ok(unsafe { LocalApic::announce() })
 }
@@ -280,10 +282,14 @@ fn start_one(memory: Memory, apic: LocalApic, trampoline: &Trampoline, cpu: CpuI
         // The first one may have come too early. Whoever runs takes no notice.
         apic.send_to(id, startup);
     }
-    if (0..SHARES).all(|_| pit::wait(SHARE, is_up) == Waited::InVain) {
+    if (0..SHARES).all(|_| pit::wait(SHARE, is_up) == Waited::InVain) && cpu::give_up(cpu) {
         // It must not begin when the page has another's parameters, or is somebody's memory.
         apic.send_to(id, Message::Init);
         return Err(StartError::Silent);
+    }
+    // Who has arrived is never waited for in vain.
+    while !cpu::is_online(cpu) {
+        spin_loop();
     }
     // INVARIANT: the CPU runs on its stack for ever.
     core::mem::forget(stack);
@@ -310,6 +316,12 @@ extern "C" fn arrive() {
 /// The first function of a CPU, which knows who it is.
 extern "sysv64" fn begin() -> ! {
     CpuArea::of(this_cpu()).expect("a CPU is started with an area").enter();
+    if !cpu::arrive() {
+        // Whoever has given it up stops it for good, and the stack goes.
+        loop {
+            hlt();
+        }
+    }
     idt::init();
     let apic = LocalApic::get().expect("a CPU is started by a local APIC's message");
     apic.init(this_cpu(), apic::own_id());
