@@ -190,14 +190,23 @@ pub enum Defect {
     BadFlags(u8),
 }
 
-/// The trace ended before its last record.
+/// The trace does not end behind its last record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-#[error("the trace ends after {complete} of {announced} records")]
-pub struct Truncated {
-    /// Whole records seen.
-    pub complete: u32,
-    /// Records the header announced.
-    pub announced: u32,
+pub enum BadEnd {
+    /// It ended before.
+    #[error("the trace ends after {complete} of {announced} records")]
+    Truncated {
+        /// Whole records seen.
+        complete: u32,
+        /// Records the header announced.
+        announced: u32,
+    },
+    /// There is something behind, which is no record.
+    #[error("the trace has {bytes} bytes behind its last record")]
+    Unannounced {
+        /// How many.
+        bytes: usize,
+    },
 }
 
 /// Turns the bytes behind a header into events.
@@ -240,15 +249,17 @@ impl Decoder {
         })
     }
 
-    /// Makes sure that nothing is missing.
+    /// Makes sure that nothing is missing, nor left over.
     ///
     /// # Errors
-    /// There were fewer records than the header announced, or the last one is incomplete.
-    pub fn finish(self) -> Result<(), Truncated> {
-        if self.complete < self.header.records {
-            return Err(Truncated { complete: self.complete, announced: self.header.records });
+    /// There were fewer records than the header announced, or the last one is incomplete, or something is behind it.
+    pub fn finish(self) -> Result<(), BadEnd> {
+        let (complete, announced) = (self.complete, self.header.records);
+        match self.partial.len() {
+            _ if complete < announced => Err(BadEnd::Truncated { complete, announced }),
+            0 => Ok(()),
+            bytes => Err(BadEnd::Unannounced { bytes }),
         }
-        Ok(())
     }
 }
 

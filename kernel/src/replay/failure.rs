@@ -4,7 +4,7 @@ use mm::charge::TooManyGroups;
 use mm::invariant::Violation;
 use mm::page::AllocError;
 use mm::slab::NoMemory;
-use mm::trace::{HeaderError, RecordError, Truncated};
+use mm::trace::{BadEnd, HeaderError, RecordError};
 use mm::units::Order;
 use thiserror::Error;
 
@@ -23,7 +23,7 @@ pub(super) enum Failure {
     #[error("malformed trace: {0}")]
     Record(RecordError),
     #[error("malformed trace: {0}")]
-    Truncated(Truncated),
+    End(BadEnd),
     #[error("malformed trace: operation {operation} allocates block {}, which is allocated", id.0)]
     Taken { operation: u64, id: Id },
     #[error("malformed trace: operation {operation} frees block {}, which is not allocated", id.0)]

@@ -83,7 +83,7 @@ fn replay(
         let length = read(&mut buffer).map_err(Failure::File)?;
         piece = &buffer[..length];
     }
-    decoder.finish().map_err(Failure::Truncated)?;
+    decoder.finish().map_err(Failure::End)?;
     let replayed = replay.finish()?;
     drop(buffer);
     let after = Wholeness::now(allocator);

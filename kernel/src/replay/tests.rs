@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use mm::page::Request;
-use mm::trace::{Defect, HeaderError};
+use mm::trace::{BadEnd, Defect, HeaderError};
 use mm::units::{Order, PAGE_SIZE};
 
 use super::failure::Failure;
@@ -75,7 +75,10 @@ ktest!(
         check!(is_unknown, "{unknown:?}");
         let whole = trace(2, &[(0, 0, 0), (1, 0, 0)]);
         let short = outcome(&whole[..whole.len() - 1])?;
-        check!(matches!(&short, Err(Failure::Truncated(error)) if error.complete == 1), "{short:?}");
+        let is_short = matches!(&short, Err(Failure::End(BadEnd::Truncated { complete: 1, announced: 2 })));
+        check!(is_short, "{short:?}");
+        let long = outcome(&[&whole[..], &[0; 3]].concat())?;
+        check!(matches!(&long, Err(Failure::End(BadEnd::Unannounced { bytes: 3 }))), "{long:?}");
         let empty = outcome(&[])?;
         check!(matches!(empty, Err(Failure::Header(HeaderError::Truncated { bytes: 0 }))), "{empty:?}");
         Ok(())

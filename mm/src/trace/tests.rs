@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::{AllocationFlags, BlockId, Decoder, Defect, Event, Header, HeaderError, RecordError, Truncated};
+use super::{AllocationFlags, BadEnd, BlockId, Decoder, Defect, Event, Header, HeaderError, RecordError};
 use crate::migratetype::Migratetype;
 use crate::units::{CpuId, Order};
 
@@ -81,8 +81,19 @@ fn a_trace_cut_anywhere_gives_the_whole_records_and_then_says_how_many_are_missi
         let whole = (len - 32) / 8;
         let read: Vec<_> = decoder.decode(rest).map(|event| event.expect("a good record")).collect();
         assert_eq!(read, events()[..whole]);
-        let missing = Truncated { complete: u32::try_from(whole).expect("few"), announced: 3 };
+        let missing = BadEnd::Truncated { complete: u32::try_from(whole).expect("few"), announced: 3 };
         assert_eq!(decoder.finish(), Err(missing));
+    }
+}
+
+#[test]
+fn a_trace_with_less_than_a_record_behind_it_is_turned_away() {
+    for bytes in 0..8 {
+        let mut decoder = Decoder::new(HEADER);
+        let file = [&trace()[32..], &[0; 8][..bytes]].concat();
+        assert_eq!(decoder.decode(&file).count(), events().len());
+        let end = if bytes == 0 { Ok(()) } else { Err(BadEnd::Unannounced { bytes }) };
+        assert_eq!(decoder.finish(), end);
     }
 }
 

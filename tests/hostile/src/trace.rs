@@ -4,7 +4,7 @@
 //! matter in which pieces a file comes.
 
 use mm::migratetype::Migratetype;
-use mm::trace::{Decoder, Defect, Event, Header, HeaderError, RecordError};
+use mm::trace::{BadEnd, Decoder, Defect, Event, Header, HeaderError, RecordError};
 
 const HEADER: usize = 32;
 const RECORD: usize = 8;
@@ -43,9 +43,12 @@ fn check_file(file: &[u8]) {
     }
     let complete = header.records.min(u32::try_from(records.len()).unwrap_or(u32::MAX));
     match decoder.finish() {
-        Ok(()) => assert_eq!(complete, header.records),
-        Err(error) => {
-            assert!(error.complete == complete && error.announced == header.records && complete < header.records);
+        Ok(()) => assert!(complete == header.records && rest.len().is_multiple_of(RECORD)),
+        Err(BadEnd::Truncated { complete: told, announced }) => {
+            assert!((told, announced) == (complete, header.records) && complete < header.records);
+        }
+        Err(BadEnd::Unannounced { bytes }) => {
+            assert!(complete == header.records && bytes > 0 && bytes == rest.len() % RECORD);
         }
     }
     for size in [1, 7, 45] {
