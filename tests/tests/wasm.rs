@@ -1,7 +1,6 @@
 //! The WebAssembly module that the kernel runs is what its source says.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -9,12 +8,6 @@ use harness::guest::workspace;
 
 #[test]
 fn the_committed_module_is_what_its_source_compiles_to() -> anyhow::Result<()> {
-    let libraries =
-        Command::new("rustc").args(["--print=target-libdir", "--target=wasm32-unknown-unknown"]).output()?;
-    if !Path::new(String::from_utf8(libraries.stdout)?.trim()).is_dir() {
-        println!("skipped: there is no Rust library for wasm32-unknown-unknown here (rustup target add)");
-        return Ok(());
-    }
     let committed = workspace().join("kernel/wasm");
     let source = fs::read_to_string(committed.join("answers.rs"))?;
     let (_, behind) = source.split_once("```text\n").context("the source names no command")?;

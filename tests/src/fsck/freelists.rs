@@ -129,8 +129,8 @@ impl Walk<'_, '_> {
             }
         };
         // With the leaf, the last that is missing, the path is no longer open.
-        let path_fits = prepared == 0 || (open && prepared < self.highest_missing());
-        if !fits || !path_fits || (stored > 0 && len <= inline / 2) {
+        let path_fits = || prepared == 0 || (open && prepared < self.highest_missing());
+        if !fits || !path_fits() || (stored > 0 && len <= inline / 2) {
             let what = format!("{stored} entries of {len} are in a tree of height {height} with {prepared} nodes more");
             self.find("FREE-4", None, &what);
             return Ok(());

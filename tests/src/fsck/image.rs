@@ -52,7 +52,8 @@ impl Image {
         let memory = Memory::open(File::open(path)?)?;
         let note = Note::find(&memory)?;
         let root = note.get("kernel_root").ok_or_else(|| NotAnImage::Unsaid("kernel_root".into()))?;
-        Ok(Image { memory, note, root: Physical(root * PAGE), known: RefCell::default() })
+        let root = root.checked_mul(PAGE).ok_or_else(|| NotAnImage::Unsaid("kernel_root".into()))?;
+        Ok(Image { memory, note, root: Physical(root), known: RefCell::default() })
     }
 
     /// What the note says by a name: a place, a distance, a count.

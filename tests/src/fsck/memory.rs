@@ -78,8 +78,9 @@ impl Memory {
     pub(super) fn page_starts<const N: usize>(&self) -> impl Iterator<Item = (Physical, [u8; N])> {
         let of = move |segment: &Segment| {
             let Segment { start, len, offset } = *segment;
-            let first = start.next_multiple_of(PAGE);
-            let pages = (start + len).saturating_sub(first) / PAGE;
+            // A segment that ends where addresses do has no page there.
+            let first = start.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+            let pages = start.saturating_add(len).saturating_sub(first) / PAGE;
             (0..pages).filter_map(move |page| {
                 let mut bytes = [0; N];
                 self.file.read_exact_at(&mut bytes, offset + (first - start) + page * PAGE).ok()?;

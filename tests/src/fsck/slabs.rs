@@ -121,9 +121,11 @@ impl Lists<'_, '_> {
     fn list(&mut self, list: At<'_>, what: &str) -> Result<(), Fault> {
         let len = list.field("SlabList.len")?.u32()?;
         let (mut previous, mut next, mut count) = (0, list.field("SlabList.first")?.u64()?, 0);
+        let mut seen = HashSet::new();
         while next != 0 {
             count += 1;
-            if count > len || self.slabs.contains_key(&next) {
+            // One that is dead is nowhere else.
+            if count > len || self.slabs.contains_key(&next) || !seen.insert(next) {
                 break;
             }
             let descriptor = At { address: next, ..list };

@@ -149,7 +149,8 @@ fn judge(run: &Run) -> Result<Outcome, Wrong> {
     match run.serial.split_once("# flip over: ") {
         Some((_, end)) if end.starts_with("refused") => return Ok(Outcome::Named),
         Some((_, end)) if end.starts_with("found") => return Ok(Outcome::Found),
-        Some((_, end)) if end.starts_with("nothing") => return Ok(Outcome::Nothing),
+        // Whatever it fails of behind that came of it.
+        Some((_, end)) if end.starts_with("nothing") && run.end == End::Success => return Ok(Outcome::Nothing),
         _ => {}
     }
     match crash::report(&run.serial, &|_| Vec::new()) {
