@@ -1,8 +1,8 @@
 //! What memory is used for, as Linux tells it: the files of `/proc` that are about memory, column for column.
 //!
 //! Each report is a value that shows itself ([`Display`](core::fmt::Display)) with the widths, the names and the order
-//! of Linux 6's own, so that what reads Linux's files reads these. There is no line that we do not count: Linux's
-//! counters of what does not exist here are left out, but for those of [`MemInfo`] that readers insist on. What Linux
+//! of Linux 6's own, so that what reads Linux's files reads these. Linux's counters of
+//! what is not counted here are left out, but for those of [`MemInfo`] that readers insist on, which are zero. What Linux
 //! has no name for has one of ours, behind Linux's.
 //!
 //! Nothing here allocates. Zones are asked one after the other while the text is written, each under its own lock, and

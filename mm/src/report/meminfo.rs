@@ -14,8 +14,8 @@ impl fmt::Display for MemInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(usage) = self;
         let (memory, allocated) = (usage.memory(), &usage.allocated);
-        // Readers (`procfs-core` for one) refuse a file without these lines. There is no page cache and no swap, nothing
-        // is mapped, written back or promised to anyone, and no vmalloc: none is what there is of each.
+        // Readers (`procfs-core` for one) refuse a file without these lines. What caches hold is not counted here but as folios,
+        // behind Linux's lines, and by each cache (`CacheReport`); nothing is promised to anyone, and there is no vmalloc.
         const NONE: Pages = Pages(0);
         let kinds = [
             ("MemTotal:", memory.managed),

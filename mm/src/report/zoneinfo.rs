@@ -7,7 +7,7 @@ use crate::zone::ZoneReport;
 
 /// A paragraph a zone.
 ///
-/// Pagesets are left out until there are some. A zone without a page of memory ends
+/// Pagesets are left out: what CPUs have at hand is in `ZoneReport`. A zone without a page of memory ends
 /// behind its sizes, as in Linux.
 #[derive(Clone, Debug)]
 pub struct ZoneInfo<Z> {
