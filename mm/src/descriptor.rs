@@ -28,6 +28,8 @@
 
 #[cfg(all(test, loom))]
 mod loom;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use core::fmt;
 use core::mem::{MaybeUninit, offset_of};
@@ -73,6 +75,8 @@ pub(crate) struct Life {
 }
 
 const REFERENCES: u64 = u32::MAX as u64;
+/// More are refused: far below what would overflow while as many take one at the same moment as there can be.
+const MOST: u64 = 1 << 31;
 const GENERATION_SHIFT: u32 = 32;
 const ORDER_SHIFT: u32 = 32;
 
@@ -111,13 +115,13 @@ impl Life {
     }
 
     /// Takes a reference if the descriptor is alive and of that generation still. Refused too when there are as many
-    /// references as can be counted.
+    /// references as there may be.
     pub(crate) fn try_get(&self, Generation(generation): Generation) -> Option<()> {
         let mut state = self.state.load(Ordering::Relaxed);
         loop {
             let references = state & REFERENCES;
             let same = state >> GENERATION_SHIFT == u64::from(generation);
-            if !same || references == 0 || references == REFERENCES {
+            if !same || references == 0 || references >= MOST {
                 return None;
             }
             // Acquire pairs with the release in `begin`, and with those in `put`.
@@ -131,13 +135,16 @@ impl Life {
     /// Takes one more reference, of one that the caller has.
     ///
     /// # Panics
-    /// There are as many references as can be counted.
+    /// There are as many references as there may be; nothing has changed.
     pub(crate) fn get(&self) {
         // Nothing is learned by it: who has a reference has seen the owner.
         let before = self.state.fetch_add(1, Ordering::Relaxed);
         match before & REFERENCES {
             0 => panic!("invariant DESC-2 broken: a reference was taken of what nobody refers to"),
-            REFERENCES => panic!("more references than can be counted"),
+            MOST.. => {
+                self.state.fetch_sub(1, Ordering::Relaxed);
+                panic!("more references than can be counted");
+            }
             _ => {}
         }
     }

@@ -54,6 +54,8 @@ mod meeting;
 #[cfg(not(miri))]
 mod memory;
 mod mmu;
+#[cfg(all(test, not(loom)))]
+mod panicking;
 #[cfg(asan)]
 mod sanitizer;
 mod scale;
@@ -74,6 +76,8 @@ pub(crate) use meeting::{Meeting, SlowStore};
 #[cfg(not(miri))]
 use memory::{Access, Memory};
 pub use mmu::HostMmu;
+#[cfg(all(test, not(loom)))]
+pub(crate) use panicking::{all_memory, panicking_when_short};
 pub use scale::scaled;
 #[cfg(all(test, not(loom)))]
 pub(crate) use scale::{at_each_step, ballast, orders_that_take_all};

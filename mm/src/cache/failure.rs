@@ -16,7 +16,7 @@
 //! Source: Linux's `memory_failure`, `me_pagecache_dirty`.
 #![expect(unsafe_code, reason = "a folio's reference leaves its tree")]
 
-use super::page_cache::PageCache;
+use super::page_cache::{PageCache, Visit};
 use crate::OwnerKind;
 use crate::folio::SplitTo;
 use crate::machine::Machine;
@@ -60,6 +60,7 @@ impl<M: Machine> PageCache<'_, M> {
             }
             // Which may be another one over the same owners.
             let cache = Self::mapping_of(&folio).map(|mapping| mapping.cache);
+            let _visit = cache.map(Visit::of);
             let folio = match cache.filter(|_| folio.order() > Order::ZERO) {
                 None => folio,
                 Some(cache) => match cache.split(folio, SplitTo::Around(pfn, Order::ZERO)) {

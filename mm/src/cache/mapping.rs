@@ -12,7 +12,7 @@ use super::swap::Swap;
 use crate::descriptor::Descriptor;
 use crate::folio::LockedFolio;
 use crate::machine::Machine;
-use crate::owner::{Folio, FolioRef};
+use crate::owner::{Folio, FolioRef, Owners};
 use crate::slab::{Counted, NoMemory};
 use crate::tree::{Entry, Extent, NodeReserve, Tree};
 use crate::units::{Count, Order, PAGE_SIZE, PageIndex, StoreSlot};
@@ -100,6 +100,11 @@ impl<M: Machine> PageCache<'_, M> {
 impl<'a, M: Machine> Mapping<'a, M> {
     pub(super) const fn machine(&self) -> &'a M {
         self.cache.owners.machine()
+    }
+
+    /// The owners of its folios.
+    pub(crate) const fn owners(&self) -> &'a Owners<'a, M> {
+        self.cache.owners
     }
 
     /// The address that folios know it by.

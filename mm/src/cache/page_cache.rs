@@ -31,6 +31,8 @@ pub struct PageCache<'a, M: Machine> {
     pub(super) events: Events,
     /// Mappings that there are.
     pub(super) mappings: AtomicU64,
+    /// Visits that last.
+    visits: AtomicU64,
     /// Mappings lead to it.
     _looked_at: PhantomPinned,
 }
@@ -77,8 +79,9 @@ impl<'a, M: Machine> PageCache<'a, M> {
     pub fn new(owners: &'a Owners<'a, M>, swap: Option<&'a dyn Store>) -> Result<Self, CreateError> {
         let nodes = TreeNodes::new(owners.caches)?;
         let swap = swap.map(|store| Swap::new(owners.caches, store)).transpose()?;
-        let (lru, events, mappings) = (Lru::new(), Events::default(), AtomicU64::new(0));
-        Ok(Self { owners, nodes, lru, swap, events, mappings, _looked_at: PhantomPinned })
+        let (lru, events) = (Lru::new(), Events::default());
+        let (mappings, visits) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { owners, nodes, lru, swap, events, mappings, visits, _looked_at: PhantomPinned })
     }
 
     /// The owners of its folios.
@@ -147,6 +150,28 @@ impl<M: Machine> Drop for PageCache<'_, M> {
         if left > 0 {
             forgotten(left);
         }
+        // Acquire pairs with the end of the visit. None begins any more, where no folio stands.
+        while self.visits.load(Ordering::Acquire) > 0 {
+            crate::sync::spin_loop();
+        }
+    }
+}
+
+/// Somebody who has come to a cache by a folio, and goes on in it when the folio may stand there no more: it waits for that.
+pub(super) struct Visit<'c>(&'c AtomicU64);
+
+impl<'c> Visit<'c> {
+    /// Begins while a folio that stands in the cache is locked.
+    pub(super) fn of<M: Machine>(cache: &'c PageCache<'_, M>) -> Self {
+        // Relaxed: who drops the cache comes after the folio's lock.
+        cache.visits.fetch_add(1, Ordering::Relaxed);
+        Self(&cache.visits)
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
     }
 }
 

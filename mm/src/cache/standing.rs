@@ -58,30 +58,29 @@ impl<'a, M: Machine> Mapping<'a, M> {
         index: PageIndex,
     ) -> Result<LockedFolio<'a, M>, (LockedFolio<'a, M>, NotInserted)> {
         let mut reserve = self.cache.nodes.no_reserve();
-        let kept = folio.get().into_kept();
+        let extent = Extent::around(index, folio.order());
         loop {
             let mut tree = self.tree.lock(self.machine());
             folio.set_place(self.address(), index);
-            let extent = Extent::around(index, folio.order());
-            let why = match tree.insert(extent, Entry::Item(kept), &mut reserve) {
-                Ok(()) => {
-                    tree.pages += u64::from(folio.order().pages());
-                    self.cache.lru.add(&folio);
-                    return Ok(folio);
-                }
-                Err(InsertError::Nodes(lacking)) => {
-                    drop(tree);
-                    match reserve.refill(lacking.0) {
-                        Ok(()) => continue,
-                        Err(NoMemory) => NotInserted::NoMemory,
-                    }
-                }
-                Err(InsertError::Occupied(_)) => NotInserted::Occupied,
+            let kept = folio.get().into_kept();
+            let Err(why) = tree.insert(extent, Entry::Item(kept), &mut reserve) else {
+                tree.pages += u64::from(folio.order().pages());
+                self.cache.lru.add(&folio);
+                return Ok(folio);
             };
+            // It must not lead here while nodes are had, which others' code may be asked for.
             folio.set_place(core::ptr::null_mut(), PageIndex(0));
             // SAFETY: the reference was kept for the tree, which did not take it.
             drop(unsafe { FolioRef::from_kept(self.cache.owners, kept) });
-            return Err((folio, why));
+            drop(tree);
+            match why {
+                InsertError::Occupied(_) => return Err((folio, NotInserted::Occupied)),
+                InsertError::Nodes(lacking) => {
+                    if let Err(NoMemory) = reserve.refill(lacking.0) {
+                        return Err((folio, NotInserted::NoMemory));
+                    }
+                }
+            }
         }
     }
 

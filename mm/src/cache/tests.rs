@@ -28,6 +28,7 @@ mod going;
 mod meanwhile;
 mod model;
 mod stress;
+mod unwound;
 
 type Cache<'a> = Pin<&'a PageCache<'a, HostMachine>>;
 

@@ -47,8 +47,8 @@ pub enum MigrateError {
     /// It is a page table that the kernel or a processor knows by its address.
     #[error("it is a page table that stays")]
     Fixed,
-    /// It is not there any more.
-    #[error("it is not there any more")]
+    /// It is not there, or not any more.
+    #[error("it is not there, or not any more")]
     Gone,
     /// Its memory has failed: what it holds is not to be spread.
     #[error("its memory has failed")]
@@ -97,6 +97,9 @@ impl<'a, M: Machine, U: Mmu> Compactor<'a, M, U> {
 
     /// Moves a folio. Gives the block that it leaves, plain.
     pub(super) fn move_folio(&self, folio: FolioRef<'a, M>) -> Result<Block<'a, M>, MigrateError> {
+        if !core::ptr::eq(folio.owners(), self.owners()) {
+            return Err(MigrateError::Gone);
+        }
         if folio.pins().0 > 0 {
             return Err(MigrateError::Pinned);
         }

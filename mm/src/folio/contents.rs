@@ -51,6 +51,13 @@ impl<M: Machine> FolioRef<'_, M> {
         offset.checked_add(len).filter(|&end| end <= self.len().0).map(|_| ())
     }
 
+    /// Copies bytes out, under the folio's lock. `None` if they are not all the folio's, or it is not up to date.
+    pub fn copy_to(&self, offset: Bytes, bytes: &mut [u8]) -> Option<()> {
+        self.get().lock().copy_to(offset, bytes)
+    }
+}
+
+impl<M: Machine> LockedFolio<'_, M> {
     /// Copies bytes out. `None` if they are not all the folio's, or it is not up to date.
     pub fn copy_to(&self, Bytes(offset): Bytes, bytes: &mut [u8]) -> Option<()> {
         self.holds(offset, bytes.len())?;
@@ -68,9 +75,7 @@ impl<M: Machine> FolioRef<'_, M> {
         }
         Some(())
     }
-}
 
-impl<M: Machine> LockedFolio<'_, M> {
     /// Copies bytes in. `None` if they are not all the folio's.
     pub(crate) fn copy_from(&self, Bytes(offset): Bytes, bytes: &[u8]) -> Option<()> {
         self.holds(offset, bytes.len())?;

@@ -172,17 +172,9 @@ impl<'a, M: Machine> Owners<'a, M> {
     /// # Errors
     /// There is no memory for the pages or the descriptor. The owner comes back, and nothing was ever visible.
     pub fn alloc<T: Owner>(&self, request: Request, owner: T) -> Result<Owned<'_, M, T>, (T, OwnError)> {
-        let descriptor = match self.new_descriptor() {
-            Ok(descriptor) => descriptor,
-            Err(error) => return Err((owner, error.into())),
-        };
         match self.alloc_pages::<T>(request) {
-            // SAFETY: the descriptor was just had.
-            Ok(block) => Ok(unsafe { self.publish(descriptor, block, owner) }),
-            Err(error) => {
-                self.free_descriptor(descriptor);
-                Err((owner, error.into()))
-            }
+            Ok(block) => self.adopt(block, owner).map_err(|(_, owner, error)| (owner, error)),
+            Err(error) => Err((owner, error.into())),
         }
     }
 

@@ -64,7 +64,7 @@ impl<'a, M: Machine, T: Described> Shared<'a, M, T> {
     /// Another reference to the same block.
     ///
     /// # Panics
-    /// There are four thousand million already.
+    /// There are two thousand million already.
     pub fn get(&self) -> Self {
         self.keep();
         Self { ..*self }
@@ -177,7 +177,8 @@ macro_rules! references {
         }
 
         impl<'a, M: Machine> Reference<'a, M> {
-            /// Takes a reference to the owner of a kind whose life is `life`, if it is still what was `seen`.
+            /// Takes a reference to the owner of a kind whose life is `life`, if it is still what was `seen`, and one of these.
+            /// Others over the same allocator may go first, and the last reference must give the descriptor back where it is from.
             ///
             /// # Safety
             /// `life` begins a descriptor of this kind, whose memory is one at least until this returns.
@@ -187,8 +188,15 @@ macro_rules! references {
                 life: NonNull<Life>,
                 seen: descriptor::Described,
             ) -> Option<Self> {
+                let is_ours = match kind {
+                    $(OwnerKind::$bare => return None,)+
+                    // SAFETY: the caller's promise.
+                    $(OwnerKind::$kind => unsafe { owners.cache_of::<$kind>().has_descriptor(life.cast()) },)+
+                    // SAFETY: the caller's promise.
+                    OwnerKind::$slab => unsafe { owners.caches.has_slab(life.cast()) },
+                };
                 // SAFETY: the caller's promise.
-                unsafe { life.as_ref() }.try_get(seen.generation)?;
+                is_ours.then(|| unsafe { life.as_ref() }.try_get(seen.generation))??;
                 match kind {
                     $(OwnerKind::$bare => None,)+
                     $(OwnerKind::$kind => {

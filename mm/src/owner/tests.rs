@@ -22,6 +22,7 @@ use crate::units::{Bytes, Count, CpuId, NodeId, Order, Pfn, PfnRange};
 
 mod frozen;
 mod notes;
+mod others;
 mod stress;
 mod tables;
 

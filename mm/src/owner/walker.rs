@@ -221,8 +221,8 @@ impl<'o, M: Machine> Sighting<'_, 'o, M> {
         self.found.range()
     }
 
-    /// A reference to the block's owner, if it still is what it was: `None` if the block has been freed since, or its
-    /// owner has no descriptor. The reference may outlive the walk.
+    /// A reference to the block's owner, if it still is what it was: `None` if the block has been freed since, its
+    /// owner has no descriptor, or is one of other [`Owners`] over the same allocator. The reference may outlive the walk.
     pub fn get(&self) -> Option<Reference<'o, M>> {
         let Seen::Allocated(kind) = self.found.seen else { return None };
         let (life, described) = self.found.descriptor?;

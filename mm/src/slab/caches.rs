@@ -175,6 +175,27 @@ impl<M: Machine> KmemCaches<'_, M> {
         page.owner().descriptor(OwnerKind::Slab)
     }
 
+    /// Whether a descriptor of a slab is one of these caches': the allocator may have others, which may go before these.
+    ///
+    /// # Safety
+    /// The memory is a descriptor's, and stays so until this returns.
+    pub(crate) unsafe fn has_slab(&self, descriptor: NonNull<u8>) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { self.is_object_of(self.first.slabs, descriptor) }
+    }
+
+    /// Whether an object is of a cache.
+    ///
+    /// # Safety
+    /// The memory is an object's of some cache, and stays so until this returns.
+    pub(super) unsafe fn is_object_of(&self, cache: NonNull<Cache>, object: NonNull<u8>) -> bool {
+        let Some(slab) = self.slab_of(object) else { return false };
+        // SAFETY: the object's memory stays, and so does what describes its slab.
+        let described = unsafe { slab.as_ref() };
+        // SAFETY: as above; and the slab's cache never changes.
+        unsafe { described.owner() }.cache() == cache
+    }
+
     /// DESC-1: whether what a page's word leads to is the descriptor of a slab, of a cache, and names the page. For who has time to
     /// ask.
     pub(super) fn is_slab_of(&self, slab: SlabPointer, address: NonNull<u8>) -> bool {

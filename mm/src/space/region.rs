@@ -207,7 +207,7 @@ pub enum RegionError {
     /// There is a region already.
     #[error("there is a region in {0:?}")]
     Taken(AddressRange),
-    /// The mapping, or memory, has no such pages.
+    /// The mapping, or memory, has no such pages, or other owners know of the mapping's.
     #[error("there are no such pages")]
     NoSuchPages,
     /// There is no memory for what describes it.

@@ -25,7 +25,7 @@ pub enum TableStays {
     /// Somebody else looks at it.
     #[error("the page table is being looked at")]
     Busy,
-    /// The new block is highmem, or no single page.
+    /// The new block is highmem, no single page, or another allocator's.
     #[error("no page table can be there")]
     Unsuitable,
 }
@@ -40,8 +40,15 @@ impl<M: Machine, U: Mmu> Spaces<'_, M, U> {
         table: Shared<'s, M, PageTable>,
         block: Block<'s, M>,
     ) -> Result<Block<'s, M>, (Block<'s, M>, TableStays)> {
-        let pages = self.cache().owners().pages();
-        if block.order() != Order::ZERO || block.head() >= pages.machine().direct_map_end() {
+        let owners = self.cache().get_ref().owners();
+        if !core::ptr::eq(table.owners(), owners) {
+            return Err((block, TableStays::NotAUsers));
+        }
+        let pages = owners.pages();
+        if !core::ptr::eq(block.allocator(), pages)
+            || block.order() != Order::ZERO
+            || block.head() >= pages.machine().direct_map_end()
+        {
             return Err((block, TableStays::Unsuitable));
         }
         let level = table.level();

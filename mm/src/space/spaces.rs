@@ -39,10 +39,24 @@ pub type SpaceRef<'a, M, U> = Counted<'a, M, Space<'a, M, U>>;
 /// An address space.
 pub struct Space<'a, M: Machine, U: Mmu> {
     pub(super) spaces: Pin<&'a Spaces<'a, M, U>>,
-    registered: Counted<'a, M, Registered>,
+    /// Goes before what is found by it.
+    _numbered: Numbered<'a, M, U>,
     pub(super) tables: Counted<'a, M, Tables<'a, M, U>>,
     /// Faults and pins read them.
     pub(super) regions: RwLock<class::Regions, Regions<'a, M, U>>,
+}
+
+/// A space's number, which it has until this is dropped.
+struct Numbered<'a, M: Machine, U: Mmu> {
+    spaces: Pin<&'a Spaces<'a, M, U>>,
+    place: Counted<'a, M, Registered>,
+}
+
+impl<M: Machine, U: Mmu> Drop for Numbered<'_, M, U> {
+    fn drop(&mut self) {
+        // SAFETY: it was added when this was made.
+        unsafe { self.spaces.registry.remove(self.spaces.machine(), &self.place) };
+    }
 }
 
 /// Why there is no new space.
@@ -94,23 +108,15 @@ impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
     fn create_once<'s>(self: Pin<&'s Self>) -> Result<SpaceRef<'s, M, U>, SpaceError> {
         let this = self.get_ref();
         let caches = this.caches();
-        let registered = Counted::new(caches, Registered::new()).map_err(|(_, error)| error)?;
-        // SAFETY: it is in an object, and taken off before the space gives that up.
-        let id = unsafe { this.registry.add(this.machine(), &registered) }.ok_or(SpaceError::TooMany)?;
-        let tables = Tables::new(this.cache.owners(), this.mmu, id).map_err(SpaceError::from);
-        let tables = tables.and_then(|tables| Counted::new(caches, tables).map_err(|(_, error)| error.into()));
-        match tables {
-            Ok(tables) => {
-                this.registry.set_tables(&registered, &tables);
-                let space = Space { spaces: self, registered, tables, regions: RwLock::new(Regions::new()) };
-                Counted::new(caches, space).map_err(|(_, error)| error.into())
-            }
-            Err(error) => {
-                // SAFETY: it was added above.
-                unsafe { this.registry.remove(this.machine(), &registered) };
-                Err(error)
-            }
-        }
+        let place = Counted::new(caches, Registered::new()).map_err(|(_, error)| error)?;
+        // SAFETY: it is in an object, and `Numbered` takes it off before that goes.
+        let id = unsafe { this.registry.add(this.machine(), &place) }.ok_or(SpaceError::TooMany)?;
+        let numbered = Numbered { spaces: self, place };
+        let tables = Tables::new(this.cache.owners(), this.mmu, id)?;
+        let tables = Counted::new(caches, tables).map_err(|(_, error)| error)?;
+        this.registry.set_tables(&numbered.place, &tables);
+        let space = Space { spaces: self, _numbered: numbered, tables, regions: RwLock::new(Regions::new()) };
+        Counted::new(caches, space).map_err(|(_, error)| error.into())
     }
 
     /// Shows the tables of every space to `visit`, until it fails.
@@ -176,7 +182,9 @@ impl<'a, M: Machine, U: Mmu> Space<'a, M, U> {
         protection: PageProtection,
         sharing: Sharing,
     ) -> Result<(), RegionError> {
-        if index.0.checked_add(range.pages()).is_none() {
+        // Whose folio an entry leads to, these spaces' owners must be able to say.
+        let is_ours = core::ptr::eq(mapping.owners(), self.spaces.cache.owners());
+        if !is_ours || index.0.checked_add(range.pages()).is_none() {
             return Err(RegionError::NoSuchPages);
         }
         let mapping = match sharing {
@@ -346,9 +354,6 @@ impl<M: Machine, U: Mmu> Drop for Space<'_, M, U> {
     fn drop(&mut self) {
         let regions = core::mem::replace(self.regions.get_mut(), Regions::new());
         self.each_part(&regions, AddressRange::ALL, |locked, part, region| locked.unmap(part, region.entries()));
-        drop(regions);
-        // SAFETY: it was added when the space was made.
-        unsafe { self.spaces.registry.remove(self.machine(), &self.registered) };
     }
 }
 

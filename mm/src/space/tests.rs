@@ -15,12 +15,14 @@ use crate::units::{Count, NodeId, Order, Pfn, PhysAddr, SpaceId, VirtualAddress}
 mod cut;
 mod failures;
 mod faults;
+mod foreign;
 mod model;
 mod moving;
 mod pins;
 mod rig;
 mod stress;
 mod tables;
+mod unwound;
 
 /// Tables of sixteen entries: a large page has sixteen pages, a space has 8192.
 const SHIFT: u32 = 4;

@@ -167,3 +167,18 @@ fn a_page_that_may_only_be_read_is_read_only_after_the_move() {
         rig.verify([&space]);
     });
 }
+
+#[test]
+fn a_folio_of_another_machine_stays_and_nothing_is_copied() {
+    with_shared(|_, file, _| {
+        with_rig(16, 8, |there| {
+            let folio = file.read_folio(PageIndex(0)).expect("the file is read");
+            let head = folio.head();
+            // What stands there at that frame is not to be touched.
+            let block = there.pages.alloc_contig(folio.range()).expect("nobody has it");
+            assert_eq!(there.compactor.migrate(folio), Err(MigrateError::Gone));
+            assert_eq!(file.lookup(PageIndex(0)).map(|folio| folio.head()), Some(head));
+            drop(block);
+        });
+    });
+}
