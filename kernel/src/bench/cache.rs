@@ -1,6 +1,6 @@
 //! The page cache: a look-up, an insertion, and what it takes to get a page back.
 
-use core::pin::{Pin, pin};
+use core::pin::Pin;
 
 use mm::cache::{CacheError, Mapping, MappingRef, MemoryStore, PageCache};
 use mm::owner::Folio;
@@ -23,10 +23,7 @@ fn with_file(work: impl FnOnce(Pin<&PageCache<'_, Platform>>, &MappingRef<'_, Pl
     let caches = memory::caches().ok_or("the caches are not up")?;
     let skipped = |error| NotPassed::Skipped(alloc::format!("too little memory: {error}"));
     let store = MemoryStore::new(caches, Count(PAGES), Request::movable(Order::ZERO)).map_err(skipped)?;
-    let cache = pin!(PageCache::new(owners()?, None)?);
-    let cache = cache.into_ref();
-    let file = cache.file(store, Order::ZERO)?;
-    work(cache, &file)
+    PageCache::with(owners()?, None, |cache| work(cache, &cache.file(store, Order::ZERO)?))?
 }
 
 fn read_all(file: &Mapping<'_, Platform>) -> Result<(), CacheError> {

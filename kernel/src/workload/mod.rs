@@ -13,7 +13,6 @@ mod run;
 mod sizes;
 
 use core::array;
-use core::pin::pin;
 
 use kernel_core::cmdline::Seed;
 use mm::cache::{MemoryStore, PageCache};
@@ -24,7 +23,7 @@ use mm::units::{Count, Order};
 
 use self::run::Workload;
 use self::sizes::Sizes;
-use crate::ktest::{check, diagnostic, ktest, skip};
+use crate::ktest::{Outcome, check, diagnostic, ktest, skip};
 use crate::memory::{self, Wholeness};
 use crate::paging::space;
 use crate::user::mmu::ProcessorTables;
@@ -46,16 +45,21 @@ ktest!(
             let models = array::from_fn(|_| process::Model::new(&sizes));
             let files = array::from_fn(|_| contents::Stamps::zeroes(sizes.file));
             let _set_aside = sizes.set_aside(allocator)?;
-            let cache = pin!(PageCache::new(owners, Some(&swap))?);
-            let cache = cache.into_ref();
             let tables = ProcessorTables::new(kernel);
-            let spaces = pin!(Spaces::new(cache, &tables));
-            let mappings = [cache.file(one.get(), Order::of(4))?, cache.file(other.get(), Order::of(4))?];
-            diagnostic!("{sizes}, {} pages are free", allocator.free_pages());
-            let mut workload = Workload::new(sizes, cache, spaces.into_ref(), mappings, files, models, Seed(0x5eed));
-            allocator.with_shrinker(&*cache, || workload.run([&one, &other]))??;
-            let (pages, free) = (workload.pages(), sizes.free);
-            check!(pages > 2 * u64::from(free), "{pages} pages of contents are no multiple of {free} free ones");
+            PageCache::with(owners, Some(&swap), |cache| {
+                Spaces::with(cache, &tables, |spaces| -> Outcome {
+                    let mappings = [cache.file(one.get(), Order::of(4))?, cache.file(other.get(), Order::of(4))?];
+                    diagnostic!("{sizes}, {} pages are free", allocator.free_pages());
+                    let mut workload = Workload::new(sizes, cache, spaces, mappings, files, models, Seed(0x5eed));
+                    allocator.with_shrinker(&*cache, || workload.run([&one, &other]))??;
+                    let (pages, free) = (workload.pages(), sizes.free);
+                    check!(
+                        pages > 2 * u64::from(free),
+                        "{pages} pages of contents are no multiple of {free} free ones"
+                    );
+                    Ok(())
+                })
+            })??;
         }
         owners.verify()?;
         caches.verify()?;

@@ -2,11 +2,14 @@
 //!
 //! It is one of those that the page allocator asks when memory is short, once it is entered there.
 //!
-//! Invariants: CACHE-5 (no mapping outlives the cache, as pages lead to folios, these to mappings, and these to the cache: it is
-//! pinned before there is one, so that it stays where it is until it is dropped, and then there must be none).
+//! Invariants: CACHE-5 (no mapping outlives the cache or what that borrows, as pages lead to folios, these to mappings, and
+//! these to the cache: it is pinned before there is one, so that it stays where it is until it is dropped, and then there must
+//! be none. A cache that is leaked is never dropped, while what it borrows goes: one that borrows for less than ever is lent by
+//! `with`, which drops it, and nobody has it otherwise).
 
 use core::fmt;
 use core::marker::PhantomPinned;
+use core::pin::{Pin, pin};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::lru::{Generation, Lru};
@@ -23,6 +26,16 @@ use crate::units::{Count, Order};
 use crate::zone::ZoneKind;
 
 /// The page cache of a machine. If somebody forgot a mapping, the machine stops when the cache is dropped.
+///
+/// What borrows for ever is made by [`new`](Self::new). Any other is lent by [`with`](Self::with), and nobody has it: a value
+/// that is leaked is never dropped, while what it borrows goes, where a forgotten mapping still leads. So this does not compile:
+///
+/// ```compile_fail,E0521
+/// # use mm::{cache::PageCache, machine::Machine, owner::Owners};
+/// # fn leak<M: Machine + 'static>(owners: &Owners<'_, M>) {
+/// core::mem::forget(Box::pin(PageCache::new(owners, None)));
+/// # }
+/// ```
 pub struct PageCache<'a, M: Machine> {
     pub(super) owners: &'a Owners<'a, M>,
     pub(super) nodes: TreeNodes<'a, M>,
@@ -71,12 +84,33 @@ pub struct CacheReport {
     pub copied: u64,
 }
 
-impl<'a, M: Machine> PageCache<'a, M> {
-    /// A cache without mappings. Anonymous memory is written to `swap`, or stays.
+impl<M: Machine> PageCache<'static, M> {
+    /// A cache without mappings, of what lives for ever. Anonymous memory is written to `swap`, or stays.
     ///
     /// # Errors
     /// There is no memory for it.
-    pub fn new(owners: &'a Owners<'a, M>, swap: Option<&'a dyn Store>) -> Result<Self, CreateError> {
+    pub fn new(owners: &'static Owners<'static, M>, swap: Option<&'static dyn Store>) -> Result<Self, CreateError> {
+        Self::over(owners, swap)
+    }
+}
+
+impl<'a, M: Machine> PageCache<'a, M> {
+    /// Does `work` with a cache, at first without mappings, that is dropped behind it. Anonymous memory is written to `swap`,
+    /// or stays.
+    ///
+    /// # Errors
+    /// There is no memory for it; nothing was done.
+    pub fn with<R>(
+        owners: &'a Owners<'a, M>,
+        swap: Option<&'a dyn Store>,
+        work: impl FnOnce(Pin<&PageCache<'_, M>>) -> R,
+    ) -> Result<R, CreateError> {
+        // INVARIANT: CACHE-5, it does not get out of here, and is dropped before the borrows end, also while unwinding.
+        let cache = pin!(Self::over(owners, swap)?);
+        Ok(work(cache.into_ref()))
+    }
+
+    fn over(owners: &'a Owners<'a, M>, swap: Option<&'a dyn Store>) -> Result<Self, CreateError> {
         let nodes = TreeNodes::new(owners.caches)?;
         let swap = swap.map(|store| Swap::new(owners.caches, store)).transpose()?;
         let (lru, events) = (Lru::new(), Events::default());

@@ -1,7 +1,7 @@
 //! What is seen through mappings, against plain bytes.
 
 use core::num::NonZeroU16;
-use core::pin::{Pin, pin};
+use core::pin::Pin;
 use std::fmt::Display;
 use std::format;
 use std::string::String;
@@ -98,15 +98,14 @@ fn with_cache_of<R>(mib: u32, cpus: u16, swap: &dyn Store, test: impl FnOnce(Cac
     let free = pages.free_pages();
     let caches = KmemCaches::new(&pages).expect("there is memory");
     let owners = Owners::new(&caches).expect("there is memory");
-    let result = {
-        let cache = pin!(PageCache::new(&owners, Some(swap)).expect("there is memory"));
-        let cache = cache.into_ref();
+    let result = PageCache::with(&owners, Some(swap), |cache| {
         let with_both = || pages.with_shrinker(&caches, || test(cache));
         let result = pages.with_shrinker(&*cache, with_both).flatten().expect("there is room for two");
         assert_eq!(cache.report().swapped, Count(0), "places in the swap store were lost");
         assert_eq!((cache.report().inactive, cache.report().active), (Count(0), Count(0)), "folios were forgotten");
         result
-    };
+    });
+    let result = result.expect("there is memory");
     owners.verify().expect("every page leads to its owner");
     let folios = owners.reports().find(|report| report.kind == OwnerKind::Folio).expect("there is a line for folios");
     assert_eq!(folios.blocks, Count(0), "folios are left");
@@ -299,12 +298,13 @@ fn when_the_swap_store_is_full_or_fails_anonymous_memory_stays() {
 fn without_a_swap_store_what_was_written_to_anonymous_memory_stays_whole() {
     let swap = HostFile::pages(1);
     with_cache(8, &swap, |swapping| {
-        let cache = pin!(PageCache::new(swapping.owners(), None).expect("there is memory"));
-        let cache = cache.into_ref();
-        let mapping = cache.anonymous(Order::of(4)).expect("there is memory");
-        mapping.write(FileOffset(0), &[1]).expect("there is memory");
-        assert_eq!(cache.reclaim(Count(16)), Count(0));
-        assert_eq!(mapping.lookup(PageIndex(9)).map(|folio| folio.order()), Some(Order::of(4)));
+        let made = PageCache::with(swapping.owners(), None, |cache| {
+            let mapping = cache.anonymous(Order::of(4)).expect("there is memory");
+            mapping.write(FileOffset(0), &[1]).expect("there is memory");
+            assert_eq!(cache.reclaim(Count(16)), Count(0));
+            assert_eq!(mapping.lookup(PageIndex(9)).map(|folio| folio.order()), Some(Order::of(4)));
+        });
+        made.expect("there is memory");
     });
 }
 

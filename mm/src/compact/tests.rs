@@ -1,7 +1,7 @@
 //! Fragmented machines, whose users must notice nothing.
 
 use core::num::NonZeroU16;
-use core::pin::{Pin, pin};
+use core::pin::Pin;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::vec;
@@ -87,18 +87,17 @@ fn with_rig<R>(mib: u32, lowmem: u32, test: impl FnOnce(&Rig<'_>) -> R) -> R {
     let result = {
         let caches = KmemCaches::new(&pages).expect("there is memory");
         let owners = Owners::new(&caches).expect("there is memory");
-        let result = {
-            let cache = pin!(PageCache::new(&owners, None).expect("there is memory"));
-            let cache = cache.into_ref();
-            let unit = Unit::new(&machine);
-            let spaces = pin!(Spaces::new(cache, &unit));
-            let spaces = spaces.into_ref();
-            let compactor = Compactor::new(spaces.get_ref());
-            let (pages, owners, unit) = (&pages, &owners, &unit);
-            let rig = Rig { pages, owners, cache, unit, spaces, compactor };
-            let with_both = || pages.with_shrinker(&caches, || test(&rig));
-            pages.with_shrinker(&*cache, with_both).flatten().expect("there is room for two")
-        };
+        let unit = Unit::new(&machine);
+        let result = PageCache::with(&owners, None, |cache| {
+            Spaces::with(cache, &unit, |spaces| {
+                let compactor = Compactor::new(spaces.get_ref());
+                let (pages, owners, unit) = (&pages, &owners, &unit);
+                let rig = Rig { pages, owners, cache, unit, spaces, compactor };
+                let with_both = || pages.with_shrinker(&caches, || test(&rig));
+                pages.with_shrinker(&*cache, with_both).flatten().expect("there is room for two")
+            })
+        });
+        let result = result.expect("there is memory");
         owners.verify().expect("every page leads to its owner");
         for report in owners.reports().filter(|report| report.kind != OwnerKind::Slab) {
             assert_eq!(report.blocks, Count(0), "{} left", report.kind.name());

@@ -1,12 +1,13 @@
 //! Address spaces: made, given regions, and gone with their last reference.
 //!
 //! Invariants: SPACE-3 (no space outlives what all share, as folios lead to mappings, these to regions, and these to the `Mmu`:
-//! that is pinned before there is a space, so that it stays where it is until it is dropped, and then there must be none).
+//! that is pinned before there is a space, so that it stays where it is until it is dropped, and then there must be none.
+//! `with` lends it and drops it, and nobody has it otherwise: what is leaked is never dropped, while the `Mmu` goes).
 #![expect(unsafe_code, reason = "spaces are found by number")]
 
 use core::fmt;
 use core::marker::PhantomPinned;
-use core::pin::Pin;
+use core::pin::{Pin, pin};
 
 use thiserror::Error;
 
@@ -25,6 +26,9 @@ use crate::slab::{Counted, KmemCaches, NoMemory};
 use crate::units::{Order, PAGE_SHIFT, PAGE_SIZE, PageIndex, Pfn, SpaceId, VirtualAddress};
 
 /// All address spaces of a machine. If somebody forgot one, the machine stops when this is dropped.
+///
+/// It is only lent, by [`with`](Self::with): a value that is leaked is never dropped, while what it borrows goes, where a forgotten
+/// space still leads.
 pub struct Spaces<'a, M: Machine, U: Mmu> {
     cache: Pin<&'a PageCache<'a, M>>,
     mmu: &'a U,
@@ -74,9 +78,12 @@ pub enum SpaceError {
 }
 
 impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {
-    /// No spaces yet.
-    pub fn new(cache: Pin<&'a PageCache<'a, M>>, mmu: &'a U) -> Self {
-        Self { cache, mmu, registry: Registry::new(), _looked_at: PhantomPinned }
+    /// Does `work` with room for spaces, of which there are none at first and none behind it. What they are to map is had from
+    /// the cache in there: mappings and spaces live equally long.
+    pub fn with<R>(cache: Pin<&'a PageCache<'a, M>>, mmu: &'a U, work: impl FnOnce(Pin<&Spaces<'_, M, U>>) -> R) -> R {
+        // INVARIANT: SPACE-3, it does not get out of here, and is dropped before the borrows end, also while unwinding.
+        let spaces = pin!(Self { cache, mmu, registry: Registry::new(), _looked_at: PhantomPinned });
+        work(spaces.into_ref())
     }
 
     /// The cache whose folios spaces map.

@@ -1,7 +1,7 @@
 //! What users of buffers see.
 
 use core::num::NonZeroU16;
-use core::pin::pin;
+use core::pin::{Pin, pin};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::vec;
@@ -279,11 +279,9 @@ fn the_page_cache_gets_memory_that_buffers_can_do_without() {
         let buffers = buffers.into_ref();
         let mapping = buffers.mapping(Arc::clone(&store)).expect("there is memory");
         let owners = Owners::new(caches).expect("there is memory");
-        let cache = pin!(PageCache::new(&owners, None).expect("there is memory"));
-        let cache = cache.into_ref();
-        let folios = cache.file(Arc::clone(&file), Order::ZERO).expect("there is memory");
-        let _held = all_but(caches, 112, Request::movable(Order::ZERO));
-        let both = || {
+        let both = |cache: Pin<&PageCache<'_, HostMachine>>| {
+            let folios = cache.file(Arc::clone(&file), Order::ZERO).expect("there is memory");
+            let _held = all_but(caches, 112, Request::movable(Order::ZERO));
             mapping.write(FileOffset(0), &[7; 512 << 10]).expect("what was written before goes");
             let before = buffers.report().pages;
             assert!(before.0 > 40, "buffers are to have most of it, not {before:?}");
@@ -294,6 +292,7 @@ fn the_page_cache_gets_memory_that_buffers_can_do_without() {
             mapping.verify().expect("sound");
             assert_eq!(read(&mapping, 0, 512 << 10), Ok(vec![7; 512 << 10]));
         };
-        caches.pages.with_shrinker(&*buffers, both).expect("there is room");
+        let with_folios = || PageCache::with(&owners, None, both).expect("there is memory");
+        caches.pages.with_shrinker(&*buffers, with_folios).expect("there is room");
     });
 }

@@ -56,8 +56,7 @@ fn with_caches(work: impl FnOnce(&HostMachine, &Caches<'_>)) {
 fn with_cache(work: impl FnOnce(&HostMachine, Cache<'_>)) {
     with_caches(|machine, caches| {
         let owners = Owners::new(caches).expect("there is memory");
-        let cache = pin!(PageCache::new(&owners, None).expect("there is memory"));
-        work(machine, cache.into_ref());
+        PageCache::with(&owners, None, |cache| work(machine, cache)).expect("there is memory");
     });
 }
 
@@ -115,22 +114,24 @@ fn a_forgotten_space_is_unmapped_by_reclaim_and_what_spaces_share_does_not_go_be
     ends(name, "invariant SPACE-3 broken", || {
         with_cache(|machine, cache| {
             let unit = HostMmu::<Standard>::new(machine);
-            let spaces = pin!(Spaces::new(cache, &unit));
-            let kept = Kept::new();
-            let file = cache.file(kept.clone(), Order::ZERO).expect("there is memory");
-            let space = spaces.as_ref().create().expect("there is memory");
-            let address = VirtualAddress(1 << 20);
-            let range = AddressRange::of_pages(address, 1);
-            space.map_file(range, &file, PageIndex(0), PageProtection::ReadWrite, Sharing::Shared).expect("it is free");
-            let root = space.root();
-            let fault = |at, access| space.fault(at, access);
-            unit.store(root, address, &[9], fault).expect("it is mapped");
-            forget(space);
-            assert_eq!(cache.reclaim(Count(1)), Count(1));
-            assert_eq!(kept.with(FileOffset(0), 1, |kept| kept[0]), 9);
-            let left = unit.load(root, address, &mut [0], |_, _| Err(()));
-            assert_eq!(left, Err(()), "it is still mapped");
-            println!("{SO_FAR}");
+            Spaces::with(cache, &unit, |spaces| {
+                let kept = Kept::new();
+                let file = cache.file(kept.clone(), Order::ZERO).expect("there is memory");
+                let space = spaces.create().expect("there is memory");
+                let address = VirtualAddress(1 << 20);
+                let range = AddressRange::of_pages(address, 1);
+                let mapped = space.map_file(range, &file, PageIndex(0), PageProtection::ReadWrite, Sharing::Shared);
+                mapped.expect("it is free");
+                let root = space.root();
+                let fault = |at, access| space.fault(at, access);
+                unit.store(root, address, &[9], fault).expect("it is mapped");
+                forget(space);
+                assert_eq!(cache.reclaim(Count(1)), Count(1));
+                assert_eq!(kept.with(FileOffset(0), 1, |kept| kept[0]), 9);
+                let left = unit.load(root, address, &mut [0], |_, _| Err(()));
+                assert_eq!(left, Err(()), "it is still mapped");
+                println!("{SO_FAR}");
+            });
         });
     });
 }

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::num::NonZeroU16;
-use std::pin::pin;
 use std::sync::Mutex;
 
 use mm::boot_map::{BootMap, Region, RegionKind};
@@ -72,14 +71,17 @@ fn the_example_works() -> Result<(), Box<dyn Error>> {
     let owners = Owners::new(&caches)?;
     let table = owners.alloc(Request::new(Order::ZERO), PageTable::new(TableLevel(1))).map_err(|(_, error)| error)?;
 
-    let cache = pin!(PageCache::new(&owners, Some(&swap))?); // pinned: pages lead there
-    let spaces = pin!(Spaces::new(cache.as_ref(), &tables)); // tables are an Mmu: what an entry looks like, and flushes
-    let file = cache.as_ref().file(store, Order::of(5))?; // what stands behind it is a Store, and its own; swap is one, too
-    file.read(FileOffset(0), &mut bytes)?;
-    let space = spaces.as_ref().create()?;
-    space.map_file(addresses, &file, PageIndex(0), PageProtection::ReadWrite, Sharing::Private)?;
-    space.fault(address, Access::Write)?; // from the page-fault handler
-    let report = Compactor::new(&spaces).compact(Order::of(9), Count(4), drop);
+    // Pages lead to caches and spaces, so both are only lent. Tables are an Mmu: what an entry looks like, and flushes.
+    let report = PageCache::with(&owners, Some(&swap), |cache| {
+        Spaces::with(cache, &tables, |spaces| -> Result<_, Box<dyn Error>> {
+            let file = cache.file(store, Order::of(5))?; // what stands behind it is a Store, and its own; swap is one, too
+            file.read(FileOffset(0), &mut bytes)?;
+            let space = spaces.create()?;
+            space.map_file(addresses, &file, PageIndex(0), PageProtection::ReadWrite, Sharing::Private)?;
+            space.fault(address, Access::Write)?; // from the page-fault handler
+            Ok(Compactor::new(&spaces).compact(Order::of(9), Count(4), drop))
+        })
+    })??;
     // up to here
 
     assert_eq!((block.range().pages(), range.range(), pages.heads().len()), (8, frames, 64));
@@ -97,6 +99,7 @@ fn it_is_what_stands_there() {
     let (readme, here) = (include_str!("../../../README.md"), include_str!("readme.rs"));
     let example =
         here.split("// As in README, from here on\n").nth(1).and_then(|rest| rest.split("    // up to here").next());
-    let example: Vec<_> = example.expect("it is marked").lines().map(str::trim_start).collect();
+    let unindented = |line| str::strip_prefix(line, "    ").unwrap_or(line);
+    let example: Vec<_> = example.expect("it is marked").lines().map(unindented).collect();
     assert!(readme.contains(&format!("```rust\n{}\n```\n", example.join("\n"))), "README has another example");
 }

@@ -2,7 +2,7 @@
 //! page tables are filled, forked and pinned, and pages move.
 
 use std::num::{NonZeroU8, NonZeroU16};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 
 use mm::boot_map::{BootMap, Region, RegionKind};
 use mm::cache::PageCache;
@@ -61,10 +61,12 @@ fn at(page: u64) -> VirtualAddress {
 
 /// Address spaces that fault, fork, change and pin, and a look for large blocks in what they leave.
 fn spaces(pages: &PageAllocator<'_, HostMachine>, cache: Pin<&PageCache<'_, HostMachine>>) -> Result<(), Stopped> {
-    const PAGES: u64 = 40;
     let unit = Unit::new(pages.machine());
-    let spaces = pin!(Spaces::new(cache, &unit));
-    let spaces = spaces.into_ref();
+    Spaces::with(cache, &unit, |spaces| in_spaces(&unit, spaces))
+}
+
+fn in_spaces(unit: &Unit<'_>, spaces: Pin<&Spaces<'_, HostMachine, Unit<'_>>>) -> Result<(), Stopped> {
+    const PAGES: u64 = 40;
     let store = |space: &Space<'_, HostMachine, Unit<'_>>, page, byte| -> Result<(), Stopped> {
         Ok(unit.store(space.root(), at(page), &[byte], |address, access| space.fault(address, access))?)
     };

@@ -1,11 +1,11 @@
 //! The steps of the script that fill users' memory.
 
-use core::pin::pin;
+use core::pin::Pin;
 
 use kernel_core::layout::USERS;
 use mm::cache::{CacheError, GiveError, Mapping, MemoryStore, MemoryStoreError, PageCache};
 use mm::folio::{SplitError, SplitTo};
-use mm::owner::{Folio, OwnError};
+use mm::owner::{Folio, OwnError, Owned};
 use mm::page::Request;
 use mm::space::{
     Access, AddressRange, FaultError, GupError, MapError, PageProtection, RegionError, Sharing, SpaceError, Spaces,
@@ -13,6 +13,7 @@ use mm::space::{
 use mm::units::{Bytes, Count, FileOffset, Order, PAGE_SIZE, PageIndex, VirtualAddress};
 
 use super::{Memory, Rest, Stopped, no_owner};
+use crate::platform::Platform;
 use crate::user::access::{copy_from_user, copy_to_user};
 use crate::user::live;
 use crate::user::mmu::ProcessorTables;
@@ -98,18 +99,28 @@ const fn offset(page: u64) -> FileOffset {
     PageIndex(page).start()
 }
 
+fn folio(memory: Memory, order: usize) -> Result<Owned<'static, Platform, Folio>, Stopped> {
+    memory.owners.alloc(Request::movable(Order::of(order)), Folio::new()).map_err(no_owner)
+}
+
 /// Folios given to a mapping, made by it, split and copied.
 pub(super) fn folios_in_mappings(memory: Memory, rest: Rest<'_>) -> Result<(), Stopped> {
-    let folio = |order| memory.owners.alloc(Request::movable(Order::of(order)), Folio::new()).map_err(no_owner);
-    let row = folio(3)?.split(SplitTo::Uniform(Order::ZERO)).map_err(|(_, error)| Stopped::from(error))?;
+    let row = folio(memory, 3)?.split(SplitTo::Uniform(Order::ZERO)).map_err(|(_, error)| Stopped::from(error))?;
     let joined = row.join().map_err(|_| Stopped::Wrong("what was split is not joined"))?;
-    let cache = pin!(PageCache::new(memory.owners, None)?);
-    let cache = cache.into_ref();
+    PageCache::with(memory.owners, None, |cache| in_mappings(cache, joined, memory, rest))?
+}
+
+fn in_mappings(
+    cache: Pin<&PageCache<'_, Platform>>,
+    joined: Owned<'static, Platform, Folio>,
+    memory: Memory,
+    rest: Rest<'_>,
+) -> Result<(), Stopped> {
     let mapping = cache.anonymous(Order::of(2))?;
     mapping.give(joined, PageIndex(8)).map_err(|(_, error)| error)?;
     // Dirty, it is not reclaimed.
     mapping.write(offset(8), &[0])?;
-    mapping.give(folio(0)?, PageIndex(1 << 20)).map_err(|(_, error)| error)?;
+    mapping.give(folio(memory, 0)?, PageIndex(1 << 20)).map_err(|(_, error)| error)?;
     for page in 0..70 {
         mapping.write(offset(page), &[0x5a; 100])?;
     }
@@ -133,18 +144,26 @@ pub(super) fn folios_in_mappings(memory: Memory, rest: Rest<'_>) -> Result<(), S
 
 /// A space that has faulted in a file and anonymous memory, and its child.
 pub(super) fn spaces_that_fault_fork_and_pin(memory: Memory, rest: Rest<'_>) -> Result<(), Stopped> {
+    let store = MemoryStore::new(memory.caches, Count(8), Request::movable(Order::ZERO))?;
+    let tables = ProcessorTables::new(memory.space);
+    PageCache::with(memory.owners, None, |cache| {
+        Spaces::with(cache, &tables, |spaces| in_spaces(cache, spaces, store, memory, rest))
+    })?
+}
+
+fn in_spaces(
+    cache: Pin<&PageCache<'_, Platform>>,
+    spaces: Pin<&Spaces<'_, Platform, ProcessorTables>>,
+    store: MemoryStore<'static, Platform>,
+    memory: Memory,
+    rest: Rest<'_>,
+) -> Result<(), Stopped> {
     const START: VirtualAddress = VirtualAddress(USERS.start + (9 << 30));
     const FILE: VirtualAddress = VirtualAddress(USERS.start + (11 << 30));
     const PAGES: u64 = 20;
 
     let no_access = |_| Stopped::NoMemory;
     let page = |number: u64| START.plus(number * PAGE_SIZE as u64);
-    let store = MemoryStore::new(memory.caches, Count(8), Request::movable(Order::ZERO))?;
-    let cache = pin!(PageCache::new(memory.owners, None)?);
-    let cache = cache.into_ref();
-    let tables = ProcessorTables::new(memory.space);
-    let spaces = pin!(Spaces::new(cache, &tables));
-    let spaces = spaces.into_ref();
     let file = cache.file(store, Order::of(2))?;
     let parent = spaces.create()?;
     let (write, private) = (PageProtection::ReadWrite, Sharing::Private);

@@ -1,7 +1,7 @@
 //! A page cache with a file, a swap store and address spaces of its own, all of which leave nothing behind.
 
 use alloc::vec::Vec;
-use core::pin::{Pin, pin};
+use core::pin::Pin;
 
 use kernel_core::layout::USERS;
 use mm::cache::{MappingRef, MemoryStore, PageCache, Store};
@@ -71,12 +71,13 @@ impl<'u> Users<'u> {
                 file.write(FileOffset(number * PAGE_SIZE as u64), &filed_page(number))?;
             }
             let file = Counted::new(caches, file).map_err(|(_, error)| error)?;
-            let cache = pin!(PageCache::new(live.owners, Some(&swap))?);
-            let cache = cache.into_ref();
             let tables = ProcessorTables::new(live.space);
-            let spaces = pin!(Spaces::new(cache, &tables));
-            let users = Users { live, store: &file, cache, spaces: spaces.into_ref() };
-            live.allocator.with_shrinker(&*cache, || test(users))??;
+            PageCache::with(live.owners, Some(&swap), |cache| {
+                Spaces::with(cache, &tables, |spaces| {
+                    let users = Users { live, store: &file, cache, spaces };
+                    live.allocator.with_shrinker(&*cache, || test(users))
+                })
+            })???;
         }
         live.owners.verify()?;
         caches.verify()?;

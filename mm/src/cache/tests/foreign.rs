@@ -4,12 +4,16 @@ use super::given::folio;
 use super::*;
 use crate::page::FailureOutcome;
 
+/// Does something with two caches over the same owners.
+fn with_two(work: impl FnOnce(Cache<'_>, Cache<'_>)) {
+    let swap = HostFile::pages(16);
+    let with_other = |cache: Cache<'_>| PageCache::with(cache.owners(), None, |other| work(cache, other));
+    with_cache(4, &swap, with_other).expect("there is memory");
+}
+
 /// Does something with another cache than the one that a folio of four pages stands in, and a mapping of that other one.
 fn with_other(work: impl for<'a> FnOnce(Cache<'a>, &Mapping<'a, HostMachine>, FolioRef<'a, HostMachine>)) {
-    let swap = HostFile::pages(16);
-    with_cache(4, &swap, |cache| {
-        let other = pin!(PageCache::new(cache.owners(), None).expect("there is memory"));
-        let other = other.into_ref();
+    with_two(|cache, other| {
         let others = other.anonymous(Order::ZERO).expect("there is memory");
         let mapping = cache.anonymous(Order::of(2)).expect("there is memory");
         assert!(mapping.give(folio(cache, 2), PageIndex(0)).is_ok());
@@ -40,10 +44,7 @@ fn a_folio_that_stands_in_another_cache_is_not_split() {
 
 #[test]
 fn of_a_folio_in_another_cache_only_the_page_goes_whose_memory_fails() {
-    let swap = HostFile::pages(16);
-    with_cache(4, &swap, |cache| {
-        let other = pin!(PageCache::new(cache.owners(), None).expect("there is memory"));
-        let other = other.into_ref();
+    with_two(|cache, other| {
         let mapping = cache.anonymous(Order::of(2)).expect("there is memory");
         assert!(mapping.give(folio(cache, 2), PageIndex(0)).is_ok());
         let bad = mapping.lookup(PageIndex(0)).map(|folio| folio.head().plus(1)).expect("it was just given");

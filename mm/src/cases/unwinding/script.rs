@@ -229,9 +229,10 @@ impl Store for Sevens {
     }
 }
 
+const NOT_INTACT: Stopped = Stopped::Wrong("contents are what was written last");
+
 /// Contents of files and of nobody, in folios and in smaller pieces, forked and reclaimed.
 fn contents<M: Machine>(owners: &Owners<'_, M>, inner: Inner<'_, M>) -> Result<(), Stopped> {
-    const PAGES: u64 = 70;
     let caches = owners.caches;
     let store = MemoryStore::new(caches, Count(12), Request::movable(Order::ZERO))?;
     store.write(offset(3), &[9]).map_err(|_| Stopped::Wrong("a store in memory can be written"))?;
@@ -239,8 +240,17 @@ fn contents<M: Machine>(owners: &Owners<'_, M>, inner: Inner<'_, M>) -> Result<(
     let buffers = buffers.into_ref();
     let small = buffers.mapping(Sevens)?;
     small.write(FileOffset(1000), &[8; 5000])?;
-    let cache = pin!(PageCache::new(owners, None)?);
-    let cache = cache.into_ref();
+    PageCache::with(owners, None, |cache| contents_of_folios(cache, inner))??;
+    let (mut byte, mut bytes) = ([0], [0; 5000]);
+    small.read(FileOffset(1000), &mut bytes)?;
+    store.read(offset(3), &mut byte).map_err(|_| Stopped::Wrong("a store in memory can be read"))?;
+    if bytes == [8; 5000] && byte == [9] { Ok(()) } else { Err(NOT_INTACT) }
+}
+
+/// Those in folios.
+fn contents_of_folios<M: Machine>(cache: Pin<&PageCache<'_, M>>, inner: Inner<'_, M>) -> Result<(), Stopped> {
+    const PAGES: u64 = 70;
+    let owners = cache.owners();
     let file = cache.file(Sevens, Order::of(2))?;
     let mut byte = [0];
     let mut intact = true;
@@ -277,12 +287,5 @@ fn contents<M: Machine>(owners: &Owners<'_, M>, inner: Inner<'_, M>) -> Result<(
     for page in 0..PAGES {
         intact &= holds(&fork.parent, page, 0x5a)?;
     }
-    let mut bytes = [0; 5000];
-    small.read(FileOffset(1000), &mut bytes)?;
-    store.read(offset(3), &mut byte).map_err(|_| Stopped::Wrong("a store in memory can be read"))?;
-    if intact && bytes == [8; 5000] && byte == [9] {
-        Ok(())
-    } else {
-        Err(Stopped::Wrong("contents are what was written last"))
-    }
+    if intact { Ok(()) } else { Err(NOT_INTACT) }
 }

@@ -1,6 +1,5 @@
 //! What users find: files and anonymous memory, shared and private, over forks and under reclaim.
 
-use core::pin::pin;
 use std::sync::Arc;
 use std::vec;
 
@@ -367,13 +366,8 @@ fn every_allocation_fails_once_and_nothing_is_lost() {
             let text = |error: &dyn std::fmt::Display| std::format!("{error}");
             let caches = KmemCaches::new(allocator).map_err(|error| text(&error))?;
             let owners = Owners::new(&caches).map_err(|error| text(&error))?;
-            let cache = pin!(crate::cache::PageCache::new(&owners, None).map_err(|error| text(&error))?);
-            let cache = cache.into_ref();
-            let unit = Unit::new(machine);
-            let spaces = pin!(crate::space::Spaces::new(cache, &unit));
-            let spaces = spaces.into_ref();
-            let rig = rig::Rig { machine, pages: allocator, owners: &owners, cache, unit: &unit, spaces };
-            script(&rig, &store)
+            let outcome = rig::over(machine, allocator, &owners, None, |rig| script(rig, &store));
+            outcome.map_err(|error| text(&error)).flatten()
         });
         assert!(swept.allocations >= 60, "{swept:?}");
     });

@@ -1,7 +1,7 @@
 //! Spaces over a page cache: users load and store, and what they find can be compared with all that is known.
 
 use core::ops::Range;
-use core::pin::{Pin, pin};
+use core::pin::Pin;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::vec;
@@ -10,6 +10,7 @@ use super::*;
 use crate::OwnerKind;
 use crate::cache::{MappingRef, PageCache, Store, StoreError};
 use crate::owner::{MappedBy, Reference};
+use crate::slab::CreateError;
 use crate::space::mmu::Access;
 use crate::space::{FaultError, Space, SpaceRef, Spaces};
 use crate::units::{FileOffset, PAGE_SIZE};
@@ -66,23 +67,33 @@ pub(super) struct Rig<'r> {
     pub(super) spaces: Pin<&'r Spaces<'r, HostMachine, Unit<'r>>>,
 }
 
+/// Does `work` with a cache and spaces over what there is.
+pub(super) fn over<'a, R>(
+    machine: &'a HostMachine,
+    pages: &'a PageAllocator<'a, HostMachine>,
+    owners: &'a Owners<'a, HostMachine>,
+    swap: Option<&'a dyn Store>,
+    work: impl FnOnce(&Rig<'_>) -> R,
+) -> Result<R, CreateError> {
+    let unit = Unit::new(machine);
+    PageCache::with(owners, swap, |cache| {
+        Spaces::with(cache, &unit, |spaces| work(&Rig { machine, pages, owners, cache, unit: &unit, spaces }))
+    })
+}
+
 /// Runs a test on a machine with a swap store of 1024 pages. Afterwards nothing is left.
 pub(super) fn with_rig<R>(test: impl FnOnce(&Rig<'_>) -> R) -> R {
     with_machine(|machine, pages| {
         let caches = KmemCaches::new(pages).expect("there is memory");
         let owners = Owners::new(&caches).expect("there is memory");
-        let result = {
-            let swap = HostFile(Mutex::new(vec![0; 1024 * PAGE_SIZE]));
-            let cache = pin!(PageCache::new(&owners, Some(&swap)).expect("there is memory"));
-            let cache = cache.into_ref();
-            let unit = Unit::new(machine);
-            let spaces = pin!(Spaces::new(cache, &unit));
-            let rig = Rig { machine, pages, owners: &owners, cache, unit: &unit, spaces: spaces.into_ref() };
-            let with_both = || pages.with_shrinker(&caches, || test(&rig));
-            let result = pages.with_shrinker(&*cache, with_both).flatten().expect("there is room for two");
-            assert_eq!(cache.report().swapped, Count(0), "places in the swap store were lost");
+        let swap = HostFile(Mutex::new(vec![0; 1024 * PAGE_SIZE]));
+        let result = over(machine, pages, &owners, Some(&swap), |rig| {
+            let with_both = || pages.with_shrinker(&caches, || test(rig));
+            let result = pages.with_shrinker(&*rig.cache, with_both).flatten().expect("there is room for two");
+            assert_eq!(rig.cache.report().swapped, Count(0), "places in the swap store were lost");
             result
-        };
+        });
+        let result = result.expect("there is memory");
         owners.verify().expect("every page leads to its owner");
         for report in owners.reports().filter(|report| report.kind != OwnerKind::Slab) {
             assert_eq!(report.blocks, Count(0), "{} left", report.kind.name());
