@@ -12,13 +12,13 @@ use std::{env, thread};
 
 use mm::boot_map::{BootMap, Region, RegionKind};
 use mm::cache::{PageCache, Store, StoreError};
-use mm::host::{HostMachine, HostMmu};
+use mm::host::{HostMachine, HostMmu, on_cpu};
 use mm::machine::Standard;
 use mm::owner::Owners;
 use mm::slab::KmemCaches;
 use mm::space::{AddressRange, PageProtection, Sharing, Spaces};
 use mm::subpage::{BufferCache, BufferSize};
-use mm::units::{Count, FileOffset, NodeId, Order, PageIndex, Pfn, PhysAddr, VirtualAddress};
+use mm::units::{Count, CpuId, FileOffset, NodeId, Order, PageIndex, Pfn, PhysAddr, VirtualAddress};
 
 type Caches<'a> = KmemCaches<'a, HostMachine>;
 type Cache<'a> = Pin<&'a PageCache<'a, HostMachine>>;
@@ -43,9 +43,10 @@ fn ends(test: &str, says: &str, deed: impl FnOnce()) {
     assert!(!output.status.success() && !said.contains("it goes on"), "{said}");
 }
 
-/// On a machine of 16 MiB.
+/// On a machine of 16 MiB and five CPUs.
 fn with_caches(work: impl FnOnce(&HostMachine, &Caches<'_>)) {
-    let machine = HostMachine::new(Pfn::new(0x1000), Pfn::new(0x800), NonZeroU16::MIN).expect("the host lends memory");
+    let cpus = NonZeroU16::new(5).expect("a machine has a CPU");
+    let machine = HostMachine::new(Pfn::new(0x1000), Pfn::new(0x800), cpus).expect("the host lends memory");
     let memory = Region { start: PhysAddr(0), len: 16 << 20, kind: RegionKind::Usable, node: NodeId(0) };
     let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
     let pages = machine.allocator(&mut map).expect("the tables fit");
@@ -157,7 +158,12 @@ fn a_forgotten_mapping_of_buffers_is_written_back_and_no_cache_goes_before_it() 
 #[test]
 fn a_cache_goes_once_mappings_have_gone_wherever_that_was() {
     with_cache(|_, cache| {
-        let files: Vec<_> = (0..4).map(|_| cache.file(Kept::new(), Order::ZERO).expect("there is memory")).collect();
-        thread::scope(|scope| files.into_iter().for_each(|file| drop(scope.spawn(move || drop(file)))));
+        let files = (1..5).map(|cpu| (CpuId(cpu), cache.file(Kept::new(), Order::ZERO).expect("there is memory")));
+        let files: Vec<_> = files.collect();
+        thread::scope(|scope| {
+            for (cpu, file) in files {
+                scope.spawn(move || on_cpu(cpu, || drop(file)));
+            }
+        });
     });
 }
