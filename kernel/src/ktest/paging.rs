@@ -4,19 +4,19 @@ use alloc::vec::Vec;
 
 use kernel_core::layout::{DIRECT_MAP, DIRECT_MAP_LIMIT, KMAP_LOCAL, LARGEST_STACK, LOCAL_APIC, Place, kmap_address};
 use mm::machine::Machine;
-use mm::owner::TaskId;
-use mm::units::{Order, PAGE_SIZE};
+use mm::owner::{Seen, TaskId};
+use mm::units::{Order, PAGE_SIZE, Pfn};
 use x86_64::registers::control::{Cr0, Cr0Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
 use super::{NotPassed, check, diagnostic, ktest};
-use crate::cpu;
 use crate::image::{self, Protection, Segments};
 use crate::kernel_stack::MappedStack;
 use crate::paging::live::{self, Leaf, Permission};
 use crate::paging::retire;
 use crate::platform::Platform;
 use crate::stacks::{self, StackUse};
+use crate::{cpu, memory};
 
 fn platform() -> Result<&'static Platform, NotPassed> {
     Platform::get().ok_or_else(|| "the platform is not up".into())
@@ -153,6 +153,10 @@ ktest!(
         check!(above.is_none(), "mapped above the boundary {boundary:#x}: {above:x?}");
         check!(astray.is_none(), "not its own frame, or executable: {astray:x?}");
         check!(last > DIRECT_MAP && last <= boundary, "the last page ends at {last:#x}, the boundary is {boundary:#x}");
+        let walker = memory::owners().ok_or("nobody owns anything")?.walk();
+        let mut below = (0..platform.direct_map_end().number()).rev().map(Pfn::new);
+        let memory = below.find(|&pfn| walker.look(pfn).seen() != Seen::Hole).ok_or("there is no memory")?;
+        check!(last > DIRECT_MAP + memory.address().0, "{memory:?} is memory, and the last page ends at {last:#x}");
         diagnostic!("the last page ends {} bytes below the boundary", boundary - last);
         Ok(())
     }

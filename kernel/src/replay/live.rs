@@ -45,6 +45,11 @@ impl LiveBlocks {
         self.pieces.get_mut(id as usize / PIECE)?.get_mut(id as usize % PIECE)
     }
 
+    /// Whether the name is taken.
+    pub(super) fn has(&mut self, id: Id) -> bool {
+        self.entry(id).is_some_and(|entry| entry.is_some())
+    }
+
     /// Keeps a block under a name.
     ///
     /// # Errors

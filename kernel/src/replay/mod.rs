@@ -205,6 +205,10 @@ impl Replay {
         let Self { ref source, stopwatch, operations: operation, live_pages, .. } = *self;
         let group = if flags.contains(AllocationFlags::ACCOUNTED) { self.group.id() } else { GroupId::ROOT };
         let wanted = Wanted { order, migratetype, flags, group };
+        // Before anything is had, which a folio's place in its mapping would be refused to.
+        if self.live.has(id) {
+            return Err(Failure::Taken { operation, id });
+        }
         let (mut block, mut ticks) = stopwatch.time(|| Held::alloc(source, &wanted, id));
         if matches!(block, Err(AllocError::Exhausted(_))) && !flags.contains(AllocationFlags::HIGHMEM) {
             let (displaced, more) = stopwatch.time(|| source.allocator.alloc(wanted.anywhere()));
@@ -215,7 +219,7 @@ impl Replay {
         let mut block = block.map_err(|error| Failure::Alloc { operation, error, live_pages })?;
         self.allocs.record(ticks);
         self.kinds.count(&block);
-        pattern::fill(&mut block, id);
+        pattern::fill(&mut block, id).map_err(|broken| Failure::Pattern { operation, id, broken })?;
         let charged_pages = block.pages_charged_to(self.group.id());
         self.live.insert(id, block).map_err(|_freed| Failure::Taken { operation, id })?;
         self.charged_pages += charged_pages;

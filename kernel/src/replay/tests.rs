@@ -66,6 +66,8 @@ ktest!(
         check!(matches!(twice, Err(Failure::NotLive { operation: 2, id: Id(0) })), "{twice:?}");
         let taken = outcome(&trace(2, &[(3, 0, 0), (3, 0, HIGHMEM)]))?;
         check!(matches!(taken, Err(Failure::Taken { operation: 1, id: Id(3) })), "{taken:?}");
+        let folio = outcome(&trace(2, &[(3, 0, HIGHMEM), (3, 0, HIGHMEM)]))?;
+        check!(matches!(folio, Err(Failure::Taken { operation: 1, id: Id(3) })), "{folio:?}");
         let order = outcome(&trace(4, &[(3, 2, 0), (3, FREE | 1, 0)]))?;
         check!(matches!(order, Err(Failure::OtherOrder { operation: 1, .. })), "{order:?}");
         let peak = outcome(&trace(3, &[(0, 1, 0), (1, 2, 0)]))?;
@@ -93,7 +95,7 @@ ktest!(
         let last = block.head().plus(3);
         let mut block = Held::Plain(block);
         let id = Id(u32::MAX);
-        pattern::fill(&mut block, id);
+        check!(pattern::fill(&mut block, id).is_ok(), "a block cannot be written");
         check!(pattern::check(&mut block, id).is_ok(), "a fresh pattern is broken");
         check!(pattern::check(&mut block, Id(0)).is_err(), "two blocks have one pattern");
         block.with_page(3, |page| page[PAGE_SIZE - 1] ^= 0x80);

@@ -31,8 +31,10 @@ pub(crate) struct Inaccessible {
 /// Some of it cannot be read. What is before that was copied.
 pub(crate) fn copy_from_user(from: VirtualAddress, to: &mut [u8]) -> Result<(), Inaccessible> {
     check(from, to.len())?;
+    // The instruction writes there, of which the compiler is not told otherwise.
+    let (start, len) = (to.as_mut_ptr().expose_provenance() as u64, to.len());
     // SAFETY: the slice has room, and nothing of users' is ever a Rust object.
-    outcome(unsafe { copy(to.as_mut_ptr().addr() as u64, from.0, to.len()) })
+    outcome(unsafe { copy(start, from.0, len) })
 }
 
 /// Copies to the live space.
@@ -41,8 +43,10 @@ pub(crate) fn copy_from_user(from: VirtualAddress, to: &mut [u8]) -> Result<(), 
 /// Some of it cannot be written. What is before that was copied.
 pub(crate) fn copy_to_user(to: VirtualAddress, from: &[u8]) -> Result<(), Inaccessible> {
     check(to, from.len())?;
+    // As above, it reads.
+    let (start, len) = (from.as_ptr().expose_provenance() as u64, from.len());
     // SAFETY: the slice is so long, and nothing of users' is ever a Rust object.
-    outcome(unsafe { copy(to.0, from.as_ptr().addr() as u64, from.len()) })
+    outcome(unsafe { copy(to.0, start, len) })
 }
 
 fn check(start: VirtualAddress, len: usize) -> Result<(), Inaccessible> {

@@ -16,8 +16,11 @@ use crate::paging::tables::root;
 use crate::platform::Platform;
 
 /// An address space that can be live.
-pub(crate) trait UserSpace: Sync {
-    /// The topmost table, which has the kernel's half.
+///
+/// # Safety
+/// The root is a topmost table of the processor's, has the kernel's half, and stays as long as the value is borrowed.
+pub(crate) unsafe trait UserSpace: Sync {
+    /// The topmost table.
     fn root(&self) -> Pfn;
 
     /// Makes the access possible: tried again, it succeeds, or there is another fault to resolve.
@@ -27,7 +30,8 @@ pub(crate) trait UserSpace: Sync {
     fn fault(&self, address: VirtualAddress, access: Access) -> Result<(), Unresolved>;
 }
 
-impl UserSpace for Space<'_, Platform, ProcessorTables> {
+// SAFETY: `ProcessorTables` gives each root the kernel's half, and the space keeps its own.
+unsafe impl UserSpace for Space<'_, Platform, ProcessorTables> {
     fn root(&self) -> Pfn {
         self.root()
     }
@@ -66,7 +70,7 @@ pub(crate) fn with<R>(space: &dyn UserSpace, work: impl FnOnce() -> R) -> R {
     let tables = root();
     // SAFETY: LIVE-1, this tells the truth until the frame that it points to is left.
     let before = LIVE.this().swap((&raw const live).cast_mut().cast(), Ordering::Relaxed);
-    // SAFETY: the space's root has the kernel's half, and nobody is in the middle of a user access.
+    // SAFETY: as `UserSpace` promises; and nobody is in the middle of a user access.
     unsafe { mmu::load(space.root()) };
     let result = work();
     LIVE.this().store(before, Ordering::Relaxed);

@@ -48,16 +48,23 @@ impl ProcessorTables {
 /// was loaded.
 static LOADED: PerCpu<AtomicU32> = per_cpu!(AtomicU32::new(0));
 
+/// The root that each CPU is leaving, with which it still translates; 0 otherwise.
+static LEFT: PerCpu<AtomicU32> = per_cpu!(AtomicU32::new(0));
+
 /// Has this CPU translate with these tables, and forget what it knows of others.
 ///
 /// # Safety
 /// The root has the kernel's half, and stays as long as it is loaded.
 pub(super) unsafe fn load(root: Pfn) {
     let frame = PhysFrame::containing_address(PhysAddr::new_truncate(root.address().0));
-    // Pairs with the load in `flush`: who does not see it has changed the tables before this CPU reads them.
+    // Pairs with the second load in `flush`: who does not see this root in `LOADED` any more sees it here.
+    LEFT.this().store(LOADED.this().load(Ordering::Relaxed), Ordering::SeqCst);
+    // Pairs with the first load in `flush`: who does not see it has changed the tables before this CPU reads them.
     LOADED.this().swap(root.number(), Ordering::SeqCst);
     // SAFETY: the caller's promise.
     unsafe { Cr3::write(frame, Cr3Flags::empty()) };
+    // Pairs with the second load in `flush`: by then all of it is forgotten.
+    LEFT.this().store(0, Ordering::Release);
 }
 
 fn flags_of(page: PageEntry, level: TableLevel) -> PageTableFlags {
@@ -122,7 +129,8 @@ unsafe impl Mmu for ProcessorTables {
         if LOADED.this().load(Ordering::Relaxed) == root.number() {
             forget(addresses);
         }
-        nmi::send_others(Errand::Flush, |cpu| LOADED.of(cpu).load(Ordering::SeqCst) == root.number());
+        let is_on = |roots: &PerCpu<AtomicU32>, cpu| roots.of(cpu).load(Ordering::SeqCst) == root.number();
+        nmi::send_others(Errand::Flush, |cpu| is_on(&LOADED, cpu) || is_on(&LEFT, cpu));
     }
 }
 

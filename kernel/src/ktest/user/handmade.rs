@@ -115,7 +115,8 @@ impl Handmade {
     }
 }
 
-impl UserSpace for Handmade {
+// SAFETY: it was made with the kernel's half, and owns its tables.
+unsafe impl UserSpace for Handmade {
     fn root(&self) -> Pfn {
         self.tables[0].head()
     }
