@@ -29,6 +29,8 @@ pub struct Machine {
     pub hardening: &'static [&'static str],
     /// Whether the page allocator's specification runs along, in a kernel with checks.
     pub specification: Beside,
+    /// What sends interrupts.
+    pub local_apic: LocalApic,
 }
 
 /// Which memory is looked at through slots.
@@ -38,6 +40,15 @@ pub enum KmapLocal {
     Highmem,
     /// All, page by page.
     Always,
+}
+
+/// Whether the CPU has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalApic {
+    /// As any since 1995.
+    Present,
+    /// There are no ticks, and no other CPU.
+    Absent,
 }
 
 /// Whether something runs beside what it watches.
@@ -73,6 +84,7 @@ impl Machine {
             slab_debug: None,
             hardening: &[],
             specification: Beside::IsOff,
+            local_apic: LocalApic::Present,
         }
     }
 
@@ -101,6 +113,12 @@ impl Machine {
         Machine { hardening, ..self }
     }
 
+    /// The same machine, of whose CPU nothing sends interrupts, and firmware's old controllers are as it leaves them.
+    #[must_use]
+    pub const fn without_local_apic(self) -> Machine {
+        Machine { local_apic: LocalApic::Absent, ..self }
+    }
+
     /// The same machine, its page allocator beside the specification.
     #[must_use]
     pub const fn specified(self) -> Machine {
@@ -110,7 +128,11 @@ impl Machine {
     /// The options, each with its value, that have QEMU build this machine.
     #[must_use]
     pub fn arguments(&self) -> Vec<(&'static str, String)> {
-        let mut arguments = vec![("-machine", "q35".to_owned()), ("-cpu", "max".to_owned())];
+        let cpu = match self.local_apic {
+            LocalApic::Present => "max",
+            LocalApic::Absent => "max,-apic",
+        };
+        let mut arguments = vec![("-machine", "q35".to_owned()), ("-cpu", cpu.to_owned())];
         arguments.push(("-m", self.memory.to_string()));
         arguments.extend(self.topology.arguments(self.memory, self.cpus));
         arguments

@@ -10,6 +10,7 @@
 mod cases;
 mod cpus;
 mod crash;
+mod errands;
 mod faults;
 mod flips;
 mod guards;

@@ -203,7 +203,18 @@ pub(crate) fn trials() -> Vec<Trial> {
         })
     });
     let flipped = trial("hostile::a_recorded_trace_with_any_bit_flipped", flipped);
-    traces.chain(lines).chain(tables).chain([flipped]).collect()
+    let alone = trial("hostile::a_cpu_without_a_local_apic", without_local_apic);
+    traces.chain(lines).chain(tables).chain([flipped, alone]).collect()
+}
+
+/// What firmware has left open interrupts at exceptions' vectors, as soon as interrupts are on.
+fn without_local_apic() -> anyhow::Result<()> {
+    let task = Task::Test { select: Select::Containing("interrupts/".parse()?), after: None };
+    let machine = MACHINE.without_local_apic();
+    let Run { serial, end } = Launch::new(checked()?, machine).run(&task, PATIENCE, |_| ())?;
+    let is_said = serial.contains("cpus: no interrupts, and no other CPU: ");
+    anyhow::ensure!(is_said && end == End::Success, "{end}\n{serial}");
+    Ok(())
 }
 
 /// The beginning of a recorded trace, and in each round another bit of it is another: the kernel says what is wrong with
