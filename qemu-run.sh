@@ -35,7 +35,8 @@ Options of whatever runs in-kernel tests:
                       instructions, on every run. Otherwise they run freely, a thread each
   --fail-page-alloc INTERVAL,PROBABILITY,SPACE,TIMES
   --failslab INTERVAL,PROBABILITY,SPACE,TIMES
-                      which allocations of pages and objects fail in the tests of that, as Linux's words of these names say
+                      of test only: which allocations of pages and objects fail in the tests of that, as Linux's words of
+                      these names say
 
 In-kernel tests are named MACHINE::TEST. One that fails on several CPUs says with which seed and shift it is replayed.
 Exit status: 0 all passed, 1 not, 2 senseless arguments; of fsck 0 all holds, 1 not, 2 no image.

@@ -105,7 +105,7 @@ fn main() -> Result<ExitCode> {
         let these = outcomes.iter().filter(move |(_, outcome)| outcome.is_noticed() == noticed);
         these.map(|(number, _)| keys[number].as_str()).collect::<BTreeSet<&str>>()
     };
-    ensure!(!outcomes.is_empty(), "no mutant fits");
+    anyhow::ensure!(!outcomes.is_empty(), "no mutant fits");
     let missed = of(false);
     fs::write(work.join("missed"), missed.iter().fold(String::new(), |lines, key| lines + key + "\n"))?;
     let listed = keys.values().map(String::as_str).collect();
