@@ -6,10 +6,10 @@
 //! word is its generation and its references in one, so that "the same as I saw, and alive" is one compare-and-swap.
 //!
 //! ```text
-//!   state   63      32 31        0      block   39  32 31    0
-//!          +----------+-----------+            +------+------+
-//!          |generation| references|            | order| head |
-//!          +----------+-----------+            +------+------+
+//!   state   63      32 31        0      block   63  40 39 32 31    0
+//!          +----------+-----------+            +------+-----+------+
+//!          |generation| references|            |keeper|order| head |
+//!          +----------+-----------+            +------+-----+------+
 //!
 //!   unborn ──begin──> alive: references > 0 ──last put──> dead ──begin: next generation──> alive
 //!                                           ──freeze────> frozen ──begin: next generation──> alive
@@ -36,7 +36,7 @@ use core::mem::{MaybeUninit, offset_of};
 use core::ptr::NonNull;
 
 use crate::image::{Note, NoteFull};
-use crate::sync::{AtomicU64, Ordering, UnsafeCell, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, UnsafeCell, fence};
 use crate::units::{Order, Pfn, PfnRange};
 
 /// How often a descriptor's memory has served.
@@ -49,6 +49,7 @@ pub(crate) struct Described {
     pub(crate) generation: Generation,
     pub(crate) head: Pfn,
     pub(crate) order: Order,
+    pub(crate) keeper: Keeper,
 }
 
 impl Described {
@@ -56,6 +57,16 @@ impl Described {
     pub(crate) fn range(&self) -> PfnRange {
         PfnRange::new(self.head, self.head.plus(self.order.pages()))
     }
+}
+
+/// Whose a descriptor is: a number for all owners' of one set, and one for all slabs' of one set of caches. An allocator may
+/// have several of each, and who walks hands out references to its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Keeper(u32);
+
+impl Keeper {
+    /// Of what no walk finds.
+    pub(crate) const NOBODY: Self = Self(0);
 }
 
 /// What is left after a reference was given up.
@@ -79,6 +90,7 @@ const REFERENCES: u64 = u32::MAX as u64;
 const MOST: u64 = 1 << 31;
 const GENERATION_SHIFT: u32 = 32;
 const ORDER_SHIFT: u32 = 32;
+const KEEPER_SHIFT: u32 = 40;
 
 impl Life {
     pub(crate) fn unborn() -> Self {
@@ -87,18 +99,19 @@ impl Life {
 
     /// Begins the next generation, with so many references. The caller alone has the descriptor, which is dead or frozen,
     /// and has written all of it that is behind this.
-    pub(crate) fn begin(&self, head: Pfn, order: Order, references: u32) {
+    pub(crate) fn begin(&self, head: Pfn, order: Order, keeper: Keeper, references: u32) {
         let generation = (self.state.load(Ordering::Relaxed) >> GENERATION_SHIFT).wrapping_add(1);
         // Who reads the new block must not read the old state afterwards: pairs with the fence in `look`.
         fence(Ordering::Release);
-        let block = u64::from(head.number()) | u64::from(order.number()) << ORDER_SHIFT;
+        let order = u64::from(order.number()) << ORDER_SHIFT;
+        let block = u64::from(head.number()) | order | u64::from(keeper.0) << KEEPER_SHIFT;
         self.block.store(block, Ordering::Relaxed);
         // Pairs with the acquires in `look` and `try_get`: who sees the generation sees what it owns.
         self.state.store(generation << GENERATION_SHIFT | u64::from(references), Ordering::Release);
     }
 
     /// What the descriptor says, if it is alive; all of it from one generation.
-    #[expect(clippy::cast_possible_truncation, reason = "the parts are 32 and 8 bits wide")]
+    #[expect(clippy::cast_possible_truncation, reason = "the parts are 32, 8 and 24 bits wide")]
     pub(crate) fn look(&self) -> Option<Described> {
         // Pairs with the release in `begin`.
         let before = self.state.load(Ordering::Acquire);
@@ -111,7 +124,13 @@ impl Life {
             return None;
         }
         let generation = Generation((before >> GENERATION_SHIFT) as u32);
-        Some(Described { generation, head: Pfn::new(block as u32), order: Order::new((block >> ORDER_SHIFT) as u8)? })
+        let order = Order::new((block >> ORDER_SHIFT) as u8)?;
+        Some(Described {
+            generation,
+            head: Pfn::new(block as u32),
+            order,
+            keeper: Keeper((block >> KEEPER_SHIFT) as u32),
+        })
     }
 
     /// Takes a reference if the descriptor is alive and of that generation still. Refused too when there are as many
@@ -248,10 +267,10 @@ impl<T> Descriptor<T> {
     ///
     /// # Safety
     /// The descriptor is unborn or dead, and the caller alone has it.
-    pub(crate) unsafe fn begin(&self, head: Pfn, order: Order, owner: T) {
+    pub(crate) unsafe fn begin(&self, head: Pfn, order: Order, keeper: Keeper, owner: T) {
         // SAFETY: the caller's promise.
         unsafe { self.prepare(owner) };
-        self.life.begin(head, order, 1);
+        self.life.begin(head, order, keeper, 1);
     }
 
     /// Writes the owner of a descriptor that begins later.
@@ -304,6 +323,8 @@ impl<T> fmt::Debug for Descriptor<T> {
 #[derive(Debug)]
 pub(crate) struct WalkGate {
     walking: AtomicU64,
+    /// The last keeper's number.
+    keepers: AtomicU32,
 }
 
 /// Somebody walks until this drops.
@@ -312,7 +333,15 @@ pub(crate) struct Walking<'g>(&'g WalkGate);
 
 impl WalkGate {
     pub(crate) fn new() -> Self {
-        Self { walking: AtomicU64::new(0) }
+        Self { walking: AtomicU64::new(0), keepers: AtomicU32::new(0) }
+    }
+
+    /// A keeper that there never was; `None` if there were sixteen million.
+    pub(crate) fn new_keeper(&self) -> Option<Keeper> {
+        const MOST: u32 = (1 << (u64::BITS - KEEPER_SHIFT)) - 1;
+        let next = |last: u32| (last < MOST).then(|| last + 1);
+        // Relaxed: numbers differ, and say nothing else.
+        self.keepers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok().map(|last| Keeper(last + 1))
     }
 
     /// Begins a walk.

@@ -62,7 +62,7 @@ impl World {
             return false;
         }
         // SAFETY: the cache gave it out, so it is dead or unborn.
-        unsafe { self.descriptor.begin(Pfn::new(block), Order::ZERO, block) };
+        unsafe { self.descriptor.begin(Pfn::new(block), Order::ZERO, Keeper::NOBODY, block) };
         self.page(block).set_owner(OwnerWord::described(KIND, NonNull::from(&self.descriptor)));
         true
     }
@@ -218,7 +218,7 @@ fn a_walker_never_takes_a_block_that_is_freed_and_allocated_again_for_what_it_wa
         /// The owner of each generation is the generation's number.
         fn own(&self, generation: u32) {
             // SAFETY: it is dead or unborn, and the caller alone has it.
-            unsafe { self.descriptor.begin(Pfn::new(0), Order::ZERO, generation) };
+            unsafe { self.descriptor.begin(Pfn::new(0), Order::ZERO, Keeper::NOBODY, generation) };
             self.page.set_owner(OwnerWord::described(KIND, NonNull::from(&self.descriptor)));
         }
 

@@ -149,7 +149,7 @@ impl<'a, M: Machine, T: Owner> Frozen<'a, M, T> {
     }
 
     fn begin(&self) {
-        self.described().life().begin(self.head, self.order, self.references);
+        self.described().life().begin(self.head, self.order, self.owners.keeper, self.references);
     }
 
     /// Says how many references without values there are to be besides the holder's, once it thaws.

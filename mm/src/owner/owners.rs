@@ -16,7 +16,7 @@ use super::reference::Shared;
 use crate::OwnerKind;
 use crate::desc::owner_word::{OwnerWord, with_owners};
 use crate::desc::word::Page;
-use crate::descriptor::Descriptor;
+use crate::descriptor::{Descriptor, Keeper};
 use crate::image::{Note, NoteFull};
 use crate::machine::Machine;
 use crate::page::{AllocError, Block, PageAllocator, Request};
@@ -79,7 +79,8 @@ macro_rules! kept {
             /// There is no memory for them; nothing is lost.
             pub fn new(caches: &'a KmemCaches<'a, M>) -> Result<Self, CreateError> {
                 let kept = [$(Kept::new(OwnerKind::$kind, caches.create(descriptors::<$kind>($name))?),)+];
-                Ok(Self { caches, kept })
+                let keeper = caches.pages.gate().new_keeper().ok_or(NoMemory)?;
+                Ok(Self { caches, keeper, kept })
             }
         }
     };
@@ -147,6 +148,8 @@ pub enum OwnError {
 #[derive(Debug)]
 pub struct Owners<'a, M: Machine> {
     pub(crate) caches: &'a KmemCaches<'a, M>,
+    /// Whose descriptors they are, of all kinds but slabs.
+    pub(super) keeper: Keeper,
     pub(super) kept: [Kept<'a, M>; KEPT],
 }
 
@@ -249,7 +252,7 @@ impl<'a, M: Machine> Owners<'a, M> {
         // SAFETY: the memory of descriptors is never anything else (`Descriptor`).
         let described = unsafe { descriptor.as_ref() };
         // SAFETY: the caller's promise.
-        unsafe { described.begin(head, order, owner) };
+        unsafe { described.begin(head, order, self.keeper, owner) };
         // INVARIANT: DESC-1, the descriptor names the block before the block names it.
         self.pages().set_head_owner(head, OwnerWord::described(T::KIND, descriptor));
         Owned::new(Shared::new(self, descriptor, head, order), block)

@@ -188,15 +188,10 @@ macro_rules! references {
                 life: NonNull<Life>,
                 seen: descriptor::Described,
             ) -> Option<Self> {
-                let is_ours = match kind {
-                    $(OwnerKind::$bare => return None,)+
-                    // SAFETY: the caller's promise.
-                    $(OwnerKind::$kind => unsafe { owners.cache_of::<$kind>().has_descriptor(life.cast()) },)+
-                    // SAFETY: the caller's promise.
-                    OwnerKind::$slab => unsafe { owners.caches.has_slab(life.cast()) },
-                };
+                let keeper = if kind == OwnerKind::$slab { owners.caches.keeper } else { owners.keeper };
+                (seen.keeper == keeper).then_some(())?;
                 // SAFETY: the caller's promise.
-                is_ours.then(|| unsafe { life.as_ref() }.try_get(seen.generation))??;
+                unsafe { life.as_ref() }.try_get(seen.generation)?;
                 match kind {
                     $(OwnerKind::$bare => None,)+
                     $(OwnerKind::$kind => {

@@ -49,6 +49,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
         ];
         let [of_caches, of_slabs, of_cpus, _] = &planned;
         // Dropped, and so freed, if one cannot be had.
+        let keeper = pages.gate().new_keeper().ok_or(NoMemory)?;
         let no_memory = |_| NoMemory;
         let caches_block = pages.alloc(of_caches.request).map_err(no_memory)?;
         let slabs_block = pages.alloc(of_slabs.request).map_err(no_memory)?;
@@ -79,6 +80,7 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
         let first = First { caches: of_caches, slabs: of_slabs, sheaves: of_sheaves, cpus: of_cpus };
         let mut this = Self {
             pages,
+            keeper,
             cpus,
             first,
             kmalloc: [Class::NONE; CLASSES],

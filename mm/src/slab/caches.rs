@@ -19,7 +19,7 @@ use super::sheaf::Sheaf;
 use super::spec::{CacheSpec, CreateError};
 use crate::OwnerKind;
 use crate::desc::word::Page;
-use crate::descriptor::{Described, Descriptor};
+use crate::descriptor::{Described, Descriptor, Keeper};
 use crate::lock::Mutex;
 use crate::lock_order::class;
 use crate::machine::Machine;
@@ -36,6 +36,8 @@ pub struct NoMemory;
 /// Dropping it gives every page back, whatever is still allocated; nothing can refer to that any more.
 pub struct KmemCaches<'a, M: Machine> {
     pub(crate) pages: &'a PageAllocator<'a, M>,
+    /// Whose slabs' descriptors are.
+    pub(crate) keeper: Keeper,
     pub(super) cpus: NonZeroU16,
     pub(super) first: First,
     pub(super) kmalloc: [Class; CLASSES],
@@ -175,27 +177,6 @@ impl<M: Machine> KmemCaches<'_, M> {
         page.owner().descriptor(OwnerKind::Slab)
     }
 
-    /// Whether a descriptor of a slab is one of these caches': the allocator may have others, which may go before these.
-    ///
-    /// # Safety
-    /// The memory is a descriptor's, and stays so until this returns.
-    pub(crate) unsafe fn has_slab(&self, descriptor: NonNull<u8>) -> bool {
-        // SAFETY: the caller's promise.
-        unsafe { self.is_object_of(self.first.slabs, descriptor) }
-    }
-
-    /// Whether an object is of a cache.
-    ///
-    /// # Safety
-    /// The memory is an object's of some cache, and stays so until this returns.
-    pub(super) unsafe fn is_object_of(&self, cache: NonNull<Cache>, object: NonNull<u8>) -> bool {
-        let Some(slab) = self.slab_of(object) else { return false };
-        // SAFETY: the object's memory stays, and so does what describes its slab.
-        let described = unsafe { slab.as_ref() };
-        // SAFETY: as above; and the slab's cache never changes.
-        unsafe { described.owner() }.cache() == cache
-    }
-
     /// DESC-1: whether what a page's word leads to is the descriptor of a slab, of a cache, and names the page. For who has time to
     /// ask.
     pub(super) fn is_slab_of(&self, slab: SlabPointer, address: NonNull<u8>) -> bool {
@@ -252,7 +233,7 @@ mod tests {
         // SAFETY: it is there.
         let descriptor = unsafe { place.assume_init_ref() };
         // SAFETY: nobody else knows it.
-        unsafe { descriptor.begin(Pfn::new(16), Order::ZERO, 7) };
+        unsafe { descriptor.begin(Pfn::new(16), Order::ZERO, Keeper::NOBODY, 7) };
         assert!(descriptor.life().look().is_some());
         let start = place.as_mut_ptr().cast();
         // SAFETY: so many bytes are the place's.

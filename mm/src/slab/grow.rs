@@ -101,7 +101,7 @@ impl<M: Machine> KmemCaches<'_, M> {
         // SAFETY: the caller's promise: it is made.
         let described = unsafe { descriptor.as_ref() };
         // SAFETY: the caller's promise: it is not alive.
-        unsafe { described.begin(head, order, slab) };
+        unsafe { described.begin(head, order, self.keeper, slab) };
         // INVARIANT: DESC-1, the descriptor names the block before any page names it.
         self.pages.set_owner(block(head, &cache.layout), OwnerWord::described(OwnerKind::Slab, descriptor));
         descriptor

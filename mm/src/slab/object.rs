@@ -92,15 +92,6 @@ impl<'a, M: Machine> KmemCache<'a, M> {
         unsafe { self.caches.free_of(address, self.cache()) }
     }
 
-    /// Whether a descriptor is an object of this cache.
-    ///
-    /// # Safety
-    /// The memory is a descriptor's, and stays so until this returns.
-    pub(crate) unsafe fn has_descriptor(&self, descriptor: NonNull<u8>) -> bool {
-        // SAFETY: the caller's promise.
-        unsafe { self.caches.is_object_of(self.cache, descriptor) }
-    }
-
     /// Sets `count` objects aside, so that as many allocations cannot fail.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use intrusive_collections::{LinkedListAtomicLink, UnsafeRef};
 
 use super::buffer_cache::BufferCache;
 use super::mapping::BlockIndex;
-use crate::descriptor::{Descriptor, Put};
+use crate::descriptor::{Descriptor, Keeper, Put};
 use crate::lock::may_wait;
 use crate::lock_order::class;
 use crate::machine::Machine;
@@ -130,7 +130,7 @@ impl<'a, M: Machine> BufferRef<'a, M> {
         // SAFETY: the cache makes descriptors, and they stay that.
         let described = unsafe { descriptor.as_ref() };
         // SAFETY: the descriptor was just had.
-        unsafe { described.begin(page, Order::ZERO, buffer) };
+        unsafe { described.begin(page, Order::ZERO, Keeper::NOBODY, buffer) };
         Ok(LockedBuffer(Self { cache, descriptor }))
     }
 

@@ -8,7 +8,7 @@ use ::loom::sync::atomic::{AtomicU32, Ordering};
 use ::loom::thread;
 
 use super::*;
-use crate::descriptor::{Descriptor, Put};
+use crate::descriptor::{Descriptor, Keeper, Put};
 use crate::migratetype::Migratetype;
 use crate::units::ZoneId;
 
@@ -48,7 +48,7 @@ impl World {
     fn own(&self, which: usize, order: Order) {
         let head = u32::try_from(which).expect("two frames");
         // SAFETY: it is unborn or dead.
-        unsafe { self.descriptors[which].begin(Pfn::new(head), order, AtomicU32::new(head)) };
+        unsafe { self.descriptors[which].begin(Pfn::new(head), order, Keeper::NOBODY, AtomicU32::new(head)) };
         self.pages[which].set_owner(self.word(which));
     }
 
@@ -89,7 +89,12 @@ impl World {
     }
 
     fn thaw(&self, which: usize, order: Order) {
-        self.descriptors[which].life().begin(Pfn::new(u32::try_from(which).expect("two frames")), order, 1);
+        self.descriptors[which].life().begin(
+            Pfn::new(u32::try_from(which).expect("two frames")),
+            order,
+            Keeper::NOBODY,
+            1,
+        );
     }
 
     /// One look at a frame, and a reference to what was seen there. Says what that was.
@@ -132,7 +137,7 @@ fn whoever_looks_at_a_block_that_moves_finds_it_where_it_is() {
             old.set_owner(OwnerWord::PLAIN);
             // SAFETY: it is frozen, and this is who froze it.
             unsafe { descriptor.owner() }.store(1, Ordering::Relaxed);
-            descriptor.life().begin(Pfn::new(1), Order::ZERO, 1);
+            descriptor.life().begin(Pfn::new(1), Order::ZERO, Keeper::NOBODY, 1);
         }
         walking.join().expect("the walker saw nothing wrong");
     });
