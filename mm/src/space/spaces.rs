@@ -2,7 +2,8 @@
 //!
 //! Invariants: SPACE-3 (no space outlives what all share, as folios lead to mappings, these to regions, and these to the `Mmu`:
 //! that is pinned before there is a space, so that it stays where it is until it is dropped, and then there must be none.
-//! `with` lends it and drops it, and nobody has it otherwise: what is leaked is never dropped, while the `Mmu` goes).
+//! Where the `Mmu` does not live for ever, `with` lends it and drops it, and nobody has it otherwise: what is leaked is never
+//! dropped, while the `Mmu` goes).
 #![expect(unsafe_code, reason = "spaces are found by number")]
 
 use core::fmt;
@@ -27,8 +28,8 @@ use crate::units::{Order, PAGE_SHIFT, PAGE_SIZE, PageIndex, Pfn, SpaceId, Virtua
 
 /// All address spaces of a machine. If somebody forgot one, the machine stops when this is dropped.
 ///
-/// It is only lent, by [`with`](Self::with): a value that is leaked is never dropped, while what it borrows goes, where a forgotten
-/// space still leads.
+/// What borrows for ever is made by [`new`](Self::new), to be pinned. Any other is lent by [`with`](Self::with), and nobody has it:
+/// a value that is leaked is never dropped, while what it borrows goes, where a forgotten space still leads.
 pub struct Spaces<'a, M: Machine, U: Mmu> {
     cache: Pin<&'a PageCache<'a, M>>,
     mmu: &'a U,
@@ -75,6 +76,13 @@ pub enum SpaceError {
     /// There are as many as can be numbered.
     #[error("there are as many address spaces as can be numbered")]
     TooMany,
+}
+
+impl<M: Machine, U: Mmu> Spaces<'static, M, U> {
+    /// Room for spaces, of what lives for ever.
+    pub fn new(cache: Pin<&'static PageCache<'static, M>>, mmu: &'static U) -> Self {
+        Self { cache, mmu, registry: Registry::new(), _looked_at: PhantomPinned }
+    }
 }
 
 impl<'a, M: Machine, U: Mmu> Spaces<'a, M, U> {

@@ -43,12 +43,20 @@ fn ends(test: &str, says: &str, deed: impl FnOnce()) {
     assert!(!output.status.success() && !said.contains("it goes on"), "{said}");
 }
 
-/// On a machine of 16 MiB and five CPUs.
-fn with_caches(work: impl FnOnce(&HostMachine, &Caches<'_>)) {
+/// A machine of 16 MiB and five CPUs.
+fn machine() -> HostMachine {
     let cpus = NonZeroU16::new(5).expect("a machine has a CPU");
-    let machine = HostMachine::new(Pfn::new(0x1000), Pfn::new(0x800), cpus).expect("the host lends memory");
+    HostMachine::new(Pfn::new(0x1000), Pfn::new(0x800), cpus).expect("the host lends memory")
+}
+
+/// Its memory.
+fn memory() -> BootMap {
     let memory = Region { start: PhysAddr(0), len: 16 << 20, kind: RegionKind::Usable, node: NodeId(0) };
-    let mut map: BootMap = BootMap::new(&[memory]).expect("the map is sound");
+    BootMap::new(&[memory]).expect("the map is sound")
+}
+
+fn with_caches(work: impl FnOnce(&HostMachine, &Caches<'_>)) {
+    let (machine, mut map) = (machine(), memory());
     let pages = machine.allocator(&mut map).expect("the tables fit");
     let caches = KmemCaches::new(&pages).expect("there is memory");
     work(&machine, &caches);
@@ -166,4 +174,24 @@ fn a_cache_goes_once_mappings_have_gone_wherever_that_was() {
             }
         });
     });
+}
+
+/// A kernel's are: they live in statics.
+#[test]
+fn what_lives_for_ever_is_had_by_value_and_may_be_forgotten() {
+    let machine = Box::leak(Box::new(machine()));
+    let mut map = memory();
+    let pages = Box::leak(Box::new(machine.allocator(&mut map).expect("the tables fit")));
+    let caches = Box::leak(Box::new(KmemCaches::new(pages).expect("there is memory")));
+    let owners = Box::leak(Box::new(Owners::new(caches).expect("there is memory")));
+    let cache = Pin::static_ref(Box::leak(Box::new(PageCache::new(owners, None).expect("there is memory"))));
+    let unit = Box::leak(Box::new(HostMmu::<Standard>::new(machine)));
+    let spaces = Pin::static_ref(Box::leak(Box::new(Spaces::new(cache, unit))));
+    let file = cache.file(Kept::new(), Order::ZERO).expect("there is memory");
+    let range = AddressRange::of_pages(VirtualAddress(1 << 20), 1);
+    let space = spaces.create().expect("there is memory");
+    space.map_file(range, &file, PageIndex(0), PageProtection::ReadWrite, Sharing::Shared).expect("it is free");
+    unit.store(space.root(), range.start(), &[9], |at, access| space.fault(at, access)).expect("it is mapped");
+    forget((space, file));
+    assert_eq!(cache.reclaim(Count(1)), Count(1));
 }
