@@ -167,9 +167,9 @@ impl<'j> Posted<'j> {
 
 impl Drop for Posted<'_> {
     fn drop(&mut self) {
-        const BEFORE_ANOTHER_CALL: u32 = 1 << 12;
+        const BEFORE_ANOTHER_CALL: u64 = 1 << 12;
         let place = ptr::from_ref(self.job).cast_mut().cast();
-        for turn in 1_u32.. {
+        for turn in 1_u64.. {
             // Pairs with the store behind the work.
             if self.job.done.load(Ordering::Acquire) {
                 return;

@@ -2,7 +2,6 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use kernel_core::cmdline::Seed;
 use mm::machine::Machine;
 use mm::units::CpuId;
 use x86_64::instructions::interrupts;
@@ -26,9 +25,8 @@ ktest!(
         let platform = Platform::get().ok_or("the platform is not up")?;
         let asked = AtomicU32::new(0);
         cpu::on_all(&|CpuId(cpu)| {
-            let seed = Seed(cpu.into());
-            let random = spin::Mutex::new(fastrand::Rng::with_seed(seed.0));
-            // A handler interrupts nothing of its own CPU that holds the lock: it alone takes it.
+            // Only this CPU's handler takes the lock, so nothing that it interrupts has it.
+            let random = spin::Mutex::new(fastrand::Rng::with_seed(cpu.into()));
             let next = || Ticks(random.lock().u32(2_000..60_000));
             let ticks = AtomicU32::new(0);
             let on_tick = |_: &mut Registers| {

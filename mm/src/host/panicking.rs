@@ -1,7 +1,6 @@
 //! Somebody who panics when memory is short, and somebody else who catches that: whatever was under way is unwound.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use std::vec::Vec;
 
 use super::{HostMachine, orders_that_take_all};
