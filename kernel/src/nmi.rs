@@ -10,9 +10,10 @@
 //!
 //! Invariants: NMI-1 (between two interrupts that a mailbox's `coming` announces, its handler has run: so an interrupt
 //! that nothing announced is the machine's own), NMI-2 (what is counted in `requested` was asked for before, and what is in
-//! `done` was done). An idle CPU has nothing to be told: it takes its flushes, and a full fence, when it stops idling.
+//! `done` was done). An idle CPU has nothing to be told of pages: it takes its flushes, and a full fence, when it stops idling.
+//! But whatever tables it remembers it may look through at any time, so of those it is told at once.
 //!
-//! Cost: an interrupt for each other CPU that is not idle, and waiting for the slowest.
+//! Cost: an interrupt for each other CPU that is not idle, or for each if tables are to be free, and waiting for the slowest.
 
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
@@ -64,6 +65,8 @@ pub(crate) enum Errand {
     Barrier,
     /// Forget all translations, and order its accesses.
     Flush,
+    /// The same, even if it idles: tables are about to be something else.
+    FlushTables,
 }
 
 /// Where an interrupt came from.
@@ -98,11 +101,11 @@ pub(crate) fn send_others(errand: Errand, concerns: impl Fn(CpuId) -> bool) {
     let mut tickets = [0; CPUS];
     for cpu in others().filter(|&cpu| concerns(cpu)) {
         let mailbox = MAILBOXES.of(cpu);
-        if errand == Errand::Flush {
+        if errand != Errand::Barrier {
             mailbox.flush.store(true, Ordering::SeqCst);
         }
         // Pairs with `resume`: either it finds the flush, or this finds it awake.
-        if mailbox.idle.load(Ordering::SeqCst) {
+        if errand != Errand::FlushTables && mailbox.idle.load(Ordering::SeqCst) {
             continue;
         }
         tickets[usize::from(cpu.0)] = mailbox.requested.fetch_add(1, Ordering::SeqCst) + 1;
@@ -149,6 +152,27 @@ fn flush_if_asked(mailbox: &Mailbox) {
 /// Says that this CPU does nothing until [`resume`]: others need not wait for it. Interrupts are off.
 pub(crate) fn rest() {
     MAILBOXES.this().idle.store(true, Ordering::SeqCst);
+}
+
+/// How a CPU rests, at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resting {
+    /// It does not.
+    No,
+    /// It does, and knows nothing that it is to forget.
+    Clean,
+    /// It does, and forgets something when it stops.
+    Stale,
+}
+
+/// How a CPU rests.
+pub(crate) fn resting(cpu: CpuId) -> Resting {
+    let mailbox = MAILBOXES.of(cpu);
+    match (mailbox.idle.load(Ordering::SeqCst), mailbox.flush.load(Ordering::SeqCst)) {
+        (false, _) => Resting::No,
+        (true, false) => Resting::Clean,
+        (true, true) => Resting::Stale,
+    }
 }
 
 /// Ends [`rest`], if there was one. Interrupts are off.

@@ -1,15 +1,23 @@
 //! What CPUs ask of each other comes to an end, wherever it is asked for.
 
+use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use kernel_core::layout::VMAP;
 use mm::machine::Machine;
-use mm::units::CpuId;
+use mm::page::Request;
+use mm::units::{CpuId, Order, PAGE_SIZE};
 use x86_64::instructions::interrupts;
 
+use super::space::Live;
 use super::{check, diagnostic, ktest, skip};
 use crate::apic::LocalApic;
 use crate::cpu;
+use crate::cpu_local::this_cpu;
 use crate::fatal::Registers;
+use crate::image::Protection;
+use crate::nmi::{self, Resting};
+use crate::paging::space::page_at;
 use crate::platform::Platform;
 use crate::timer::{self, Ticks};
 
@@ -75,6 +83,30 @@ ktest!(
             _ => {}
         });
         check!(done.into_inner() == JOBS, "jobs were lost");
+        Ok(())
+    }
+);
+
+ktest!(
+    "cpus",
+    fn who_rests_forgets_tables_before_they_are_free() {
+        let Some(resting) = cpu::online().find(|&cpu| cpu != this_cpu()) else {
+            return skip("too few CPUs", "nobody rests");
+        };
+        let Live { allocator, space, .. } = Live::get().ok_or("memory is not up")?;
+        let frame = allocator.alloc(Request::movable(Order::ZERO))?;
+        // No other page needs its tables.
+        let page = page_at(VMAP.end - PAGE_SIZE as u64);
+        for _ in 0..100 {
+            space.map(page, frame.head(), Protection::ReadWrite)?;
+            cpu::run_on(resting, &|| {})?;
+            while nmi::resting(resting) == Resting::No {
+                spin_loop();
+            }
+            // SAFETY: nobody looks at the page.
+            unsafe { space.unmap(page) }?;
+            check!(nmi::resting(resting) != Resting::Stale, "it may remember tables that are free");
+        }
         Ok(())
     }
 );

@@ -153,7 +153,7 @@ impl Space {
         let (frame, _) = self.unmap_below(&top, top.lock(self.platform), page, &mut emptied)?;
         // This forgets the page, and on its way to any page every table: INVLPG drops the paging-structure caches whole.
         tlb::flush(page.start_address());
-        nmi::send_others(Errand::Flush, |_| true);
+        nmi::send_others(if emptied.is_empty() { Errand::Flush } else { Errand::FlushTables }, |_| true);
         drop(emptied);
         Ok(frame)
     }

@@ -11,7 +11,7 @@ use super::*;
 use crate::OwnerKind;
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::cache::{MappingRef, PageCache, Store, StoreError};
-use crate::host::{HostMachine, HostMmu, at_each_step, orders_that_take_all, scaled};
+use crate::host::{HostMachine, HostMmu, at_each_step, ballast, orders_that_take_all, scaled};
 use crate::machine::Standard;
 use crate::owner::{Folio, FolioRef, PageTypes, Reference};
 use crate::page::Request;
