@@ -27,8 +27,18 @@ impl Meeting {
 
     /// Gives something up while the other looks, which must take until it has.
     pub(crate) fn give_up<T>(&self, it: T) {
-        self.both.wait();
+        self.begin();
         drop(it);
+        self.end();
+    }
+
+    /// Waits for the one who looks.
+    pub(crate) fn begin(&self) {
+        self.both.wait();
+    }
+
+    /// By now that one has looked.
+    pub(crate) fn end(&self) {
         assert!(self.has_looked.load(Ordering::Acquire), "it went while somebody looked");
     }
 }

@@ -1,9 +1,11 @@
 //! What goes while somebody looks at it: an interpreter sees whether it is still anybody's to look at.
-#![expect(unsafe_code, reason = "lists a region")]
+#![expect(unsafe_code, reason = "lists a region, and visits what goes")]
 
+use core::mem;
 use core::ptr::NonNull;
 use std::thread;
 
+use super::page_cache::Visit;
 use super::*;
 use crate::folio::LockedFolio;
 use crate::host::{Meeting, SlowStore, on_cpu};
@@ -73,4 +75,25 @@ fn a_mapping_is_looked_at_until_its_last_folio_has_gone_even_while_it_is_dropped
         });
     });
     assert_eq!(file.store.bytes.lock().expect("no test fails with the lock")[0], 0xee);
+}
+
+#[test]
+fn a_cache_goes_only_when_everybody_has_gone_who_had_come_to_it_by_a_folio() {
+    let (swap, meeting) = (HostFile::pages(1), Meeting::new());
+    with_cache_of(8, 2, &swap, |cache| {
+        thread::scope(|scope| {
+            let gone = PageCache::with(cache.owners(), None, |other| {
+                let visit = Visit::of(&other);
+                // SAFETY: it begins while the cache is there, which waits for its end.
+                let visit = unsafe { mem::transmute::<Visit<'_>, Visit<'static>>(visit) };
+                scope.spawn(|| {
+                    meeting.look();
+                    drop(visit);
+                });
+                meeting.begin();
+            });
+            gone.expect("there is memory");
+            meeting.end();
+        });
+    });
 }

@@ -6,7 +6,7 @@ use crate::host::{all_memory, panicking_when_short};
 
 #[test]
 fn a_folio_that_was_being_inserted_leads_to_no_mapping() {
-    const FOLIOS: u32 = 64;
+    const FOLIOS: u32 = scaled(64, 12);
     let swap = HostFile::pages(4);
     with_cache(4, &swap, |cache| {
         let mapping = cache.anonymous(Order::ZERO).expect("there is memory");

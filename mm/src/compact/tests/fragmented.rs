@@ -26,11 +26,11 @@ struct World<'w, 'r> {
 const LARGE: Order = scaled(PAGEBLOCK, Order::of(6));
 
 /// Pages of each space's anonymous region, and of each file's.
-const SPAN: u64 = scaled(1500, 120);
+const SPAN: u64 = scaled(1500, 60);
 
 /// What an interpreter does without: lowmem, most of all, where each access costs it more the more there were.
 fn unused<'r>(rig: &Rig<'r>) -> Vec<crate::page::Block<'r, HostMachine>> {
-    ballast(rig.pages, Request::new(Order::of(5)), 900)
+    ballast(rig.pages, Request::new(Order::of(5)), 400)
 }
 
 impl<'w, 'r> World<'w, 'r> {
@@ -160,11 +160,11 @@ fn whole_areas(rig: &Rig<'_>) -> u32 {
 
 fn compacts(lowmem: u32, seed: u64) {
     let stores = stores();
-    with_rig(scaled(24, 4), lowmem, |rig| {
+    with_rig(scaled(24, 3), lowmem, |rig| {
         let _unused = unused(rig);
         let mut world = World::new(rig, &stores, seed);
-        world.kernel(3, scaled(300, 10));
-        world.fill(scaled(120, 150));
+        world.kernel(3, scaled(300, 5));
+        world.fill(scaled(120, 260));
         world.riddle();
         world.kernel(4, scaled(50, 10));
         let pinned = world.pin(3);
@@ -220,10 +220,10 @@ fn a_machine_that_is_full_of_holes_gives_back_large_blocks_and_every_byte_is_as_
 #[test]
 fn each_allocation_of_a_compaction_may_fail_once_and_nothing_is_lost() {
     let stores = stores();
-    with_rig(scaled(16, 4), scaled(8, 2), |rig| {
+    with_rig(scaled(16, 3), scaled(8, 2), |rig| {
         let _unused = unused(rig);
         let mut world = World::new(rig, &stores, 7);
-        world.fill(scaled(400, 250));
+        world.fill(scaled(400, 280));
         world.riddle();
         let faults = rig.pages.machine().faults();
         let (mut failed, mut cleared) = (0, 0);
