@@ -5,7 +5,8 @@
 //! fault. A `kmap_local` slot shows one frame, between two pages that fault (HIGH-1).
 //!
 //! Any number of machines may exist at once. A thread plays CPU 0 unless it runs [`on_cpu`]; no two threads may play
-//! the same CPU of one machine at the same time. Interrupts come where a test says: at once ([`HostMachine::interrupt`]),
+//! the same CPU of one machine at the same time: where they meet in the middle of something, that is a panic, but they need
+//! not meet (MACHINE-CPU is the test's to keep). Interrupts come where a test says: at once ([`HostMachine::interrupt`]),
 //! or in front of any instruction (`stepping`).
 //!
 //! What the allocator must never do is a panic that says so: slots given up out of order, a fourth slot (in a handler
@@ -20,7 +21,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::boxed::Box;
 use std::io;
 use std::string::{String, ToString};
@@ -37,7 +38,7 @@ use spin::Mutex;
 use crate::faults::Faults;
 use crate::hardening::Hardening;
 use crate::lock_order::{Context, HeldLocks, Work};
-use crate::machine::{Fence, Geometry, Machine, Standard};
+use crate::machine::{Begun, Fence, Geometry, Machine, Standard};
 use crate::random::RandomSeed;
 use crate::specification::{Entry, Specification};
 #[cfg(asan)]
@@ -265,6 +266,13 @@ impl<G: Geometry> HostMachine<G> {
         self.this_cpu().interrupts.interrupt(handler)
     }
 
+    /// This CPU is busy already.
+    #[cold]
+    fn found_busy(&self) {
+        let (cpu, is_handler) = (self.cpu_index(), self.context().work == Work::Handler);
+        assert!(is_handler, "two threads use CPU {cpu} at once: one finds it busy, and has interrupted nobody");
+    }
+
     #[inline]
     fn this_cpu(&self) -> &PerCpu {
         &self.cpus[self.cpu_index()]
@@ -368,6 +376,16 @@ unsafe impl<G: Geometry> Machine for HostMachine<G> {
         let CpuId(cpu) = CPU.with(Cell::get);
         assert!(usize::from(cpu) < self.cpus.len(), "CPU {cpu} on a machine of {} CPUs", self.cpus.len());
         CpuId(cpu)
+    }
+
+    #[inline(always)]
+    fn begin_local(&self, busy: &AtomicU32) -> Begun {
+        if busy.load(Ordering::Relaxed) != 0 {
+            self.found_busy();
+            return Begun::Before;
+        }
+        busy.store(1, Ordering::Relaxed);
+        Begun::Here
     }
 
     fn cpus(&self) -> NonZeroU16 {

@@ -2,13 +2,14 @@
 
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU32;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use super::{HostMachine, on_cpu};
 use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::hardening::Hardening;
-use crate::machine::{Machine, Standard};
+use crate::machine::{Begun, Machine, Standard};
 use crate::page::Request;
 use crate::units::{CpuId, NodeId, Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
 
@@ -309,4 +310,14 @@ fn two_threads_on_one_cpu_are_reported_but_may_take_turns() {
     kunmap(&machine, page);
     std::thread::scope(|scope| scope.spawn(|| kunmap(&machine, machine.kmap_local(Pfn::new(9)))).join())
         .expect("the CPU is free for another thread");
+}
+
+#[test]
+fn only_a_handler_finds_its_cpu_busy_and_another_thread_that_does_is_reported() {
+    let (machine, busy) = (machine(), AtomicU32::new(0));
+    assert_eq!(machine.begin_local(&busy), Begun::Here);
+    assert_eq!(machine.interrupt(|| machine.begin_local(&busy)), Some(Begun::Before));
+    let intruder = std::thread::scope(|scope| scope.spawn(|| machine.begin_local(&busy)).join());
+    let message = intruder.expect_err("the intruder panics");
+    assert!(message.downcast_ref::<std::string::String>().expect("a message").contains("two threads use CPU 0"));
 }
