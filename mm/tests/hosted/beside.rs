@@ -18,6 +18,7 @@ const FRAMES: u32 = 1 << 17;
 const COMPARE_EVERY: NonZeroU32 = NonZeroU32::new(1 << 18).unwrap();
 
 #[test]
+#[cfg_attr(miri, ignore = "tests of the library compare each operation on small ones")]
 fn operations_on_a_large_machine_are_as_specified() {
     let operations = env::var("OPERATIONS").ok().and_then(|number| number.parse().ok()).unwrap_or(1 << 21);
     let machine = HostMachine::<Standard>::new(Pfn::new(FRAMES), Pfn::new(FRAMES / 2), NonZeroU16::MIN);

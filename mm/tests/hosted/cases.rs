@@ -14,7 +14,7 @@ use std::sync::Once;
 use mm::boot_map::{BootMap, Region, RegionKind};
 use mm::cases::{Case, Failure, Seed};
 use mm::hardening::Hardening;
-use mm::host::{HostMachine, on_cpu};
+use mm::host::{HostMachine, on_cpu, scaled};
 use mm::machine::{Geometry, Machine, Standard};
 use mm::migratetype::Migratetype;
 use mm::page::{PageAllocator, Request};
@@ -128,7 +128,7 @@ impl Plan<'_> {
     fn run_all<G: Geometry>(self) {
         name_panics();
         let mut failures = Failures(String::new());
-        for (cpus, seed) in [(1, Seed(1)), (8, Seed(2))] {
+        for &(cpus, seed) in scaled(&[(1, Seed(1)), (8, Seed(2))][..], &[]) {
             for (nth, case) in (0..).zip(Case::<HostMachine<G>>::ALL) {
                 let run = || self.boot(cpus, |allocator| failures.run(case, allocator, CpuId(nth % cpus), seed));
                 if catch_unwind(AssertUnwindSafe(run)).is_err() {
@@ -195,31 +195,37 @@ fn name_panics() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
 fn sixteen_mebibytes_of_lowmem() {
     Plan::lowmem(&[(0, 16 * MIB)]).run_all::<Standard>();
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
 fn sixteen_mebibytes_through_slots() {
     Plan { slots: Slots::All, ..Plan::lowmem(&[(0, 16 * MIB)]) }.run_all::<Standard>();
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
 fn sixty_four_mebibytes_with_the_lowmem_boundary_in_the_middle() {
     Plan { direct_map_end: 32 * MIB, ..Plan::lowmem(&[(0, 64 * MIB)]) }.run_all::<Standard>();
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
 fn a_lowmem_boundary_inside_a_block() {
     Plan { direct_map_end: 21 * MIB + 77, ..Plan::lowmem(&[(0, 48 * MIB)]) }.run_all::<Standard>();
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
 fn two_nodes_with_highmem_on_both_sides_of_the_cut() {
     Plan { direct_map_end: 24 * MIB, nodes: 2, ..Plan::lowmem(&[(0, 64 * MIB)]) }.run_all::<Standard>();
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
 fn a_ragged_map_with_holes_and_reserved_ranges_in_use() {
     let usable =
         [(0, 159), (256, 5 * MIB + 3), (7 * MIB - 1, 20 * MIB), (40 * MIB + 5, 53 * MIB), (53 * MIB + 1, 70 * MIB)];
@@ -229,11 +235,13 @@ fn a_ragged_map_with_holes_and_reserved_ranges_in_use() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
 fn six_mebibytes_left_of_sixteen_and_in_use() {
     Plan { reserved: &[(256, 10 * MIB)], used: Some(11), ..Plan::lowmem(&[(0, 16 * MIB)]) }.run_all::<Standard>();
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
 fn three_kinds_of_memory_around_4_gib() {
     let usable = [(0, 12 * MIB), (4088 * MIB, 4105 * MIB)];
     Plan { usable: &usable, direct_map_end: 4099 * MIB + 3, ..Plan::lowmem(&[]) }.run_all::<Standard>();
@@ -263,6 +271,7 @@ fn tiny_sizes_on_a_ragged_map() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
 fn memory_that_was_reserved_and_handed_in_is_like_any_other() {
     let reserved = [(3 * MIB, 5 * MIB + 9), (11 * MIB + 1, 20 * MIB), (43 * MIB, 44 * MIB), (46 * MIB, 48 * MIB)];
     let plan = Plan { reserved: &reserved, direct_map_end: 45 * MIB, ..Plan::lowmem(&[(0, 48 * MIB)]) };

@@ -101,6 +101,7 @@ impl Store for Kept {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "an interpreter starts no processes")]
 fn a_forgotten_mapping_is_written_back_and_no_cache_goes_before_it() {
     ends("a_forgotten_mapping_is_written_back_and_no_cache_goes_before_it", "invariant CACHE-5 broken", || {
         with_cache(|_, cache| {
@@ -118,6 +119,7 @@ fn a_forgotten_mapping_is_written_back_and_no_cache_goes_before_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "an interpreter starts no processes")]
 fn a_forgotten_space_is_unmapped_by_reclaim_and_what_spaces_share_does_not_go_before_it() {
     let name = "a_forgotten_space_is_unmapped_by_reclaim_and_what_spaces_share_does_not_go_before_it";
     ends(name, "invariant SPACE-3 broken", || {
@@ -146,6 +148,7 @@ fn a_forgotten_space_is_unmapped_by_reclaim_and_what_spaces_share_does_not_go_be
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "an interpreter starts no processes")]
 fn a_forgotten_mapping_of_buffers_is_written_back_and_no_cache_goes_before_it() {
     let name = "a_forgotten_mapping_of_buffers_is_written_back_and_no_cache_goes_before_it";
     ends(name, "invariant BUF-4 broken", || {
@@ -178,6 +181,7 @@ fn a_cache_goes_once_mappings_have_gone_wherever_that_was() {
 
 /// A kernel's are: they live in statics.
 #[test]
+#[cfg_attr(miri, ignore = "it leaks on purpose")]
 fn what_lives_for_ever_is_had_by_value_and_may_be_forgotten() {
     let machine = Box::leak(Box::new(machine()));
     let mut map = memory();

@@ -23,6 +23,7 @@ const MAX_ORDER: Order = Standard::MAX_ORDER;
 const MIB: u64 = 1 << 20;
 
 #[test]
+#[cfg_attr(miri, ignore = "an interpreter starts no processes")]
 fn readers_of_linuxs_files_read_ours() {
     let namespace = ["--user", "--map-root-user", "--mount"];
     let mut trial = Command::new("unshare");

@@ -9,7 +9,7 @@ use mm::cases::crew::{Crew, Work};
 use mm::cases::exhausted_node::an_exhausted_node_is_helped_out;
 use mm::cases::last_page::every_cpu_can_have_the_last_page;
 use mm::cases::soak::{Plan, soak, turn_over};
-use mm::host::{HostMachine, on_cpu};
+use mm::host::{HostMachine, on_cpu, scaled};
 use mm::machine::{Machine, Standard};
 use mm::page::PageAllocator;
 use mm::units::{CpuId, NodeId, Order, Pfn, PhysAddr};
@@ -42,6 +42,10 @@ struct Shape {
 
 const FRAMES: u32 = 256;
 
+/// A machine with memory to spare, and one that is soon full.
+const MIB: u32 = scaled(256, 8);
+const SMALL_MIB: u32 = scaled(64, 4);
+
 fn with_machine(shape: Shape, work: impl FnOnce(&PageAllocator<'_, HostMachine>, &Threads)) {
     let cpus = NonZeroU16::new(shape.cpus).expect("a machine has a CPU");
     let (end, lowmem) = (Pfn::new(shape.mib * FRAMES), Pfn::new(shape.lowmem_mib * FRAMES));
@@ -66,25 +70,27 @@ fn soak_on(shape: Shape, steps: u32, pages: Option<u32>) {
 
 #[test]
 fn nothing_is_lost_or_shared_with_memory_to_spare() {
-    soak_on(Shape { mib: 256, lowmem_mib: 256, cpus: 4, nodes: 1 }, 20_000, None);
+    soak_on(Shape { mib: MIB, lowmem_mib: MIB, cpus: 4, nodes: 1 }, scaled(20_000, 200), None);
 }
 
 #[test]
 fn nothing_is_lost_or_shared_between_nodes_and_in_highmem() {
-    soak_on(Shape { mib: 256, lowmem_mib: 96, cpus: 8, nodes: 2 }, 10_000, None);
+    soak_on(Shape { mib: MIB, lowmem_mib: scaled(96, 4), cpus: 8, nodes: 2 }, scaled(10_000, 100), None);
 }
 
 #[test]
 fn nothing_is_lost_or_shared_where_memory_is_short() {
-    soak_on(Shape { mib: 64, lowmem_mib: 48, cpus: 8, nodes: 1 }, 10_000, Some(600));
+    let shape = Shape { mib: SMALL_MIB, lowmem_mib: scaled(48, 3), cpus: 8, nodes: 1 };
+    soak_on(shape, scaled(10_000, 100), Some(scaled(600, 200)));
 }
 
 #[test]
 fn one_cpu_alone_repeats_itself() {
     let digest = || {
         let mut digest = 0;
-        with_machine(Shape { mib: 64, lowmem_mib: 64, cpus: 1, nodes: 1 }, |allocator, crew| {
-            let plan = Plan { seed: Seed(7), steps: NonZeroU32::new(2000).unwrap(), interrupts: 0, pages: None };
+        with_machine(Shape { mib: SMALL_MIB, lowmem_mib: SMALL_MIB, cpus: 1, nodes: 1 }, |allocator, crew| {
+            let plan =
+                Plan { seed: Seed(7), steps: NonZeroU32::new(scaled(2000, 100)).unwrap(), interrupts: 0, pages: None };
             digest = soak(allocator, crew, plan).unwrap_or_else(|failure| panic!("{failure}")).digest;
         });
         digest
@@ -94,16 +100,18 @@ fn one_cpu_alone_repeats_itself() {
 
 #[test]
 fn every_cpu_can_have_the_last_page_from_wherever_it_is() {
-    for lowmem_mib in [64, 16] {
-        with_machine(Shape { mib: 64, lowmem_mib, cpus: 8, nodes: 2 }, |allocator, crew| {
-            every_cpu_can_have_the_last_page(allocator, crew, 3000).unwrap_or_else(|failure| panic!("{failure}"));
+    for lowmem_mib in [SMALL_MIB, SMALL_MIB / 4] {
+        with_machine(Shape { mib: SMALL_MIB, lowmem_mib, cpus: 8, nodes: 2 }, |allocator, crew| {
+            every_cpu_can_have_the_last_page(allocator, crew, scaled(3000, 10))
+                .unwrap_or_else(|failure| panic!("{failure}"));
         });
     }
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "few pages say nothing of how seldom, and many take it hours")]
 fn a_zones_lock_is_seldom_taken_for_single_pages() {
-    with_machine(Shape { mib: 64, lowmem_mib: 64, cpus: 8, nodes: 1 }, |allocator, crew| {
+    with_machine(Shape { mib: SMALL_MIB, lowmem_mib: SMALL_MIB, cpus: 8, nodes: 1 }, |allocator, crew| {
         let steps = NonZeroU32::new(20_000).expect("there are steps");
         let turnover = turn_over(allocator, crew, Seed(3), steps).unwrap_or_else(|failure| panic!("{failure}"));
         println!("{turnover:?}: {} in 1000", turnover.per_1000());
@@ -112,8 +120,9 @@ fn a_zones_lock_is_seldom_taken_for_single_pages() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it counts on more pages than an interpreter hands out in an hour")]
 fn an_exhausted_node_is_helped_out_whichever_cpus_ask() {
-    with_machine(Shape { mib: 256, lowmem_mib: 160, cpus: 8, nodes: 3 }, |allocator, crew| {
+    with_machine(Shape { mib: MIB, lowmem_mib: 160, cpus: 8, nodes: 3 }, |allocator, crew| {
         an_exhausted_node_is_helped_out(allocator, crew).unwrap_or_else(|failure| panic!("{failure}"));
     });
 }

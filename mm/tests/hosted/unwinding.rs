@@ -11,7 +11,7 @@ use mm::cases::refill::{Same, run_out_and_refill};
 use mm::cases::unwinding::{Stopped, Unwound, each_fails_once, some_fail};
 use mm::compact::Compactor;
 use mm::faults::{FaultAttr, FaultPoint};
-use mm::host::{HostMachine, HostMmu, on_cpu};
+use mm::host::{HostMachine, HostMmu, on_cpu, scaled};
 use mm::machine::{Geometry, Standard};
 use mm::page::PageAllocator;
 use mm::space::{Access, AddressRange, PageProtection, Sharing, Space, Spaces};
@@ -112,6 +112,7 @@ fn each(plan: Plan, point: FaultPoint) -> Unwound {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "days: tests of the library let each allocation of less fail")]
 fn every_page_allocation_fails_once_and_all_unwinds() {
     for plan in [PLAIN, DIVIDED, HIGH] {
         let unwound = each(plan, FaultPoint::PageAlloc);
@@ -120,6 +121,7 @@ fn every_page_allocation_fails_once_and_all_unwinds() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "days: tests of the library let each allocation of less fail")]
 fn every_object_allocation_fails_once_and_all_unwinds() {
     for plan in [PLAIN, DIVIDED, HIGH] {
         let unwound = each(plan, FaultPoint::Slab);
@@ -128,6 +130,7 @@ fn every_object_allocation_fails_once_and_all_unwinds() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "days: tests of the library let each allocation of less fail")]
 fn allocations_fail_at_random_and_all_unwinds() {
     let attr = |text: &str| text.parse::<FaultAttr>().expect("it is one");
     for plan in [PLAIN, DIVIDED, HIGH] {
@@ -144,6 +147,7 @@ fn allocations_fail_at_random_and_all_unwinds() {
 
 /// What fails is not what was asked for first, but all from then on, so that nothing that goes back can do without memory.
 #[test]
+#[cfg_attr(miri, ignore = "days: tests of the library let each allocation of less fail")]
 fn when_all_fails_from_any_point_on_nothing_that_unwinds_needs_any() {
     const PAGES: usize = 59;
     const BYTES: usize = 8009;
@@ -168,13 +172,13 @@ fn when_all_fails_from_any_point_on_nothing_that_unwinds_needs_any() {
 
 #[test]
 fn memory_has_run_out_a_thousand_times_and_every_free_block_is_as_at_first() {
+    const ROUNDS: Count = Count(scaled(1000, 1));
     const SMALL: Plan = Plan { usable: &[(0, 5)], lowmem: 5, nodes: 1, cpus: 1 };
     const HALF_HIGH: Plan = Plan { usable: &[(0, 2), (3, 8)], lowmem: 4, nodes: 1, cpus: 2 };
     const TWO_NODES: Plan = Plan { usable: &[(0, 8)], lowmem: 8, nodes: 2, cpus: 3 };
     for plan in [SMALL, HALF_HIGH, TWO_NODES] {
-        let outcome =
-            plan.boot(|pages| on_cpu(CpuId(plan.cpus - 1), || run_out_and_refill(pages, Seed(3), Count(1000))));
+        let outcome = plan.boot(|pages| on_cpu(CpuId(plan.cpus - 1), || run_out_and_refill(pages, Seed(3), ROUNDS)));
         let same = outcome.unwrap_or_else(|failure| panic!("{plan:?}: {failure}"));
-        assert_eq!(same, Same(Count(1000)), "{plan:?}");
+        assert_eq!(same, Same(ROUNDS), "{plan:?}");
     }
 }
