@@ -217,11 +217,11 @@ pub(crate) fn start(memory: Memory, trampoline: Option<Trampoline>) {
     let cpus = memory.platform.cpus().get();
     // Firmware leaves some of theirs open, at vectors that are exceptions'.
     apic::mask_pics();
+    cpu::come_online();
     match use_apic(memory) {
         Ok(apic) => {
             apic.init(this_cpu(), apic::own_id());
             nmi::take();
-            cpu::come_online();
             if cpus > 1 {
                 start_others(memory, apic, trampoline);
             }

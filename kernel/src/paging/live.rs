@@ -1,5 +1,7 @@
 //! Reads the live page tables. The `kmap_local` window's own is part of the image, which may lie above the direct map:
 //! such a table is read through a slot, entry by entry.
+//!
+//! No lock is taken: who walks is alone, as boot and its tests are, or asks for an address whose tables nobody takes away.
 
 use core::ops::Range;
 
