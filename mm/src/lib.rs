@@ -45,6 +45,7 @@
 //! | [`hardening`], [`random`] | what is done to memory that nobody uses, and choices that nobody foresees |
 //! | [`machine`], [`faults`] | the door to the machine, and how it lets allocations fail |
 //! | `sync` | atomics that a model checker can take the place of, and barriers |
+//! | `undo` | what is undone unless it is finished, should others' code panic |
 //! | `frame`, [`poison`] | where a frame stands while it is looked at, and what free ones hold |
 //! | [`lock`] | locks that are checked against their order |
 //! | [`boot_map`] | firmware's memory map made fit to build on |
@@ -127,6 +128,7 @@ pub mod subpage;
 mod sync;
 pub mod trace;
 mod tree;
+mod undo;
 pub mod units;
 pub mod zone;
 

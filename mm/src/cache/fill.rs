@@ -199,11 +199,12 @@ impl<'a, M: Machine> Mapping<'a, M> {
         if self.put_back(&folio, extent, slot) == PutBack::Gone {
             return Ok(());
         }
-        if let Err(error) = self.read_pages(swap, &folio, slot) {
-            self.take_out_unread(folio, slot);
-            return Err(error.into());
+        let mut unread = Unread { mapping: self, folio: Some(folio), slot };
+        if let Some(folio) = &unread.folio {
+            self.read_pages(swap, folio, slot)?;
+            folio.set(FolioFlags::UPTODATE);
         }
-        folio.set(FolioFlags::UPTODATE);
+        let _folio = unread.folio.take();
         swap.release(slot, Count(extent.order().pages()));
         count(&self.cache.events.swapped_in, extent.order().pages());
         Ok(())
@@ -244,6 +245,22 @@ impl<'a, M: Machine> Mapping<'a, M> {
                 assert!(replaced.is_ok(), "invariant TREE-1 broken: an entry was expanded and is none");
             }
             return Ok(());
+        }
+    }
+}
+
+/// A folio that stands where it was written out from, and is not read yet. It goes out again unless it is, also if the store
+/// panics.
+struct Unread<'u, 'a, M: Machine> {
+    mapping: &'u Mapping<'a, M>,
+    folio: Option<LockedFolio<'a, M>>,
+    slot: StoreSlot,
+}
+
+impl<M: Machine> Drop for Unread<'_, '_, M> {
+    fn drop(&mut self) {
+        if let Some(folio) = self.folio.take() {
+            self.mapping.take_out_unread(folio, self.slot);
         }
     }
 }

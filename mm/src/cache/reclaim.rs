@@ -19,6 +19,7 @@ use crate::folio::{LockedFolio, SplitTo};
 use crate::machine::Machine;
 use crate::owner::{FolioFlags, FolioRef};
 use crate::shrinker::Shortage;
+use crate::undo::Undo;
 use crate::units::{Count, Order, PAGE_SIZE, StoreSlot};
 use crate::zone::ZoneKind;
 
@@ -143,16 +144,11 @@ impl<'a, M: Machine> Mapping<'a, M> {
         let swap = self.swap().ok_or(StoreError::Full)?;
         let slot = swap.take(folio.order()).ok_or(StoreError::Full)?;
         let most = u64::from(folio.order().pages()) * PAGE_SIZE as u64;
-        match self.write_pages(folio, swap.store(), Swap::<M>::offset(slot), most) {
-            Ok(()) => {
-                count(&self.cache.events.swapped_out, folio.order().pages());
-                Ok(Some(slot))
-            }
-            Err(error) => {
-                self.release(slot, folio.order());
-                Err(error)
-            }
-        }
+        let unwritten = Undo::new(|| self.release(slot, folio.order()));
+        self.write_pages(folio, swap.store(), Swap::<M>::offset(slot), most)?;
+        unwritten.forget();
+        count(&self.cache.events.swapped_out, folio.order().pages());
+        Ok(Some(slot))
     }
 
     /// The folio stays after all, and what was written out for it is not needed.

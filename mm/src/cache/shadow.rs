@@ -17,6 +17,7 @@ use crate::machine::Machine;
 use crate::owner::{Folio, FolioFlags, FolioRef};
 use crate::slab::NoMemory;
 use crate::tree::{Entry, Extent, Found, InsertError, NodeReserve};
+use crate::undo::Undo;
 use crate::units::PageIndex;
 
 /// What the two sides of a fork see from then on.
@@ -74,9 +75,12 @@ impl<'a, M: Machine> Mapping<'a, M> {
             let behind = behind.get();
             tree.absorbing = true;
             drop(tree);
+            // Also if somebody panics who was to give memory up.
+            let ends = Undo::new(|| self.tree.lock(self.machine()).absorbing = false);
             let absorbed = self.absorb_from(&behind);
             // Who looks through the one that is empty now still finds what is behind it.
             let next = behind.behind();
+            ends.forget();
             let mut tree = self.tree.lock(self.machine());
             tree.absorbing = false;
             if absorbed == Absorbed::Part {
@@ -128,11 +132,12 @@ impl<'a, M: Machine> Mapping<'a, M> {
             Covers::None => {
                 let mut reserve = self.reserve();
                 let kept = folio.get().into_kept();
+                // SAFETY: the reference was kept for the tree, which did not take it.
+                let not_taken = Undo::new(|| drop(unsafe { FolioRef::from_kept(self.cache.owners, kept) }));
                 if !self.insert_with(extent, Entry::Item(kept), &mut reserve) {
-                    // SAFETY: the reference was kept for the tree, which did not take it.
-                    drop(unsafe { FolioRef::from_kept(self.cache.owners, kept) });
                     return Absorbed::Part;
                 }
+                not_taken.forget();
                 // Who finds it here waits until it says that it stands here.
                 let before = behind.take_out(&folio);
                 let mut tree = self.tree.lock(self.machine());

@@ -5,7 +5,7 @@ use core::pin::Pin;
 use std::fmt::Display;
 use std::format;
 use std::string::String;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::vec;
 use std::vec::Vec;
@@ -37,11 +37,13 @@ struct HostFile {
     bytes: Mutex<Vec<u8>>,
     /// Accesses until one fails; none does at 0.
     fails_in: AtomicU32,
+    /// Whether it panics then.
+    panics: AtomicBool,
 }
 
 impl HostFile {
     fn of(bytes: Vec<u8>) -> Arc<Self> {
-        Arc::new(Self { bytes: Mutex::new(bytes), fails_in: AtomicU32::new(0) })
+        Arc::new(Self { bytes: Mutex::new(bytes), fails_in: AtomicU32::new(0), panics: AtomicBool::new(false) })
     }
 
     fn pages(pages: usize) -> Arc<Self> {
@@ -56,6 +58,7 @@ impl HostFile {
         if left > 0 {
             self.fails_in.store(left - 1, Ordering::Relaxed);
             if left == 1 {
+                assert!(!self.panics.load(Ordering::Relaxed), "the store is broken");
                 return Err(StoreError::Failed(offset));
             }
         }

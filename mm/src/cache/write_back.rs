@@ -12,6 +12,7 @@ use crate::folio::LockedFolio;
 use crate::machine::Machine;
 use crate::owner::{FolioFlags, FolioRef};
 use crate::tree::{Entry, Extent};
+use crate::undo::Undo;
 use crate::units::{Count, FileOffset, PAGE_SIZE, PageIndex};
 
 impl<'a, M: Machine> PageCache<'a, M> {
@@ -66,14 +67,14 @@ impl<'a, M: Machine> Mapping<'a, M> {
     /// Writes a dirty folio that stands here to its file.
     pub(super) fn write_folio(&self, folio: &LockedFolio<'a, M>, store: &dyn Store) -> Result<(), StoreError> {
         self.set_clean(folio);
+        // Unless it is written it is dirty again, also if the store panics.
+        let unwritten = Undo::new(|| self.set_dirty(folio));
         let start = folio.index().start();
         let left = store.size().0.saturating_sub(start.0);
-        let written = self.write_pages(folio, store, start, left);
-        match written {
-            Ok(()) => count(&self.cache.events.written, folio.order().pages()),
-            Err(_) => self.set_dirty(folio),
-        }
-        written
+        self.write_pages(folio, store, start, left)?;
+        unwritten.forget();
+        count(&self.cache.events.written, folio.order().pages());
+        Ok(())
     }
 
     /// Writes the pages of a folio, whose contents hold still, to a place in a store: so many bytes at most.
@@ -85,15 +86,14 @@ impl<'a, M: Machine> Mapping<'a, M> {
         most: u64,
     ) -> Result<(), StoreError> {
         folio.set(FolioFlags::WRITEBACK);
+        let _ends = Undo::new(|| _ = folio.clear(FolioFlags::WRITEBACK));
         let mut left = most;
-        let written = (0..folio.order().pages()).try_for_each(|page| {
+        (0..folio.order().pages()).try_for_each(|page| {
             let len = usize::try_from(left).unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
             left -= len as u64;
             let offset = start.plus(u64::from(page) * PAGE_SIZE as u64);
             let write = |bytes: &[u8; PAGE_SIZE]| if len == 0 { Ok(()) } else { store.write(offset, &bytes[..len]) };
             folio.with_stable_page(page, write).unwrap_or(Ok(()))
-        });
-        folio.clear(FolioFlags::WRITEBACK);
-        written
+        })
     }
 }

@@ -4,7 +4,7 @@
 
 use arrayvec::ArrayVec;
 use core::fmt;
-use core::mem::ManuallyDrop;
+use core::mem::{self, ManuallyDrop};
 
 use super::allocator::{FreeError, PageAllocator};
 use super::block::Block;
@@ -17,21 +17,20 @@ impl<M: Machine> PageAllocator<'_, M> {
     /// [`free_bulk_raw`](Self::free_bulk_raw) or one by one to [`free_raw`](Self::free_raw). Says how many: fewer than asked
     /// for only if no more can be had. Linux's `alloc_pages_bulk`.
     pub fn alloc_bulk_raw(&self, request: Request, heads: &mut [Pfn]) -> Count {
-        let mut left = heads;
-        let mut had = 0;
-        while !left.is_empty() && self.should_fail_alloc_page(request).is_none() {
-            let Count(filled) = self.fill_at_hand(request, left);
-            had += filled;
-            left = &mut left[filled as usize..];
+        let mut filling = Filling { allocator: self, heads, had: Count(0) };
+        while !filling.left().is_empty() && self.should_fail_alloc_page(request).is_none() {
+            let Count(filled) = self.fill_at_hand(request, filling.left());
+            filling.had.0 += filled;
             // What is not at hand comes with a batch that is.
-            if let [first, ..] = left {
+            if !filling.left().is_empty() {
                 let Ok(head) = self.alloc_raw(request) else { break };
-                *first = head;
-                had += 1;
-                left = &mut left[1..];
+                filling.left()[0] = head;
+                filling.had.0 += 1;
             }
         }
-        Count(had)
+        let had = filling.had;
+        mem::forget(filling);
+        had
     }
 
     /// Frees the blocks that these frames head, each as [`free_raw`](Self::free_raw) does.
@@ -65,6 +64,28 @@ impl<M: Machine> PageAllocator<'_, M> {
         let mut heads = ArrayVec::from(heads);
         heads.truncate(had as usize);
         BlockBatch { allocator: self, heads, request }
+    }
+}
+
+/// The blocks that are had so far. They go back if somebody's shrinker panics before the others are.
+struct Filling<'f, 'm, M: Machine> {
+    allocator: &'f PageAllocator<'m, M>,
+    heads: &'f mut [Pfn],
+    had: Count,
+}
+
+impl<M: Machine> Filling<'_, '_, M> {
+    fn left(&mut self) -> &mut [Pfn] {
+        &mut self.heads[self.had.0 as usize..]
+    }
+}
+
+impl<M: Machine> Drop for Filling<'_, '_, M> {
+    #[expect(unsafe_code, reason = "frees what nobody has been told of")]
+    fn drop(&mut self) {
+        // SAFETY: DESC-1, they were just allocated, and nobody else knows them.
+        let freed = unsafe { self.allocator.free_bulk_raw(&self.heads[..self.had.0 as usize]) };
+        debug_assert_eq!(freed, Ok(()), "they were just allocated");
     }
 }
 

@@ -12,6 +12,7 @@ use crate::charge::{ChargeError, ChargeGroups, GroupId};
 use crate::desc::allocator_word::PageState;
 use crate::invariant::{Invariant, Violation};
 use crate::machine::Machine;
+use crate::undo::Undo;
 use crate::units::{Order, Pfn};
 
 impl<'m, M: Machine> PageAllocator<'m, M> {
@@ -27,14 +28,15 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         request: Request,
         alloc: impl FnOnce() -> Result<Pfn, AllocError>,
     ) -> Result<Pfn, AllocError> {
-        let pages = request.order.pages();
-        self.groups.charge(request.group, pages)?;
-        let allocated = alloc();
-        match allocated {
-            Ok(head) => self.map.page(head).set_group(request.group),
-            Err(_) => self.groups.uncharge(request.group, pages),
-        }
-        allocated
+        let (groups, group, pages) = (self.groups, request.group, request.order.pages());
+        groups.charge(group, pages)?;
+        // A shrinker may panic.
+        let charged = Undo::new(|| groups.uncharge(group, pages));
+        let head = alloc()?;
+        self.map.page(head).set_group(group);
+        // The block is charged from here on.
+        charged.forget();
+        Ok(head)
     }
 
     /// Takes back what an allocated block is charged for, before it is freed; `None` if nobody pays for it, or somebody owns

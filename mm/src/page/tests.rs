@@ -18,6 +18,7 @@ mod poison;
 #[expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 mod reserves;
 mod shuffle;
+mod unwound;
 
 use core::num::NonZeroU16;
 use std::vec::Vec;
