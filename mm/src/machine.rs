@@ -75,7 +75,8 @@ pub enum Fence {
 /// # Safety
 /// * [`direct_map`](Self::direct_map) and [`kmap_local`](Self::kmap_local) give 4 KiB-aligned addresses at which the
 ///   whole page may be read and written; for one frame they always lead to the same memory, for two frames never.
-///   Neighbouring frames are neighbours in the direct map.
+///   Neighbouring frames are neighbours in the direct map, and frame 0 would stand at a multiple of the largest block's size
+///   there: a block is aligned to its size where it is seen as well.
 /// * MACHINE-MEMORY: the direct map's end never changes, what it maps stays mapped while the machine is borrowed, but for what
 ///   is [unmapped](Self::unmap_pages) and not mapped again. (Whose memory that is, whoever makes
 ///   [an allocator](crate::page::PageAllocator::new) answers for.)
@@ -116,7 +117,8 @@ pub unsafe trait Machine: Sync {
 
     /// Maps a frame into a slot of this CPU. Slots are given up last in, first out. Of this crate at most three are live at
     /// once in a task: two for a copy, or one that its user looks at and two inside the allocator. As many may be live in an
-    /// interrupt handler above it, so a CPU needs six; where there are no handlers, three.
+    /// interrupt handler above it, so a CPU needs six; where there are no handlers, three. Users who look at one page from within a
+    /// look at another one would need more: who has none left says so and stops, and never shares one.
     fn kmap_local(&self, frame: Pfn) -> NonNull<u8>;
 
     /// Gives up the slot mapped last.

@@ -252,7 +252,8 @@ impl Decoder {
     /// Makes sure that nothing is missing, nor left over.
     ///
     /// # Errors
-    /// There were fewer records than the header announced, or the last one is incomplete, or something is behind it.
+    /// There were fewer records than the header announced, or the last one is incomplete, or part of one is behind it. Whole ones
+    /// behind it were told of when they were decoded.
     pub fn finish(self) -> Result<(), BadEnd> {
         let (complete, announced) = (self.complete, self.header.records);
         match self.partial.len() {

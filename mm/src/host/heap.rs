@@ -14,7 +14,10 @@ use std::boxed::Box;
 use std::io;
 use std::vec::Vec;
 
-use crate::units::{PAGE_SIZE, Pfn, PfnRange, PhysAddr};
+use crate::units::{Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
+
+/// What frame 0 is aligned to: a block is aligned to its size then.
+const ALIGN: usize = PAGE_SIZE << Order::LIMIT.index();
 
 pub(super) struct Memory {
     lowmem: NonNull<u8>,
@@ -38,14 +41,14 @@ pub(super) enum Access {
     All,
 }
 
-/// So many pages, or one if there are none.
-fn layout(pages: usize) -> Layout {
-    Layout::from_size_align(pages.max(1) * PAGE_SIZE, PAGE_SIZE).expect("a test's memory is small")
+/// So many pages, or one if there are none, aligned to so many bytes.
+fn layout(pages: usize, align: usize) -> Layout {
+    Layout::from_size_align(pages.max(1) * PAGE_SIZE, align).expect("a test's memory is small")
 }
 
-fn zeroed(pages: usize) -> io::Result<NonNull<u8>> {
+fn zeroed(pages: usize, align: usize) -> io::Result<NonNull<u8>> {
     // SAFETY: the layout is not empty.
-    NonNull::new(unsafe { alloc_zeroed(layout(pages)) }).ok_or(io::ErrorKind::OutOfMemory.into())
+    NonNull::new(unsafe { alloc_zeroed(layout(pages, align)) }).ok_or(io::ErrorKind::OutOfMemory.into())
 }
 
 fn no_frames(count: usize) -> Box<[AtomicPtr<u8>]> {
@@ -57,7 +60,7 @@ impl Memory {
     /// Zeroed frames up to `end`, of which those below `lowmem_end` are in the direct map, and `slots` slots.
     pub(super) fn new(end: Pfn, lowmem_end: Pfn, slots: usize) -> io::Result<Self> {
         let lowmem_end = lowmem_end.min(end);
-        let lowmem = zeroed(lowmem_end.index())?;
+        let lowmem = zeroed(lowmem_end.index(), ALIGN)?;
         let highmem = no_frames(end.index() - lowmem_end.index());
         Ok(Self { lowmem, highmem, slots: no_frames(slots), lowmem_end, end })
     }
@@ -168,12 +171,12 @@ impl Memory {
         if let Some(page) = NonNull::new(place.load(Ordering::Acquire)) {
             return Ok(page);
         }
-        let page = zeroed(1)?;
+        let page = zeroed(1, PAGE_SIZE)?;
         match place.compare_exchange(ptr::null_mut(), page.as_ptr(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(page),
             Err(other) => {
                 // SAFETY: allocated above with this layout, and shown to nobody.
-                unsafe { dealloc(page.as_ptr(), layout(1)) };
+                unsafe { dealloc(page.as_ptr(), layout(1, PAGE_SIZE)) };
                 Ok(NonNull::new(other).unwrap_or(page))
             }
         }
@@ -183,10 +186,10 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: MEMORY-1, allocated in `new` with this layout, and addresses in it end with the machine.
-        unsafe { dealloc(self.lowmem.as_ptr(), layout(self.lowmem_end.index())) };
+        unsafe { dealloc(self.lowmem.as_ptr(), layout(self.lowmem_end.index(), ALIGN)) };
         for frame in self.highmem.iter_mut().filter_map(|frame| NonNull::new(*frame.get_mut())) {
             // SAFETY: MEMORY-1, allocated in `frame` with this layout; as above.
-            unsafe { dealloc(frame.as_ptr(), layout(1)) };
+            unsafe { dealloc(frame.as_ptr(), layout(1, PAGE_SIZE)) };
         }
     }
 }

@@ -17,10 +17,15 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
 use rustix::param::page_size;
 
-use crate::units::{PAGE_SIZE, Pfn, PfnRange, PhysAddr};
+use crate::units::{Order, PAGE_SIZE, Pfn, PfnRange, PhysAddr};
+
+/// What frame 0 is aligned to: a block is aligned to its size then.
+const ALIGN: usize = PAGE_SIZE << Order::LIMIT.index();
 
 pub(super) struct Memory {
     file: File,
+    /// Where the reservation starts; `base` is the first place in it that is aligned.
+    reservation: NonNull<u8>,
     base: NonNull<u8>,
     lowmem_end: Pfn,
     end: Pfn,
@@ -50,9 +55,11 @@ impl Memory {
         file.set_len(end.address().0)?;
         let (inaccessible, unbacked) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: without MAP_FIXED, a new mapping touches no memory that exists.
-        let base = unsafe { mmap_anonymous(ptr::null_mut(), Self::bytes(end, slots), inaccessible, unbacked)? };
-        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let memory = Self { file, base, lowmem_end, end, slots };
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), Self::bytes(end, slots), inaccessible, unbacked)? };
+        let reservation = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        // SAFETY: the reservation is longer by as much as may be skipped here.
+        let base = unsafe { reservation.add(reservation.align_offset(ALIGN)) };
+        let memory = Self { file, reservation, base, lowmem_end, end, slots };
         if lowmem_end > Pfn::new(0) {
             // SAFETY: the reservation is new and has a page for each frame; nothing borrows from it yet.
             unsafe { memory.show(PfnRange::new(Pfn::new(0), lowmem_end), base)? };
@@ -169,7 +176,7 @@ impl Memory {
 
     /// The size of the reservation: frames, then slots with a fault page before each and one behind the last.
     fn bytes(end: Pfn, slots: usize) -> usize {
-        (end.index() + 2 * slots + 1) * PAGE_SIZE
+        ALIGN + (end.index() + 2 * slots + 1) * PAGE_SIZE
     }
 }
 
@@ -177,7 +184,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         let len = Self::bytes(self.end, self.slots);
         // SAFETY: MEMORY-1, the reservation is this value's alone, and addresses in it end with the machine.
-        let unmapped = unsafe { munmap(self.base.as_ptr().cast::<c_void>(), len) };
+        let unmapped = unsafe { munmap(self.reservation.as_ptr().cast::<c_void>(), len) };
         debug_assert!(unmapped.is_ok());
     }
 }

@@ -45,6 +45,8 @@ unsafe fn bytes<M: Machine>(machine: &M, range: PfnRange) -> Option<&mut [u8]> {
 impl<M: Machine> Block<'_, M> {
     /// Shows the bytes of the page at `pfn`, wherever it lies: highmem is mapped for as long as `look` runs. What a
     /// fresh page holds is whatever its last owner left there. `None` if the frame is not the block's.
+    ///
+    /// Looks at highmem do not nest: a machine has slots for one, and what the allocator needs above it.
     pub fn with_page<R>(&mut self, pfn: Pfn, look: impl FnOnce(&mut [u8; PAGE_SIZE]) -> R) -> Option<R> {
         let machine = self.allocator().machine();
         // SAFETY: DESC-1, the block owns the frame, and is borrowed for as long as the bytes are.

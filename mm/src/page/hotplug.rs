@@ -80,7 +80,9 @@ impl<M: Machine> PageAllocator<'_, M> {
         let word = self.map.get(section.start).ok_or(NotOffline(pfn))?.word();
         let cell = self.zones.get(word.zone().index()).ok_or(NotOffline(pfn))?;
         self.with_buddy(cell, |buddy| {
-            if !self.map.page(section.start).word().is(PageState::Offline) {
+            // Until the zone is locked, others may adopt it into another one, and take that out of use.
+            let now = self.map.page(section.start).word();
+            if !now.is(PageState::Offline) || now.zone() != word.zone() {
                 return Err(NotOffline(pfn));
             }
             self.changed(Change::Given(section));

@@ -111,17 +111,17 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     pub fn memory_failure(&self, pfn: Pfn) -> Result<MemoryFailure, FailureError> {
         let failed = self.with_all_closed(|interrupts, closed| {
             let head = self.map.head_of(pfn).map(|head| self.map.page(head).word());
-            if !head.is_some_and(|word| word.is(PageState::Cached)) {
-                return self.fail(interrupts, pfn);
+            let is_at_hand = head.is_some_and(|word| word.is(PageState::Cached));
+            if is_at_hand {
+                // From here on no CPU has anything at hand, nor can have.
+                self.drain_closed(interrupts, closed);
             }
-            // From here on no CPU has anything at hand, nor can have.
-            self.drain_closed(interrupts, closed);
             let failure = self.fail(interrupts, pfn)?;
-            Ok(MemoryFailure { page: FailedPage::AtHand, ..failure })
+            // Within the turn: who takes it in again comes behind this.
+            self.hwpoisoned.fetch_add(1, Ordering::Relaxed);
+            Ok(if is_at_hand { MemoryFailure { page: FailedPage::AtHand, ..failure } } else { failure })
         });
-        let failure = failed.unwrap_or(Err(FailureError::Unsettled(pfn)))?;
-        self.hwpoisoned.fetch_add(1, Ordering::Relaxed);
-        Ok(failure)
+        failed.unwrap_or(Err(FailureError::Unsettled(pfn)))
     }
 
     /// Takes a page in again that was said to fail: for tests, and for who knows better by now. If it is in use, its owner
@@ -130,10 +130,12 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
     /// # Errors
     /// See [`UnpoisonError`].
     pub fn unpoison_memory(&self, pfn: Pfn) -> Result<(), UnpoisonError> {
-        let unpoisoned = self.with_all_closed(|interrupts, _| self.unpoison(interrupts, pfn));
-        unpoisoned.unwrap_or(Err(UnpoisonError::Unsettled(pfn)))?;
-        self.hwpoisoned.fetch_sub(1, Ordering::Relaxed);
-        Ok(())
+        let unpoisoned = self.with_all_closed(|interrupts, _| {
+            self.unpoison(interrupts, pfn)?;
+            self.hwpoisoned.fetch_sub(1, Ordering::Relaxed);
+            Ok(())
+        });
+        unpoisoned.unwrap_or(Err(UnpoisonError::Unsettled(pfn)))
     }
 
     /// Pages that are known to fail, whatever they are.

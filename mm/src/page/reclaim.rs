@@ -165,7 +165,8 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
         if lowmem.map(|zone| zone.free.saturating_sub(zone.watermarks.min)).sum::<u32>() >= CLUSTER {
             return got;
         }
-        Count(got.0 + self.reclaim(Shortage { wanted, highest: ZoneKind::Normal, node: None }).0)
+        let low = self.reclaim(Shortage { wanted, highest: ZoneKind::Normal, node: None });
+        Count(got.0.saturating_add(low.0))
     }
 
     /// The kind of the zone of the block that `head` heads.

@@ -105,15 +105,30 @@ impl<'m, M: Machine> PageAllocator<'m, M> {
 
     /// Works out how low each zone may fall, from what there is by now.
     pub(super) fn set_watermarks(&self) {
+        for cell in self.zones {
+            let mut sums = self.managed_around(cell);
+            loop {
+                let (lowmem, of_node) = sums;
+                self.with_buddy(cell, |buddy| buddy.zone().set_watermarks(lowmem, of_node));
+                // Who changes a zone at the same time comes by here, too: whoever is last has seen all that there is.
+                let now = self.managed_around(cell);
+                if now == sums {
+                    break;
+                }
+                sums = now;
+            }
+        }
+    }
+
+    /// Managed pages of all lowmem, and of each kind of zone on this one's node.
+    fn managed_around(&self, cell: &ZoneCell<M::Geometry>) -> (u32, [u32; ZoneKind::ALL.len()]) {
         let managed = |cell: &ZoneCell<M::Geometry>| self.with_buddy(cell, |buddy| buddy.zone().managed);
         let lowmem = self.zones.iter().filter(|cell| cell.kind < ZoneKind::Highmem).map(managed).sum();
-        for cell in self.zones {
-            let of_node = ZoneKind::ALL.map(|kind| {
-                let zones = self.zones.iter().filter(|other| other.node == cell.node && other.kind == kind);
-                zones.map(managed).sum()
-            });
-            self.with_buddy(cell, |buddy| buddy.zone().set_watermarks(lowmem, of_node));
-        }
+        let of_node = ZoneKind::ALL.map(|kind| {
+            let zones = self.zones.iter().filter(|other| other.node == cell.node && other.kind == kind);
+            zones.map(managed).sum()
+        });
+        (lowmem, of_node)
     }
 }
 
