@@ -25,6 +25,9 @@
 //! in those of all and in slabs, and grow a cache, but close no CPU: so an allocation may fail that a task's would not, and
 //! what bears the mark of a free object is taken for free (`free`). Everything else, from [`KmemCaches::create`] to
 //! [`KmemCaches::shrink`], is for tasks.
+//!
+//! A task may have interrupts off, but then holds no lock for which a handler waits: when memory is short it waits for CPUs that
+//! may be in such a handler. Who frees asks nobody to give memory up, whatever locks he holds.
 //! Source: J. Bonwick, "The Slab Allocator", USENIX 1994; J. Bonwick, J. Adams, "Magazines and Vmem", USENIX 2001.
 
 mod bootstrap;

@@ -14,6 +14,7 @@ use super::cpu::{CpuSheaf, Slot};
 use super::debug::SlabDebug;
 use super::descriptor::{Slab, SlabPointer};
 use super::kmalloc::{CLASSES, Class, LargeBlocks};
+use super::refill::Patience;
 use super::roster::AllCaches;
 use super::sheaf::Sheaf;
 use super::spec::{CacheSpec, CreateError};
@@ -24,6 +25,7 @@ use crate::lock::Mutex;
 use crate::lock_order::class;
 use crate::machine::Machine;
 use crate::page::PageAllocator;
+use crate::undo::Undo;
 use crate::units::{Bytes, Pfn, PfnRange};
 
 /// There is no memory for an object.
@@ -88,14 +90,10 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// No slab holds such an object, or there is no memory.
     pub(super) fn new_cache(&self, spec: &CacheSpec<'_>) -> Result<NonNull<Cache>, CreateError> {
         let mut cache = self.hardened(self.plan_debugged(spec)?);
-        let place = self.alloc_for(self.first.caches)?.cast::<Cache>();
-        match self.new_sides(&cache) {
-            Ok(sides) => cache.sides = sides,
-            Err(error) => {
-                self.free_for(self.first.caches, place.cast());
-                return Err(error.into());
-            }
-        }
+        let place = self.alloc_for(self.first.caches, Patience::Waits)?.cast::<Cache>();
+        let unused = Undo::new(|| self.free_for(self.first.caches, place.cast()));
+        cache.sides = self.new_sides(&cache)?;
+        unused.forget();
         // SAFETY: the place is an object of the cache of caches, just allocated, and as large and aligned as a cache.
         unsafe { place.write(cache) };
         self.all.lock(self.pages.machine()).push(place);
@@ -103,17 +101,21 @@ impl<M: Machine> KmemCaches<'_, M> {
     }
 
     /// An empty sheaf that is nobody's.
-    pub(super) fn new_sheaf(&self) -> Result<NonNull<Sheaf>, NoMemory> {
-        let sheaf = self.alloc_for(self.first.sheaves)?.cast::<Sheaf>();
+    pub(super) fn new_sheaf(&self, patience: Patience) -> Result<NonNull<Sheaf>, NoMemory> {
+        let sheaf = self.alloc_for(self.first.sheaves, patience)?.cast::<Sheaf>();
         // SAFETY: the object is as large and aligned as a sheaf, and was just allocated.
         unsafe { sheaf.write(Sheaf::new()) };
         Ok(sheaf)
     }
 
     /// An object of one of the first caches.
-    pub(super) fn alloc_for(&self, cache: NonNull<Cache>) -> Result<NonNull<u8>, NoMemory> {
+    pub(super) fn alloc_for(&self, cache: NonNull<Cache>, patience: Patience) -> Result<NonNull<u8>, NoMemory> {
         // SAFETY: the first caches live as long as `self`.
-        self.alloc_from(unsafe { live(cache) })
+        let cache = unsafe { live(cache) };
+        match patience {
+            Patience::Waits => self.alloc_from(cache),
+            Patience::Never => Ok(cache.object(self.alloc_slowly(cache, patience)?)),
+        }
     }
 
     /// Takes back an object of one of the first caches.
@@ -145,7 +147,7 @@ impl<M: Machine> KmemCaches<'_, M> {
                 cache().fence_allocated(machine, slot);
                 Ok(slot)
             }
-            None => self.alloc_slowly(cache()),
+            None => self.alloc_slowly(cache(), Patience::Waits),
         }
     }
 

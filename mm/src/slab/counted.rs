@@ -67,7 +67,8 @@ impl<'a, M: Machine, T> Counted<'a, M, T> {
     /// Takes a reference back that was given up.
     ///
     /// # Safety
-    /// The address comes from [`into_raw`](Self::into_raw) of a reference to a `T`, and is taken back once.
+    /// The address comes from [`into_raw`](Self::into_raw) of a reference to a `T` on the same `M`, and is taken back once; the
+    /// caches that it came from outlive `'a`.
     pub unsafe fn from_raw(address: NonNull<()>) -> Self {
         Self { inside: address.cast() }
     }

@@ -92,6 +92,16 @@ unsafe impl Sync for CpuSheaf {}
 // SAFETY: as above.
 unsafe impl Send for CpuSheaf {}
 
+/// The CPU is busy until this drops.
+struct Busy<'s>(&'s CpuSheaf);
+
+impl Drop for Busy<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 impl CpuSheaf {
     /// A CPU without a sheaf.
     pub(super) fn closed(address_mask: usize) -> Self {
@@ -169,11 +179,13 @@ impl CpuSheaf {
         if self.begin(machine) == Begun::Before {
             return None;
         }
+        // Also if the work finds that an invariant is broken: who closes the CPU waits for this.
+        let _busy = Busy(self);
         // Acquire as above. `open` sets the lower one last: who has seen that needs no more of the upper one.
         let bounds = (self.lower.load(Ordering::Acquire), self.upper.load(Ordering::Relaxed));
         // Who closes moves both bounds, one after the other; one is enough to tell.
         let open = bounds.0 != CLOSED.0 && bounds.1 != CLOSED.1;
-        let result = open.then(|| {
+        open.then(|| {
             self.hold(|held| {
                 let result = work(held);
                 // Somebody may have closed it since, and wait for this CPU: then the bounds are theirs to set.
@@ -182,9 +194,7 @@ impl CpuSheaf {
                 let _ = self.upper.compare_exchange(bounds.1, new.1, Ordering::Relaxed, Ordering::Relaxed);
                 result
             })
-        });
-        self.end();
-        result
+        })
     }
 
     /// Says that this CPU is busy, if it is not.

@@ -8,17 +8,20 @@
 
 use core::ptr::NonNull;
 
-use super::cache::{Cache, Stability, mark};
+use super::cache::{Cache, Stability, mark, mark_of};
 use super::caches::{KmemCaches, NoMemory};
 use super::cpu::Slot;
 use super::descriptor::{Slab, SlabPointer};
 use super::lists::{SlabList, Slabs};
+use super::refill::Patience;
 use crate::OwnerKind;
 use crate::PageState;
 use crate::desc::owner_word::OwnerWord;
 use crate::desc::word::Page;
 use crate::descriptor::{Described, Descriptor, Put};
 use crate::machine::Machine;
+use crate::page::{AllocError, Block, PageAllocator, Request};
+use crate::undo::Undo;
 use crate::units::{Pfn, PfnRange};
 
 /// The slot in which a slab that describes itself has its descriptor.
@@ -29,31 +32,36 @@ pub(super) const KEPT_EMPTY: u32 = 2;
 
 impl<M: Machine> KmemCaches<'_, M> {
     /// Gives a cache one more slab.
-    pub(super) fn grow(&self, cache: &Cache) -> Result<(), NoMemory> {
+    pub(super) fn grow(&self, cache: &Cache, patience: Patience) -> Result<(), NoMemory> {
         let place = NonNull::from(cache);
         if place == self.first.slabs {
-            let head = self.slab_block(cache)?;
-            let first = self.construct_all(cache, head);
+            let block = self.slab_block(cache, patience)?;
+            let first = self.construct_all(cache, block.head());
+            let head = block.into_raw();
             cache.fence_allocated(self.pages.machine(), first);
             // SAFETY: the block was just cut into unborn descriptors, and this is the first of them.
             let slab = unsafe { self.describe(cache, head, cache.object(first).cast(), first) };
             self.with_slabs(cache, |slabs| slabs.add(slab, &cache.layout));
             return Ok(());
         }
-        let descriptor = self.alloc_for(self.first.slabs)?;
-        let Ok(head) = self.slab_block(cache) else {
-            self.free_for(self.first.slabs, descriptor);
-            return Err(NoMemory);
-        };
-        let first = self.construct_all(cache, head);
+        let descriptor = self.alloc_for(self.first.slabs, patience)?;
+        let unused = Undo::new(|| self.free_for(self.first.slabs, descriptor));
+        let block = self.slab_block(cache, patience)?;
+        let first = self.construct_all(cache, block.head());
+        let head = block.into_raw();
+        unused.forget();
         // SAFETY: the descriptor was just allocated from the cache of slabs' descriptors.
         let slab = unsafe { self.describe(cache, head, descriptor.cast(), first) };
         self.with_slabs(cache, |slabs| slabs.add(slab, &cache.layout));
         Ok(())
     }
 
-    fn slab_block(&self, cache: &Cache) -> Result<Pfn, NoMemory> {
-        self.pages.alloc_raw(cache.request).map_err(|_| NoMemory)
+    fn slab_block(&self, cache: &Cache, patience: Patience) -> Result<Block<'_, M>, NoMemory> {
+        let request = match patience {
+            Patience::Waits => cache.request,
+            Patience::Never => cache.request.nowait(),
+        };
+        slab_block(self.pages, request).map_err(|_| NoMemory)
     }
 
     /// Makes a fresh block the objects of a cache, and gives the first slot.
@@ -108,15 +116,39 @@ impl<M: Machine> KmemCaches<'_, M> {
     }
 
     /// Gives back slabs that are empty and on no list of their cache any more.
-    pub(super) fn discard(&self, mut slabs: SlabList) -> u32 {
+    pub(super) fn discard(&self, slabs: SlabList) -> u32 {
+        self.give_up(self.unname(slabs))
+    }
+
+    /// Has no page lead to these slabs any more, which are empty and on no list of their cache.
+    pub(super) fn unname(&self, mut slabs: SlabList) -> SlabList {
+        let mut unnamed = SlabList::new();
+        while let Some(slab) = slabs.pop() {
+            // SAFETY: the slab has its cache's reference until that is given up.
+            let Some(described) = unsafe { slab.as_ref() }.life().look() else { continue };
+            self.check_names(slab, described);
+            self.pages.set_owner(described.range(), OwnerWord::PLAIN);
+            unnamed.push(slab);
+        }
+        unnamed
+    }
+
+    /// Has the pages of such a slab lead to it again.
+    pub(super) fn name(&self, slab: SlabPointer) {
+        // SAFETY: as above.
+        if let Some(described) = unsafe { slab.as_ref() }.life().look() {
+            self.pages.set_owner(described.range(), OwnerWord::described(OwnerKind::Slab, slab));
+        }
+    }
+
+    /// Gives back slabs to which no page leads any more.
+    pub(super) fn give_up(&self, mut slabs: SlabList) -> u32 {
         let mut pages = 0;
         while let Some(slab) = slabs.pop() {
             // SAFETY: the slab has its cache's reference until that is given up.
             let descriptor = unsafe { slab.as_ref() };
-            let Some(described) = descriptor.life().look() else { continue };
-            self.check_names(slab, described);
             // INVARIANT: DESC-1, no page names a descriptor that is about to die.
-            self.pages.set_owner(described.range(), OwnerWord::PLAIN);
+            let Some(described) = descriptor.life().look() else { continue };
             pages += described.order.pages();
             if descriptor.life().put() == Put::Last {
                 self.bury(slab, described.range());
@@ -165,6 +197,19 @@ impl Slabs {
             self.take_empty(KEPT_EMPTY, discarded);
         }
     }
+}
+
+/// A block for a slab. None starts where the lower half of an address is zero: what marks a free object there many owners store.
+pub(super) fn slab_block<'a, M: Machine>(
+    pages: &'a PageAllocator<'_, M>,
+    request: Request,
+) -> Result<Block<'a, M>, AllocError> {
+    let block = pages.alloc(request)?;
+    if mark_of(pages.machine().direct_map(block.head())) != 0 {
+        return Ok(block);
+    }
+    // The first one goes back behind this.
+    pages.alloc(request)
 }
 
 fn block(head: Pfn, layout: &super::layout::SlabLayout) -> PfnRange {

@@ -244,7 +244,15 @@ impl<M: Machine> KmemCaches<'_, M> {
         // SAFETY: both are that long at least, and the new one was just allocated, so they do not overlap.
         unsafe { ptr::copy_nonoverlapping(address.as_ptr(), new.as_ptr(), old.0.min(size.0)) };
         // SAFETY: the caller's promise.
-        unsafe { self.kfree(address) }?;
+        if let Err(error) = unsafe { self.kfree(address) } {
+            // What was copied may be uninitialised, or look like a free object's mark.
+            // SAFETY: it was just allocated for as many bytes.
+            unsafe { new.as_ptr().write_bytes(0, size.0.min(size_of::<u64>())) };
+            // SAFETY: nobody has been told of it.
+            let freed = unsafe { self.kfree(new) };
+            debug_assert_eq!(freed, Ok(()), "it was just allocated");
+            return Err(error.into());
+        }
         Ok(new)
     }
 
@@ -293,7 +301,8 @@ fn fits_as_it_is(Bytes(old): Bytes, Bytes(new): Bytes) -> bool {
         (Some(old_class), Some(new_class)) => old_class == new_class && new <= old,
         (None, None) => {
             let pages = |size: usize| size.div_ceil(1 << PAGE_SHIFT).checked_next_power_of_two();
-            pages(old) == pages(new)
+            // Objects of caches may end before their pages do.
+            new <= old && pages(old) == pages(new)
         }
         _ => false,
     }

@@ -13,6 +13,7 @@ use super::cache::{Cache, CacheName};
 use super::caches::{KmemCaches, NoMemory, live};
 use super::debug::{Corruption, History};
 use super::free::{Address, FreeObjectError};
+use super::refill::Patience;
 use super::sheaf::{SHEAF_OBJECTS, Sheaf, SheafStack};
 use super::shrink::Leak;
 use super::spec::{CacheSpec, CreateError};
@@ -100,7 +101,7 @@ impl<'a, M: Machine> KmemCache<'a, M> {
     pub fn prefill(&self, Count(count): Count) -> Result<Prefilled<'_, 'a, M>, NoMemory> {
         let mut filled = Prefilled { cache: self, sheaves: None, emptied: SheafStack::new(), left: 0 };
         while filled.left < count {
-            let sheaf = self.caches.new_sheaf()?;
+            let sheaf = self.caches.new_sheaf(Patience::Waits)?;
             filled.add(sheaf);
             let wanted = (count - filled.left) as usize;
             for _ in 0..wanted.min(SHEAF_OBJECTS) {

@@ -37,7 +37,7 @@ impl<M: Machine> KmemCaches<'_, M> {
     #[cold]
     #[inline(never)]
     #[track_caller]
-    pub(super) fn alloc_slowly(&self, cache: &Cache) -> Result<Slot, NoMemory> {
+    pub(super) fn alloc_slowly(&self, cache: &Cache, patience: Patience) -> Result<Slot, NoMemory> {
         let caller = Location::caller();
         let machine = self.pages.machine();
         let find = || match &cache.watch {
@@ -55,8 +55,8 @@ impl<M: Machine> KmemCaches<'_, M> {
                 (None, Err(no_memory)) => return Err(no_memory),
                 (None, Ok(())) => {}
             }
-            grown = self.grow(cache);
-            if grown.is_err() {
+            grown = self.grow(cache, patience);
+            if grown.is_err() && patience == Patience::Waits {
                 // What stands in other CPUs' sheaves is free as well.
                 self.gather(cache);
             }
@@ -101,7 +101,8 @@ impl<M: Machine> KmemCaches<'_, M> {
                 }
             }
             drop(_interrupts);
-            sheaf = self.new_sheaf().map_or(Fresh::NoMemory, Fresh::Had);
+            // Who frees may hold locks that shrinkers take.
+            sheaf = self.new_sheaf(Patience::Never).map_or(Fresh::NoMemory, Fresh::Had);
         }
         if let Fresh::Had(sheaf) = sheaf {
             // A handler has made room meanwhile.
@@ -251,8 +252,9 @@ impl<M: Machine> KmemCaches<'_, M> {
     pub(super) fn gather(&self, cache: &Cache) -> u32 {
         let machine = self.pages.machine();
         let mut discarded = SlabList::new();
-        if machine.context().work == Work::Task {
-            let _one_at_a_time = cache.closing.lock(machine);
+        // To the end: who asks whether an object is free does not look while one is on its way.
+        let one_at_a_time = (machine.context().work == Work::Task).then(|| cache.closing.lock(machine));
+        if one_at_a_time.is_some() {
             let closed = ClosedCpus::close(cache.sides.all(self.cpus), cache.sheaf_objects, || machine.heavy_barrier());
             if let Some(mut closed) = closed {
                 closed.each(|held| {
@@ -269,6 +271,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             let _interrupts = machine.disable_interrupts();
             self.empty(cache, sheaf, &mut discarded);
         }
+        drop(one_at_a_time);
         self.discard(discarded)
     }
 
@@ -303,6 +306,13 @@ impl<M: Machine> KmemCaches<'_, M> {
         slabs.take(1, &cache.layout, |slot| found = Some(free_in_slab(machine, cache, slot)));
         found
     }
+}
+
+/// Whether somebody may be asked to give something up, and CPUs be waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Patience {
+    Waits,
+    Never,
 }
 
 /// What comes out of its slab.

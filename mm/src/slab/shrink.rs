@@ -44,18 +44,18 @@ impl<M: Machine> KmemCaches<'_, M> {
         }
         let mut empty = SlabList::new();
         self.with_slabs(cache, |slabs| slabs.take_empty(0, &mut empty));
-        if cache.stability == Stability::TypeStable {
-            // No page names a descriptor of these slabs: each was cleared before its descriptor was freed.
-            if !self.pages.gate().is_quiet() {
-                self.with_slabs(cache, |slabs| {
-                    while let Some(slab) = empty.pop() {
-                        slabs.add(slab, &cache.layout);
-                    }
-                });
-                return gathered;
+        // INVARIANT: DESC-1, no page names a descriptor in these slabs from here on: each was cleared before its descriptor was
+        // freed, and a slab that describes itself is now.
+        let mut empty = self.unname(empty);
+        // Who walks may have found one before.
+        if cache.stability == Stability::TypeStable && !self.pages.gate().is_quiet() {
+            while let Some(slab) = empty.pop() {
+                self.name(slab);
+                self.with_slabs(cache, |slabs| slabs.add(slab, &cache.layout));
             }
+            return gathered;
         }
-        gathered + self.discard(empty)
+        gathered + self.give_up(empty)
     }
 
     /// Gives up a cache whose handle goes.
@@ -65,6 +65,8 @@ impl<M: Machine> KmemCaches<'_, M> {
     pub(super) fn destroy_cache(&self, place: NonNull<Cache>) -> Result<(), Leak> {
         // SAFETY: the caller has the cache's handle.
         let cache = unsafe { live(place) };
+        // Who looks through all caches may have some of this one's objects, or slabs, in hand, but not while this is held.
+        let mut all = self.all.lock(self.pages.machine());
         self.shrink_cache(cache);
         if let Some(leak) = self.leak(cache) {
             return Err(leak);
@@ -72,9 +74,12 @@ impl<M: Machine> KmemCaches<'_, M> {
         self.release_isolated(cache);
         // Slabs of descriptors stay as long as anybody walks, and so must their cache. Bringing their objects back gives up none.
         while self.shrink_cache(cache) == 0 && self.with_slabs(cache, |slabs| slabs.count()) > 0 {
+            drop(all);
             crate::sync::spin_loop();
+            all = self.all.lock(self.pages.machine());
         }
-        self.all.lock(self.pages.machine()).remove(place);
+        all.remove(place);
+        drop(all);
         self.free_sides(cache.sides);
         self.free_for(self.first.caches, place.cast());
         Ok(())
@@ -126,7 +131,7 @@ fn described(slab: SlabPointer) -> Option<Described> {
 
 impl<M: Machine> Drop for KmemCaches<'_, M> {
     /// Every page of every slab goes back, once nobody walks; but for the slabs of descriptors that an owner still has,
-    /// who was forgotten: pages lead there. The slabs of slabs' descriptors come last: what the others say of themselves stands
+    /// who was forgotten: pages lead there. Large blocks of `kmalloc` are on no list, and stay allocated. The slabs of slabs' descriptors come last: what the others say of themselves stands
     /// there.
     fn drop(&mut self) {
         let mut others = SlabList::new();

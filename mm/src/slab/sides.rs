@@ -4,6 +4,7 @@
 //! slabs and the classes of `kmalloc` know it as well.
 #![expect(unsafe_code, reason = "finds a CPU's side by its number")]
 
+use core::cell::Cell;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
 use core::slice;
@@ -11,7 +12,9 @@ use core::slice;
 use super::cache::Cache;
 use super::caches::{KmemCaches, NoMemory};
 use super::cpu::CpuSheaf;
+use super::refill::Patience;
 use crate::machine::Machine;
+use crate::undo::Undo;
 use crate::units::CpuId;
 
 /// Where the sides of a cache are: as good as `'static` while the cache lives.
@@ -49,23 +52,23 @@ impl<M: Machine> KmemCaches<'_, M> {
     /// Makes the sides of a cache, with a sheaf each if sheaves have room for any object.
     pub(super) fn new_sides(&self, cache: &Cache) -> Result<Sides, NoMemory> {
         let sheaf_objects = cache.sheaf_objects;
-        let sides = self.alloc_for(self.first.cpus)?.cast::<CpuSheaf>();
+        let sides = self.alloc_for(self.first.cpus, Patience::Waits)?.cast::<CpuSheaf>();
+        let made = Cell::new(0);
+        let unused = Undo::new(|| self.free_first_sides(sides, made.get()));
         for cpu in 0..usize::from(self.cpus.get()) {
             // Addresses in a debugged cache are all looked at closely.
             let mask = if cache.watch.is_some() { usize::MAX } else { cache.layout.address_mask() };
             let mut side = CpuSheaf::closed(mask);
             if sheaf_objects > 0 {
-                let Ok(sheaf) = self.new_sheaf() else {
-                    self.free_first_sides(sides, cpu);
-                    return Err(NoMemory);
-                };
-                side.start(sheaf, sheaf_objects);
+                side.start(self.new_sheaf(Patience::Waits)?, sheaf_objects);
             }
             // SAFETY: the object has room for a side of each CPU.
             let place = unsafe { sides.add(cpu) };
             // SAFETY: the place is the new cache's alone.
             unsafe { place.write(side) };
+            made.set(cpu + 1);
         }
+        unused.forget();
         // SAFETY: just written, for each CPU.
         Ok(unsafe { Sides::new(sides) })
     }

@@ -37,6 +37,7 @@ mod separate;
 mod sheaves;
 mod shown;
 mod shuffle;
+mod unwound;
 
 /// One past the last frame, and where highmem begins.
 const END: Pfn = Pfn::new(scaled(0x2000, 0x400));
@@ -303,6 +304,25 @@ fn memory_by_size_has_that_size_and_can_change_it() {
         assert_eq!(taken(caches), before);
         assert!(caches.kmalloc(Bytes(usize::MAX)).is_err());
         assert!(caches.kmalloc(Bytes(5 << 20)).is_err());
+    });
+}
+
+#[test]
+fn an_object_of_a_cache_moves_when_it_is_to_grow_though_its_pages_would_do() {
+    with_caches(|caches| {
+        let cache = caches.create(CacheSpec::new("ten thousand", 10_000)).expect("it fits");
+        let object = cache.alloc_raw().expect("there is memory");
+        // SAFETY: it is that long, and this test's.
+        unsafe { object.as_ptr().write_bytes(0xc5, 10_000) };
+        // SAFETY: as above, and nobody uses the old place any more.
+        let grown = unsafe { caches.krealloc(object, Bytes(12_000)) }.expect("there is memory");
+        assert_ne!(grown, object);
+        // SAFETY: it is that long.
+        let last = unsafe { grown.add(9_999) };
+        // SAFETY: what stood there was copied.
+        assert_eq!(unsafe { last.read() }, 0xc5);
+        // SAFETY: it was just allocated, and nobody uses it any more.
+        assert_eq!(unsafe { caches.kfree(grown) }, Ok(()));
     });
 }
 

@@ -6,15 +6,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::String;
 use std::thread;
 use std::time::Duration;
+use std::vec::Vec;
 
 use super::init::with_machine;
 use super::{free, with_pages};
 use crate::OwnerKind;
 use crate::desc::owner_word::OwnerWord;
-use crate::host::{HostMachine, on_cpu};
+use crate::host::{HostMachine, on_cpu, scaled};
 use crate::slab::lists::Place;
 use crate::slab::{CacheSpec, KmemCaches, SlabDebug};
-use crate::units::{CpuId, Pfn, PfnRange};
+use crate::units::{Count, CpuId, Pfn, PfnRange};
 
 type Caches<'c> = KmemCaches<'c, HostMachine>;
 
@@ -124,4 +125,32 @@ fn no_slab_goes_whose_first_or_last_page_leads_elsewhere() {
             }
         },
     );
+}
+
+/// A slab of slabs' descriptors describes itself: its pages lead into it.
+#[test]
+fn nobody_finds_a_slab_that_describes_itself_by_its_pages_once_it_goes() {
+    with_pages(|pages| {
+        let caches = KmemCaches::new(pages).expect("there is memory");
+        let of_slabs = || {
+            let mut slabs = Count(0);
+            caches.for_each_report(|report| {
+                if report.name.as_str() == "slab" {
+                    slabs = report.slabs;
+                }
+            });
+            slabs
+        };
+        let cache = caches.create(CacheSpec::new("large", 4096)).expect("it fits");
+        let objects: Vec<_> = (0..scaled(800, 300)).map(|_| cache.alloc().expect("there is memory")).collect();
+        let most = of_slabs();
+        let walking = pages.gate().enter();
+        drop(objects);
+        caches.shrink();
+        assert_eq!(of_slabs(), most, "a slab has gone that somebody may be looking at");
+        caches.verify().expect("what stays is named as before");
+        drop(walking);
+        caches.shrink();
+        assert!(cfg!(miri) || of_slabs() < most, "none has gone");
+    });
 }

@@ -1,15 +1,23 @@
 //! Objects of one type are never where objects of another were, unless the page has been given back in between.
 
+#[cfg(not(miri))]
+use core::num::NonZeroU16;
 use core::ptr::NonNull;
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use super::{free, with_pages};
 use crate::PageState;
+#[cfg(not(miri))]
+use crate::boot_map::{BootMap, Region, RegionKind};
 use crate::host::{HostMachine, scaled};
 use crate::machine::Machine;
+#[cfg(not(miri))]
+use crate::slab::cache::mark_of;
 use crate::slab::{CacheSpec, KmemCache, KmemCaches};
 use crate::units::{Bytes, Pfn};
+#[cfg(not(miri))]
+use crate::units::{NodeId, PfnRange, PhysAddr};
 
 const OBJECTS: usize = scaled(500, 130);
 
@@ -81,4 +89,29 @@ fn a_page_that_held_one_type_is_free_before_it_holds_another() {
         let of_b = Held::of(&caches, &b).free_to(&b);
         assert!(!of_a.is_disjoint(&of_b), "no page was used again, so there was nothing to see");
     });
+}
+
+/// What marks a free object is the lower half of its address.
+#[cfg(not(miri))]
+#[test]
+fn no_slab_starts_where_its_first_objects_mark_would_be_zero() {
+    let end = Pfn::new(5 << 18);
+    let machine: HostMachine = HostMachine::new(end, end, NonZeroU16::MIN).expect("the host lends memory");
+    let base = machine.direct_map(Pfn::new(0)).addr().get() as u64;
+    let zero = base.next_multiple_of(1 << 32) - base;
+    let start = PhysAddr(zero.saturating_sub(8 << 20));
+    // The allocator's own tables need most of it.
+    let around = Region { start, len: zero + (40 << 20) - start.0, kind: RegionKind::Usable, node: NodeId(0) };
+    let mut map: BootMap = BootMap::new(&[around]).expect("the map is sound");
+    let pages = machine.allocator(&mut map).expect("the tables fit");
+    let caches = Caches::new(&pages).expect("there is memory");
+    let cache = caches.create(CacheSpec::new("everywhere", 2048)).expect("it fits");
+    let objects: Vec<_> = core::iter::from_fn(|| cache.alloc().ok()).collect();
+    assert!(objects.len() > 1000);
+    assert!(objects.iter().all(|object| mark_of(object.address()) != 0));
+    drop(objects);
+    drop(cache);
+    caches.shrink();
+    let frame = Pfn::containing(PhysAddr(zero)).expect("it is memory");
+    drop(pages.alloc_contig(PfnRange::new(frame, frame.plus(1))).expect("no slab is there"));
 }
