@@ -10,7 +10,7 @@ use super::caches::{First, KmemCaches, NoMemory, live, unborn};
 use super::cpu::CpuSheaf;
 use super::debug::SlabDebug;
 use super::descriptor::Slab;
-use super::grow::slab_block;
+use super::grow::alloc_slab_block;
 use super::kmalloc::{self, CLASSES, Class, LargeBlocks};
 use super::lists::Slabs;
 use super::roster::AllCaches;
@@ -52,9 +52,9 @@ impl<'a, M: Machine> KmemCaches<'a, M> {
         // Dropped, and so freed, if one cannot be had.
         let keeper = pages.gate().new_keeper().ok_or(NoMemory)?;
         let no_memory = |_| NoMemory;
-        let caches_block = slab_block(pages, of_caches.request).map_err(no_memory)?;
-        let slabs_block = slab_block(pages, of_slabs.request).map_err(no_memory)?;
-        let cpus_block = slab_block(pages, of_cpus.request).map_err(no_memory)?;
+        let caches_block = alloc_slab_block(pages, of_caches.request).map_err(no_memory)?;
+        let slabs_block = alloc_slab_block(pages, of_slabs.request).map_err(no_memory)?;
+        let cpus_block = alloc_slab_block(pages, of_cpus.request).map_err(no_memory)?;
         let [caches_head, slabs_head, cpus_head] =
             [caches_block, slabs_block, cpus_block].map(crate::page::Block::into_raw);
 

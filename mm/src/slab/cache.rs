@@ -165,7 +165,7 @@ fn open_mark<M: Machine>(machine: &M, slot: Slot) {
 }
 
 /// What stands in the upper half of a free object's mark: the lower half of its address, which no owner is likely to store there,
-/// and which is at hand without being computed. It is never zero, which many store (`slab_block`).
+/// and which is at hand without being computed. It is never zero, which many store (`alloc_slab_block`).
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
 pub(super) fn mark_of(slot: Slot) -> u32 {

@@ -61,7 +61,7 @@ impl<M: Machine> KmemCaches<'_, M> {
             Patience::Waits => cache.request,
             Patience::Never => cache.request.nowait(),
         };
-        slab_block(self.pages, request).map_err(|_| NoMemory)
+        alloc_slab_block(self.pages, request).map_err(|_| NoMemory)
     }
 
     /// Makes a fresh block the objects of a cache, and gives the first slot.
@@ -135,7 +135,7 @@ impl<M: Machine> KmemCaches<'_, M> {
 
     /// Has the pages of such a slab lead to it again.
     pub(super) fn name(&self, slab: SlabPointer) {
-        // SAFETY: as above.
+        // SAFETY: the slab has its cache's reference.
         if let Some(described) = unsafe { slab.as_ref() }.life().look() {
             self.pages.set_owner(described.range(), OwnerWord::described(OwnerKind::Slab, slab));
         }
@@ -200,7 +200,7 @@ impl Slabs {
 }
 
 /// A block for a slab. None starts where the lower half of an address is zero: what marks a free object there many owners store.
-pub(super) fn slab_block<'a, M: Machine>(
+pub(super) fn alloc_slab_block<'a, M: Machine>(
     pages: &'a PageAllocator<'_, M>,
     request: Request,
 ) -> Result<Block<'a, M>, AllocError> {

@@ -131,8 +131,8 @@ fn described(slab: SlabPointer) -> Option<Described> {
 
 impl<M: Machine> Drop for KmemCaches<'_, M> {
     /// Every page of every slab goes back, once nobody walks; but for the slabs of descriptors that an owner still has,
-    /// who was forgotten: pages lead there. Large blocks of `kmalloc` are on no list, and stay allocated. The slabs of slabs' descriptors come last: what the others say of themselves stands
-    /// there.
+    /// who was forgotten: pages lead there. Large blocks of `kmalloc` are on no list, and stay allocated. The slabs of slabs'
+    /// descriptors come last: what the others say of themselves stands there.
     fn drop(&mut self) {
         let mut others = SlabList::new();
         let mut of_slabs = SlabList::new();

@@ -86,6 +86,17 @@ pub(super) fn free(cache: &KmemCache<'_, HostMachine>, address: NonNull<u8>) -> 
     unsafe { cache.free_raw(address) }
 }
 
+/// What is said of the cache of this name.
+fn report_of(caches: &KmemCaches<'_, HostMachine>, name: &str) -> CacheReport {
+    let mut found = None;
+    caches.for_each_report(|report| {
+        if report.name.as_str() == name {
+            found = Some(report);
+        }
+    });
+    found.expect("there is a cache of that name")
+}
+
 /// Objects allocated and not freed, but for the descriptors of slabs: sheaves may come to lie scattered.
 fn taken(caches: &KmemCaches<'_, HostMachine>) -> u32 {
     caches.shrink();

@@ -195,37 +195,37 @@ fn name_panics() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
+#[cfg_attr(miri, ignore = "a large machine: those of tiny sizes go through the same cases")]
 fn sixteen_mebibytes_of_lowmem() {
     Plan::lowmem(&[(0, 16 * MIB)]).run_all::<Standard>();
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
+#[cfg_attr(miri, ignore = "a large machine: those of tiny sizes go through the same cases")]
 fn sixteen_mebibytes_through_slots() {
     Plan { slots: Slots::All, ..Plan::lowmem(&[(0, 16 * MIB)]) }.run_all::<Standard>();
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
+#[cfg_attr(miri, ignore = "a large machine: those of tiny sizes go through the same cases")]
 fn sixty_four_mebibytes_with_the_lowmem_boundary_in_the_middle() {
     Plan { direct_map_end: 32 * MIB, ..Plan::lowmem(&[(0, 64 * MIB)]) }.run_all::<Standard>();
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
+#[cfg_attr(miri, ignore = "a large machine: those of tiny sizes go through the same cases")]
 fn a_lowmem_boundary_inside_a_block() {
     Plan { direct_map_end: 21 * MIB + 77, ..Plan::lowmem(&[(0, 48 * MIB)]) }.run_all::<Standard>();
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
+#[cfg_attr(miri, ignore = "a large machine: those of tiny sizes go through the same cases")]
 fn two_nodes_with_highmem_on_both_sides_of_the_cut() {
     Plan { direct_map_end: 24 * MIB, nodes: 2, ..Plan::lowmem(&[(0, 64 * MIB)]) }.run_all::<Standard>();
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
+#[cfg_attr(miri, ignore = "a large machine: those of tiny sizes go through the same cases")]
 fn a_ragged_map_with_holes_and_reserved_ranges_in_use() {
     let usable =
         [(0, 159), (256, 5 * MIB + 3), (7 * MIB - 1, 20 * MIB), (40 * MIB + 5, 53 * MIB), (53 * MIB + 1, 70 * MIB)];
@@ -235,13 +235,13 @@ fn a_ragged_map_with_holes_and_reserved_ranges_in_use() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
+#[cfg_attr(miri, ignore = "a large machine: those of tiny sizes go through the same cases")]
 fn six_mebibytes_left_of_sixteen_and_in_use() {
     Plan { reserved: &[(256, 10 * MIB)], used: Some(11), ..Plan::lowmem(&[(0, 16 * MIB)]) }.run_all::<Standard>();
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
+#[cfg_attr(miri, ignore = "a large machine: those of tiny sizes go through the same cases")]
 fn three_kinds_of_memory_around_4_gib() {
     let usable = [(0, 12 * MIB), (4088 * MIB, 4105 * MIB)];
     Plan { usable: &usable, direct_map_end: 4099 * MIB + 3, ..Plan::lowmem(&[]) }.run_all::<Standard>();
@@ -271,7 +271,7 @@ fn tiny_sizes_on_a_ragged_map() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "hours: machines of tiny sizes go through the same cases")]
+#[cfg_attr(miri, ignore = "a large machine: those of tiny sizes go through the same cases")]
 fn memory_that_was_reserved_and_handed_in_is_like_any_other() {
     let reserved = [(3 * MIB, 5 * MIB + 9), (11 * MIB + 1, 20 * MIB), (43 * MIB, 44 * MIB), (46 * MIB, 48 * MIB)];
     let plan = Plan { reserved: &reserved, direct_map_end: 45 * MIB, ..Plan::lowmem(&[(0, 48 * MIB)]) };

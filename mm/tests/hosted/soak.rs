@@ -109,7 +109,7 @@ fn every_cpu_can_have_the_last_page_from_wherever_it_is() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "few pages say nothing of how seldom, and many take it hours")]
+#[cfg_attr(miri, ignore = "few pages say nothing of how seldom, and many take it too long")]
 fn a_zones_lock_is_seldom_taken_for_single_pages() {
     with_machine(Shape { mib: SMALL_MIB, lowmem_mib: SMALL_MIB, cpus: 8, nodes: 1 }, |allocator, crew| {
         let steps = NonZeroU32::new(20_000).expect("there are steps");
@@ -120,7 +120,7 @@ fn a_zones_lock_is_seldom_taken_for_single_pages() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it counts on more pages than an interpreter hands out in an hour")]
+#[cfg_attr(miri, ignore = "it takes thousands of pages of each node")]
 fn an_exhausted_node_is_helped_out_whichever_cpus_ask() {
     with_machine(Shape { mib: MIB, lowmem_mib: 160, cpus: 8, nodes: 3 }, |allocator, crew| {
         an_exhausted_node_is_helped_out(allocator, crew).unwrap_or_else(|failure| panic!("{failure}"));

@@ -112,7 +112,7 @@ fn each(plan: Plan, point: FaultPoint) -> Unwound {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "days: tests of the library let each allocation of less fail")]
+#[cfg_attr(miri, ignore = "a long script some hundred times: tests of the library let each allocation of less fail")]
 fn every_page_allocation_fails_once_and_all_unwinds() {
     for plan in [PLAIN, DIVIDED, HIGH] {
         let unwound = each(plan, FaultPoint::PageAlloc);
@@ -121,7 +121,7 @@ fn every_page_allocation_fails_once_and_all_unwinds() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "days: tests of the library let each allocation of less fail")]
+#[cfg_attr(miri, ignore = "a long script some hundred times: tests of the library let each allocation of less fail")]
 fn every_object_allocation_fails_once_and_all_unwinds() {
     for plan in [PLAIN, DIVIDED, HIGH] {
         let unwound = each(plan, FaultPoint::Slab);
@@ -130,7 +130,7 @@ fn every_object_allocation_fails_once_and_all_unwinds() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "days: tests of the library let each allocation of less fail")]
+#[cfg_attr(miri, ignore = "a long script some hundred times: tests of the library let each allocation of less fail")]
 fn allocations_fail_at_random_and_all_unwinds() {
     let attr = |text: &str| text.parse::<FaultAttr>().expect("it is one");
     for plan in [PLAIN, DIVIDED, HIGH] {
@@ -147,7 +147,7 @@ fn allocations_fail_at_random_and_all_unwinds() {
 
 /// What fails is not what was asked for first, but all from then on, so that nothing that goes back can do without memory.
 #[test]
-#[cfg_attr(miri, ignore = "days: tests of the library let each allocation of less fail")]
+#[cfg_attr(miri, ignore = "a long script some hundred times: tests of the library let each allocation of less fail")]
 fn when_all_fails_from_any_point_on_nothing_that_unwinds_needs_any() {
     const PAGES: usize = 59;
     const BYTES: usize = 8009;

@@ -9,13 +9,13 @@ use std::time::Duration;
 use std::vec::Vec;
 
 use super::init::with_machine;
-use super::{free, with_pages};
+use super::{free, report_of, with_pages};
 use crate::OwnerKind;
 use crate::desc::owner_word::OwnerWord;
 use crate::host::{HostMachine, on_cpu, scaled};
 use crate::slab::lists::Place;
 use crate::slab::{CacheSpec, KmemCaches, SlabDebug};
-use crate::units::{Count, CpuId, Pfn, PfnRange};
+use crate::units::{CpuId, Pfn, PfnRange};
 
 type Caches<'c> = KmemCaches<'c, HostMachine>;
 
@@ -129,18 +129,10 @@ fn no_slab_goes_whose_first_or_last_page_leads_elsewhere() {
 
 /// A slab of slabs' descriptors describes itself: its pages lead into it.
 #[test]
-fn nobody_finds_a_slab_that_describes_itself_by_its_pages_once_it_goes() {
+fn a_slab_that_describes_itself_stays_as_it_is_while_anybody_walks_and_goes_then() {
     with_pages(|pages| {
         let caches = KmemCaches::new(pages).expect("there is memory");
-        let of_slabs = || {
-            let mut slabs = Count(0);
-            caches.for_each_report(|report| {
-                if report.name.as_str() == "slab" {
-                    slabs = report.slabs;
-                }
-            });
-            slabs
-        };
+        let of_slabs = || report_of(&caches, "slab").slabs;
         let cache = caches.create(CacheSpec::new("large", 4096)).expect("it fits");
         let objects: Vec<_> = (0..scaled(800, 300)).map(|_| cache.alloc().expect("there is memory")).collect();
         let most = of_slabs();

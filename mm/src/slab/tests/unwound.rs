@@ -18,15 +18,7 @@ fn who_frees_asks_nobody_to_give_memory_up() {
             each
         });
         let held = all_memory(pages);
-        let sheaves = || {
-            let mut sheaves = Count(0);
-            caches.for_each_report(|report| {
-                if report.name.as_str() == "sheaf" {
-                    sheaves = report.active;
-                }
-            });
-            sheaves
-        };
+        let sheaves = || report_of(&caches, "sheaf").active;
         let before = sheaves();
         // Whoever asked would ask one who panics.
         let freed = panicking_when_short(pages, || {
@@ -67,7 +59,8 @@ fn a_constructor_that_panics_costs_nothing() {
 fn a_cache_that_could_not_be_made_because_somebody_panicked_leaves_nothing() {
     with_pages_of(2, |pages| {
         let caches = KmemCaches::new(pages).expect("there is memory");
-        let (free, census) = (pages.free_pages(), caches.census());
+        let parts = || ["kmem_cache", "kmem_cache_cpu", "sheaf"].map(|part| report_of(&caches, part).active);
+        let (free, census, before) = (pages.free_pages(), caches.census(), parts());
         let mut held = all_memory(pages);
         let (mut made, mut panicked) = (Vec::new(), 0);
         while panicked < 8 {
@@ -83,6 +76,6 @@ fn a_cache_that_could_not_be_made_because_somebody_panicked_leaves_nothing() {
         drop(held);
         assert!(made.into_iter().all(|cache| cache.destroy().is_ok()));
         caches.shrink();
-        assert_eq!((pages.free_pages(), caches.census()), (free, census));
+        assert_eq!((pages.free_pages(), caches.census(), parts()), (free, census, before));
     });
 }
