@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 use std::vec::Vec;
 
-use super::{free, with_pages_of};
+use super::{free, report_of, with_pages_of};
 use crate::host::{HostMachine, on_cpu};
 use crate::slab::refill::kept_sheaves;
 use crate::slab::{CacheSpec, FreeObjectError, KmemCache, KmemCaches};
@@ -53,13 +53,7 @@ fn taken(cache: &Cache<'_>) -> usize {
 
 /// Sheaves that there are, of all caches.
 fn sheaves(caches: &Caches<'_>) -> u32 {
-    let mut sheaves = 0;
-    caches.for_each_report(|report| {
-        if report.name.as_str() == "sheaf" {
-            sheaves = report.active.0;
-        }
-    });
-    sheaves
+    report_of(caches, "sheaf").active.0
 }
 
 #[test]
